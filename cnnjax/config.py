@@ -1,0 +1,272 @@
+"""Everything that a run can be told, as frozen dataclasses that are checked when they are built.
+
+`Hyperparams` holds the numbers that change no shape: the train step takes them as an argument, so one compilation
+serves every value and `jax.vmap` can run over them. Everything else here is static.
+"""
+
+import dataclasses
+import json
+import math
+import types
+import typing
+from typing import Any, Literal
+
+import jax
+
+from cnnjax.errors import InputError
+
+PAPER_EPOCHS = (1, 2, 5, 10, 20, 30, 40, 64)  # the columns of Zeiler & Fergus 2014, figure 4
+
+
+def _require(rule: bool, name: str, text: str, value: Any) -> None:
+    if not rule:
+        raise InputError(f"{name} must be {text}, got {value!r}")
+
+
+@dataclasses.dataclass(frozen=True)
+class PhotosConfig:
+    """How the embedded photographs are cut into patches. Sizes in pixels."""
+
+    patch_size: int = 32
+    train_patches: int = 4000
+    test_patches: int = 1000
+    shorter_side: int = 400  # every photograph is scaled to this first
+    tile: int = 96  # whole tiles go to the training or to the test split, so that no pixel is shared
+
+    def __post_init__(self):
+        for name in ("patch_size", "train_patches", "test_patches", "shorter_side", "tile"):
+            _require(getattr(self, name) >= 1, f"data.photos.{name}", "at least 1", getattr(self, name))
+        _require(
+            self.patch_size <= self.tile, "data.photos.patch_size", f"at most the tile ({self.tile})", self.patch_size
+        )
+        # 5 tiles are the least from which every fifth can be given to the test.
+        _require(
+            self.tile * 3 <= self.shorter_side,
+            "data.photos.tile",
+            f"at most a third of shorter_side ({self.shorter_side})",
+            self.tile,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Which images, and what is done to them before the network sees them."""
+
+    name: str = "photos"  # photos, digits, or any name in TensorFlow Datasets; unused with folder or npz
+    folder: str | None = None  # class-per-folder images; train/ and test/ inside, or a seeded split
+    npz: str | None = None  # a file with x_train, y_train, x_test, y_test
+    data_dir: str = "~/tensorflow_datasets"  # where prepared sets and decoded caches are kept
+    manual_dir: str | None = None  # published files at hand: used instead of a download
+    image_size: int | None = None  # side in pixels; images of mixed sizes need it: shorter side scaled, centre cut
+    channels: Literal[1, 3] | None = None  # grey or RGB; None: as the images are, mixed modes refused
+    test_fraction: float = 0.2  # of each class, where a folder has no test/ of its own
+    split_seed: int = 0
+    unit: float = 64.0  # grey levels that count as 1 at the network's input; the paper uses 1
+    photos: PhotosConfig = PhotosConfig()
+
+    def __post_init__(self):
+        if self.folder is not None and self.npz is not None:
+            raise InputError(f"data.folder and data.npz exclude each other, got {self.folder!r} and {self.npz!r}")
+        _require(self.image_size is None or self.image_size >= 1, "data.image_size", "at least 1", self.image_size)
+        _require(0 < self.test_fraction < 1, "data.test_fraction", "between 0 and 1", self.test_fraction)
+        _require(self.unit > 0 and math.isfinite(self.unit), "data.unit", "a finite number > 0", self.unit)
+        _require(self.split_seed >= 0, "data.split_seed", "at least 0", self.split_seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Which network. A field that is None takes the network's own value; a tuple has one entry a layer."""
+
+    name: str = "zfnet_small"
+    widths: tuple[int, ...] | None = None  # filters of each convolution
+    filters: tuple[int, ...] | None = None  # side of the square filter of each convolution
+    strides: tuple[int, ...] | None = None
+    paddings: tuple[int, ...] | None = None  # zeros on each side
+    dense: tuple[int, ...] | None = None  # units of each hidden dense layer
+    norm: Literal["none", "lrn", "batch"] | None = None
+    rounding: Literal["exact", "floor", "ceil"] | None = None  # of (N - F + 2P)/S; exact: refused if fractional
+    init: Literal["small_first", "he", "paper"] | None = None  # paper: N(0, 0.01^2); small_first: that, then He
+
+    def __post_init__(self):
+        for name, least in (("widths", 1), ("filters", 1), ("strides", 1), ("paddings", 0), ("dense", 1)):
+            value = getattr(self, name)
+            _require(
+                value is None or all(entry >= least for entry in value),
+                f"model.{name}",
+                f"numbers of at least {least}",
+                value,
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """The course of a training: what is not a number of the update itself."""
+
+    epochs: int = 64
+    batch_size: int = 128
+    keep_epochs: tuple[int, ...] = PAPER_EPOCHS  # checkpoints kept for ever; the last epoch always is
+    loss: Literal["cross_entropy", "squared_error"] = "cross_entropy"  # squared_error: the lecture's total error
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    schedule: Literal["constant", "cosine", "steps"] = "cosine"  # steps: a tenth after 1/2 and after 3/4
+    warmup_epochs: float = 0.0  # the rate rises linearly from 0
+    save_every_seconds: float = 30.0  # the newest state, for resuming
+
+    def __post_init__(self):
+        _require(self.epochs >= 1, "train.epochs", "at least 1", self.epochs)
+        _require(self.batch_size >= 1, "train.batch_size", "at least 1", self.batch_size)
+        _require(
+            all(epoch >= 1 for epoch in self.keep_epochs), "train.keep_epochs", "epochs of at least 1", self.keep_epochs
+        )
+        _require(
+            0 <= self.warmup_epochs <= self.epochs,
+            "train.warmup_epochs",
+            f"between 0 and train.epochs ({self.epochs})",
+            self.warmup_epochs,
+        )
+        _require(self.save_every_seconds > 0, "train.save_every_seconds", "> 0", self.save_every_seconds)
+
+    @property
+    def kept_epochs(self) -> tuple[int, ...]:
+        """The epochs whose checkpoints are kept: 0 (the initial weights), those asked for that are reached, the last."""
+        return tuple(sorted({0, self.epochs} | {epoch for epoch in self.keep_epochs if epoch <= self.epochs}))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Hyperparams:
+    """The numbers of a training that change no shape: a pytree, traced by the train step.
+
+    They are checked by `Config` and not here, because under `jax.vmap` a field holds a traced array.
+    """
+
+    learning_rate: float = 0.02
+    momentum: float = 0.9  # of sgd; the first-moment decay of adamw
+    weight_decay: float = 5e-4  # of kernels, not of biases
+    dropout_rate: float = 0.5  # share of a hidden dense layer's units that is dropped
+    label_smoothing: float = 0.0
+    initial_scale: float = 1.0  # the initial weights are multiplied by this
+    filter_rms: float = 0.1  # largest RMS of a convolution's filter (the paper's 10^-1); inf: no limit
+    flip: float = 0.5  # probability of a left-right flip
+    shift: float = 0.0  # largest shift, pixels in each direction; the border is repeated
+    contrast: float = 0.0  # x * U(1 - contrast, 1 + contrast)
+    saturation: float = 0.0  # distance of each channel from grey, times U(1 - saturation, 1 + saturation)
+    brightness: float = 0.0  # one offset for all channels, U(-b, b), units of the network's input
+    tint: float = 0.0  # one offset a channel, U(-t, t), units of the network's input
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raises InputError naming the first field that is out of range."""
+        for field in dataclasses.fields(self):
+            value, (low, high) = getattr(self, field.name), _RANGES[field.name]
+            finite = math.isfinite(value) or (field.name == "filter_rms" and value == math.inf)
+            _require(finite and low <= value <= high, f"hyper.{field.name}", f"between {low:g} and {high:g}", value)
+        _require(self.filter_rms > 0, "hyper.filter_rms", "> 0", self.filter_rms)
+        _require(self.dropout_rate < 1, "hyper.dropout_rate", "less than 1", self.dropout_rate)
+
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "learning_rate": (0, 1e3),
+    "momentum": (0, 1),
+    "weight_decay": (0, 1),
+    "dropout_rate": (0, 1),
+    "label_smoothing": (0, 1),
+    "initial_scale": (0, 1e3),
+    "filter_rms": (0, math.inf),
+    "flip": (0, 1),
+    "shift": (0, 1e3),
+    "contrast": (0, 1),
+    "saturation": (0, 1),
+    "brightness": (0, 1e3),
+    "tint": (0, 1e3),
+    "seed": (0, 2**31 - 1),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A whole run."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    hyper: Hyperparams = Hyperparams()
+
+    def __post_init__(self):
+        self.hyper.check()
+
+
+def to_json(config: Config) -> dict[str, Any]:
+    """The config as what JSON can hold: tuples become lists, an infinite number the text "inf"."""
+
+    def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value):
+            return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        if isinstance(value, tuple):
+            return [plain(entry) for entry in value]
+        return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+    return plain(config)
+
+
+def from_json(tree: Any) -> Config:
+    """The inverse of `to_json`; a missing field takes its default.
+
+    Raises:
+        InputError: for an unknown field or a value of another type, by its dotted name.
+    """
+    return _from_json(Config, tree, "")
+
+
+def _from_json(hint: Any, value: Any, path: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    wrong = InputError(f"{path or 'config'} must be {_hint_text(hint)}, got {json.dumps(value)}")
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise wrong
+        hints = typing.get_type_hints(hint)
+        prefix = f"{path}." if path else ""
+        for name in value:
+            if name not in hints:
+                raise InputError(f"{prefix}{name} is not a field of the config; known here: {', '.join(hints)}")
+        return hint(**{name: _from_json(hints[name], entry, prefix + name) for name, entry in value.items()})  # pyright: ignore[reportCallIssue]
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        (rest,) = (argument for argument in arguments if argument is not type(None))
+        return _from_json(rest, value, path)
+    if origin is Literal:
+        if value not in arguments or isinstance(value, bool):
+            raise wrong
+        return value
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise wrong
+        return tuple(_from_json(arguments[0], entry, path) for entry in value)
+    if hint is float and value in ("inf", "-inf", "nan"):
+        return float(value)
+    accepted = (int, float) if hint is float else hint
+    if isinstance(value, bool) != (hint is bool) or not isinstance(value, accepted):
+        raise wrong
+    return float(value) if hint is float else value
+
+
+def _hint_text(hint: Any) -> str:
+    if typing.get_origin(hint) is Literal:
+        return "one of " + ", ".join(str(choice) for choice in typing.get_args(hint))
+    return hint.__name__ if isinstance(hint, type) else str(hint)
+
+
+def differences(ours: Config, theirs: Config) -> list[str]:
+    """One text a field that differs, "train.epochs: 8 here, 64 there", in the order of the fields."""
+
+    def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+        return {
+            path: leaf
+            for name, value in tree.items()
+            for path, leaf in (
+                flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+            ).items()
+        }
+
+    here, there = flat(to_json(ours)), flat(to_json(theirs))
+    return [f"{name}: {here[name]} here, {there[name]} there" for name in here if here[name] != there[name]]
