@@ -82,13 +82,14 @@ class ModelConfig:
     filters: tuple[int, ...] | None = None  # side of the square filter of each convolution
     strides: tuple[int, ...] | None = None
     paddings: tuple[int, ...] | None = None  # zeros on each side
+    pools: tuple[int, ...] | None = None  # stride of the max pool behind each convolution; 1: no pool
     dense: tuple[int, ...] | None = None  # units of each hidden dense layer
     norm: Literal["none", "lrn", "batch"] | None = None
     rounding: Literal["exact", "floor", "ceil"] | None = None  # of (N - F + 2P)/S; exact: refused if fractional
     init: Literal["small_first", "he", "paper"] | None = None  # paper: N(0, 0.01^2); small_first: that, then He
 
     def __post_init__(self):
-        for name, least in (("widths", 1), ("filters", 1), ("strides", 1), ("paddings", 0), ("dense", 1)):
+        for name, least in (("widths", 1), ("filters", 1), ("strides", 1), ("paddings", 0), ("pools", 1), ("dense", 1)):
             value = getattr(self, name)
             _require(
                 value is None or all(entry >= least for entry in value),
@@ -127,7 +128,7 @@ class TrainConfig:
 
     @property
     def kept_epochs(self) -> tuple[int, ...]:
-        """The epochs whose checkpoints are kept: 0 (the initial weights), those asked for that are reached, the last."""
+        """The epochs whose checkpoints are kept: 0 (initial weights), those asked for that are reached, the last."""
         return tuple(sorted({0, self.epochs} | {epoch for epoch in self.keep_epochs if epoch <= self.epochs}))
 
 

@@ -1,0 +1,256 @@
+"""The edge that every script shares: arguments, one-line errors with exit status 2, progress bars, tables."""
+
+import contextlib
+import dataclasses
+import importlib
+import io
+import json
+import re
+import runpy
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cnnjax.config import Config, from_json
+from cnnjax.errors import InputError
+
+SHOWN_AFTER_SECONDS = 0.5  # what is over sooner shows no bar
+
+
+class Arguments(NamedTuple):
+    """What a script was told: the config, the run folder, and the script's own options."""
+
+    config: Config
+    workdir: Path
+    options: Any
+
+
+def run(main: Callable[[Arguments, "Progress"], None], options: Any = None) -> None:
+    """Reads the command line and calls `main(arguments, progress)`.
+
+    Bad input of any kind ends with one line on standard error and exit status 2.
+
+    Args:
+        options: an instance of a frozen dataclass with the script's own options and their defaults, or None.
+    """
+    try:
+        arguments = parse(sys.argv[1:], options, prog=_program(), description=sys.modules["__main__"].__doc__)
+        with Progress() as progress:
+            main(arguments, progress)
+    except InputError as error:
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; the same command goes on from the last saved state\n")
+        raise SystemExit(130) from None
+
+
+def parse(
+    arguments: Sequence[str], options: Any = None, *, prog: str | None = None, description: str | None = None
+) -> Arguments:
+    """The command line as `Arguments`; every field of the config and of `options` is an option.
+
+    Raises:
+        InputError: an unknown option, a value of the wrong type or out of range.
+    """
+    import tyro
+
+    name, rest = _take_config(list(arguments))
+    config = load_config(name)
+    own = (
+        [(field.name, field.type, getattr(options, field.name)) for field in dataclasses.fields(options)]
+        if options
+        else []
+    )
+    ours = [("workdir", str, f"runs/{Path(name).stem if not name.endswith('.json') else Path(name).parent.name}")]
+    parts = [(field.name, field.type, getattr(config, field.name)) for field in dataclasses.fields(Config)]
+    everything = dataclasses.make_dataclass(
+        "Options",
+        [(field, kind, dataclasses.field(default=value)) for field, kind, value in ours + own + parts],
+        frozen=True,
+    )
+    output = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(output):
+            told: Any = tyro.cli(
+                everything, args=rest, prog=prog, description=_help(description), config=(tyro.conf.AvoidSubcommands,)
+            )
+    except SystemExit as stop:
+        if stop.code == 0:  # --help
+            raise
+        raise InputError(_one_line(output.getvalue())) from None
+    config = Config(**{field: getattr(told, field) for field, _, _ in parts})
+    chosen = dataclasses.replace(options, **{field: getattr(told, field) for field, _, _ in own}) if options else None
+    return Arguments(config, Path(told.workdir), chosen)
+
+
+def load_config(name: str) -> Config:
+    """A config by its name in configs/, by the path of a Python file with CONFIG, or by that of a run's config.json.
+
+    A Python file is code and is run; a config.json is data and is not.
+    """
+    path = Path(name)
+    if path.suffix == ".json":
+        try:
+            tree = json.loads(path.read_text())["config"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"--config must name a run's config.json, got {name}: {error}") from None
+        return from_json(tree)
+    if path.suffix == ".py":
+        if not path.is_file():
+            raise InputError(f"--config must name a file that exists, got {name}")
+        found = runpy.run_path(name).get("CONFIG")
+    else:
+        found = _by_name(name)
+    if not isinstance(found, Config):
+        raise InputError(f"--config must lead to CONFIG = Config(...), and {name} has {type(found).__name__}")
+    return found
+
+
+def known_configs() -> list[str]:
+    """The names in configs/."""
+    import configs
+
+    return sorted(path.stem for path in Path(configs.__path__[0]).glob("*.py") if path.stem != "__init__")
+
+
+def _by_name(name: str) -> Any:
+    if name not in known_configs():
+        raise InputError(
+            f"--config must be one of {', '.join(known_configs())}, a Python file or a run's config.json, got {name!r}"
+        )
+    return importlib.import_module(f"configs.{name}").CONFIG
+
+
+def _take_config(arguments: list[str]) -> tuple[str, list[str]]:
+    """Takes --config out, because the other options' defaults come from it."""
+    for index, argument in enumerate(arguments):
+        if argument.startswith("--config="):
+            return argument.removeprefix("--config="), arguments[:index] + arguments[index + 1 :]
+        if argument == "--config":
+            if index + 1 == len(arguments):
+                raise InputError(f"--config must be followed by one of {', '.join(known_configs())}, got nothing")
+            return arguments[index + 1], arguments[:index] + arguments[index + 2 :]
+    return "photos", arguments
+
+
+def _program() -> str:
+    spec = sys.modules["__main__"].__spec__
+    return f"python -m {spec.name}" if spec else sys.argv[0]
+
+
+def _help(description: str | None) -> str:
+    return f"{description or ''}\n\n--config NAME ({', '.join(known_configs())}), a Python file, or a run's config.json"
+
+
+def _one_line(box: str) -> str:
+    """The sentence in the box that tyro draws."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", box)
+    lines = [line.strip("│ ").strip() for line in text.splitlines() if not line.startswith(("╭", "╰"))]
+    sentence: list[str] = []
+    for line in lines:
+        if set(line) <= {"─"}:
+            break
+        sentence.append(line)
+    return " ".join(sentence) or "the command line could not be read; see --help"
+
+
+class Progress:
+    """Bars with the remaining time on standard error; called as `progress(description, done, total)`.
+
+    A bar appears after half a second. Where standard error is no terminal nothing is drawn but a line at the end.
+    """
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        self.console = Console(stderr=True)
+        if not self.console.is_terminal:
+            self.console.width = 100  # a log file has no width of its own
+        self._bars = Progress(
+            TextColumn("{task.description:<28}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+        )
+        self._tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> "Progress":
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._bars.stop()
+
+    def __call__(self, description: str, done: int, total: int) -> None:
+        if description not in self._tasks:
+            self._tasks[description] = self._bars.add_task(description, total=total, start=True)
+        self._bars.update(self._tasks[description], completed=done, total=total)
+
+    def over(self, description: str, things: Sequence[Any]) -> Iterable[Any]:
+        """Iterates over `things` and moves the bar."""
+        for number, thing in enumerate(things):
+            yield thing
+            self(description, number + 1, len(things))
+
+    def say(self, text: Any) -> None:
+        """Prints a line, or a rich table, above the bars."""
+        self.console.print(text)
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Any:
+    """A rich table; numbers to the right."""
+    from rich import box
+    from rich.table import Table
+
+    drawn = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for index, column in enumerate(columns):
+        drawn.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
+    for row in rows:
+        drawn.add_row(*(str(cell) for cell in row))
+    return drawn
+
+
+def layer_table(rows: Sequence[Any], name: str) -> Any:
+    """The layers of a network as the lecture computes them; `rows` as from `models.layers`."""
+
+    def by(sizes: Sequence[int]) -> str:
+        return "×".join(str(size) for size in sizes)
+
+    def size_rule(row: Any) -> str:
+        if not row.window:
+            return ""
+        low, high = row.padding
+        zeros = f"2·{low}" if low == high else f"{low} + {high}"
+        span = row.input_shape[0] - row.window + low + high
+        quotient = f"({row.input_shape[0]} - {row.window} + {zeros})/{row.stride}"
+        return f"{f'⌊{quotient}⌋' if span % row.stride else quotient} + 1 = {row.output_shape[0]}"
+
+    lines = [
+        (
+            row.name,
+            size_rule(row),
+            by(row.output_shape),
+            row.field.size if row.field else "all",
+            f"{row.weights:,} + {row.biases:,}" if row.weights else "",
+            f"{2 * row.multiply_adds / 1e6:,.2f}" if row.multiply_adds else "",
+        )
+        for row in rows
+    ]
+    total = sum(row.weights + row.biases for row in rows)
+    work = 2 * sum(row.multiply_adds for row in rows) / 1e6
+    lines.append(("total", "", "", "", f"{total:,}", f"{work:,.2f}"))
+    columns = ("layer", "(N - F + 2P)/S + 1", "output", "sees", "weights + biases", "MFLOP")
+    return table(name, columns, lines)

@@ -1,0 +1,62 @@
+"""The evolution as a moving picture: first-layer filters and projections of every layer, a frame an epoch."""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from cnnjax.figures import tiles
+from cnnjax.figures.evolution import project_contrast
+
+FRAME_MILLISECONDS, LAST_MILLISECONDS = 700, 2500
+
+
+def draw(
+    kernels: Float[np.ndarray, "epochs height width channels filters"],
+    projections: dict[str, Float[np.ndarray, "rows epochs height width channels"]],
+    dead: dict[str, np.ndarray],
+    epochs: tuple[int, ...],
+    first_layer: str,
+) -> list[np.ndarray]:
+    """One uint8 colour image an epoch: the filters on the left, a row of projections a layer on the right."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    by_filter = np.moveaxis(kernels, 4, 0)
+    filters = tiles.signed(by_filter, np.abs(by_filter).max(axis=(1, 2, 3, 4), keepdims=True))
+    columns = int(np.ceil(np.sqrt(len(filters))))
+    filler = np.full((-len(filters) % columns, *filters.shape[1:]), tiles.BACKGROUND)
+    filters = np.concatenate([filters, filler]).reshape(-1, columns, *filters.shape[1:])
+    shown = {
+        layer: np.where(dead[layer][:, :, None, None, None], np.nan, project_contrast(tile))
+        for layer, tile in projections.items()
+    }
+    frames = []
+    for index, epoch in enumerate(epochs):
+        figure = Figure(figsize=(10, 4.4), layout="constrained", dpi=80)
+        canvas = FigureCanvasAgg(figure)
+        left, right = figure.subfigures(1, 2, width_ratios=(1, 2))
+        axes = left.subplots()
+        axes.imshow(tiles.grid(filters[:, :, index]), interpolation="nearest")
+        axes.set_title(f"filters of {first_layer}", fontsize=9)
+        axes.set_axis_off()
+        for axes, (layer, tile) in zip(right.subplots(len(shown), 1, squeeze=False)[:, 0], shown.items(), strict=True):
+            axes.imshow(tiles.grid(tile[None, :, index]), interpolation="nearest")
+            axes.set_ylabel(layer, fontsize=9, rotation=0, ha="right", va="center")
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+        figure.suptitle(f"epoch {epoch}")
+        canvas.draw()
+        frames.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+    return frames
+
+
+def save(path: Path, frames: list[np.ndarray]) -> None:
+    """Writes an animated GIF that stays longer on its last frame."""
+    from PIL import Image
+
+    pictures = [Image.fromarray(frame).quantize(256) for frame in frames]
+    durations = [FRAME_MILLISECONDS] * (len(frames) - 1) + [LAST_MILLISECONDS]
+    temporary = path.with_name(path.name + ".tmp")
+    pictures[0].save(temporary, format="GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
+    temporary.replace(path)

@@ -1,0 +1,28 @@
+"""Figures on disk: a picture, and the arrays that it was drawn from."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def save(path: Path, figure: Any, **arrays: Any) -> None:
+    """Writes `path` (a .png) and the .npz beside it, each under a temporary name first.
+
+    Args:
+        figure: a matplotlib figure.
+        arrays: what was drawn.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    figure.savefig(temporary, format="png", dpi=150, facecolor="white")
+    temporary.replace(path)
+    save_arrays(path.with_suffix(".npz"), **arrays)
+
+
+def save_arrays(path: Path, **arrays: Any) -> None:
+    """Writes an .npz that needs no pickle to be read."""
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "wb") as file:
+        np.savez_compressed(file, **{name: np.asarray(value) for name, value in arrays.items()}, allow_pickle=False)
+    temporary.replace(path)

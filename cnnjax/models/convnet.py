@@ -1,0 +1,176 @@
+"""The shape that every network of the lecture shares: convolutions, each with ReLU, pool and norm, then dense layers.
+
+A network is this one Flax module with other numbers; the numbers stand in the files beside this one.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from cnnjax import geometry, ops
+from cnnjax.config import ModelConfig
+from cnnjax.errors import InputError
+
+Init = Literal["small_first", "he", "paper"]
+Norm = Literal["none", "lrn", "batch"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pool:
+    """A max pool; -inf outside the border, so that a switch never points there."""
+
+    window: int
+    stride: int
+    padding: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvLayer:
+    """One convolution, its ReLU, and what follows in the paper's order: pool, then norm."""
+
+    width: int
+    filter: int
+    stride: int = 1
+    padding: int = 0
+    pool: Pool | None = None
+    norm: Norm = "none"
+
+
+class ConvNet(nn.Module):
+    """Convolutions and dense layers; `apply` returns (logits, feature_maps).
+
+    feature_maps is in network order: conv1, pool1, norm1, conv2, ..., fc6, ...; conv* and fc* are taken after the
+    ReLU. The logits are the last layer and not among them.
+    """
+
+    convolutions: tuple[ConvLayer, ...]
+    dense: tuple[int, ...]
+    num_classes: int
+    rounding: geometry.Rounding = "floor"
+    initializer: Init = "paper"
+
+    @nn.compact
+    def __call__(
+        self,
+        images: Float[Array, "batch height width channels"],
+        *,
+        train: bool = False,
+        dropout_rate: float | Float[Array, ""] = 0.0,
+    ) -> tuple[Float[Array, "batch classes"], dict[str, Array]]:
+        """Args: images in units of the network's input, mean subtracted; with train=True a "dropout" key is needed."""
+        feature_maps: dict[str, Array] = {}
+        x = images
+        for number, layer in enumerate(self.convolutions, 1):
+            kernel_init = kernel_initializer(self.initializer, number)
+            x = jax.nn.relu(_Convolution(layer, self.rounding, kernel_init, name=f"conv{number}")(x))
+            feature_maps[f"conv{number}"] = x
+            if layer.pool is not None:
+                pool = layer.pool
+                x = ops.max_pool(x, pool.window, strides=pool.stride, padding=pool.padding, rounding=self.rounding)
+                feature_maps[f"pool{number}"] = x
+            if layer.norm == "lrn":
+                x = feature_maps[f"norm{number}"] = ops.local_response_norm(x)
+            elif layer.norm == "batch":
+                x = nn.BatchNorm(use_running_average=not train, name=f"norm{number}")(x)
+                feature_maps[f"norm{number}"] = x
+        x = x.reshape(x.shape[0], -1)
+        for number, units in enumerate(self.dense, len(self.convolutions) + 1):
+            kernel_init = kernel_initializer(self.initializer, number)
+            x = jax.nn.relu(nn.Dense(units, kernel_init=kernel_init, name=f"fc{number}")(x))
+            feature_maps[f"fc{number}"] = x
+            if train:
+                x = ops.dropout(self.make_rng("dropout"), x, dropout_rate)
+        number = len(self.convolutions) + len(self.dense) + 1
+        kernel_init = kernel_initializer(self.initializer, number)
+        return nn.Dense(self.num_classes, kernel_init=kernel_init, name=f"fc{number}")(x), feature_maps
+
+
+class _Convolution(nn.Module):
+    """`ops.conv` with its parameters, kernel [height width in out] and bias [out]."""
+
+    layer: ConvLayer
+    rounding: geometry.Rounding
+    kernel_init: Callable[..., Array]
+
+    @nn.compact
+    def __call__(self, x):
+        layer = self.layer
+        kernel = self.param("kernel", self.kernel_init, (layer.filter, layer.filter, x.shape[-1], layer.width))
+        bias = self.param("bias", nn.initializers.zeros, (layer.width,))
+        return ops.conv(x, kernel, strides=layer.stride, padding=layer.padding, rounding=self.rounding) + bias
+
+
+def kernel_initializer(init: Init, number: int) -> Callable[..., Array]:
+    """The initial weights of layer `number` (from 1).
+
+    "paper": N(0, 0.01^2), as "all weights initialised to 1e-2" has to be read (Zeiler & Fergus 2014, section 3).
+    "he": N(0, 2 / inputs) (He et al. 2015). "small_first": the paper's in layer 1, whose filters then start far below
+    their later size and are seen to grow, and He's above, so that small data sets train.
+    """
+    if init == "paper" or (init == "small_first" and number == 1):
+        return nn.initializers.normal(0.01)
+    return nn.initializers.he_normal()
+
+
+def configured(config: ModelConfig, convolutions: tuple[ConvLayer, ...]) -> tuple[ConvLayer, ...]:
+    """The network's own convolutions with what `config` says instead.
+
+    Other `widths` may also change how many layers there are: the first ones of the network are kept, its last one is
+    repeated. A filter of another size gets the padding that keeps the image size, unless `paddings` says otherwise.
+
+    Raises:
+        InputError: where the tuples of the config do not have one entry a layer.
+    """
+    count = len(config.widths) if config.widths is not None else len(convolutions)
+    for name in ("widths", "filters", "strides", "paddings", "pools"):
+        value = getattr(config, name)
+        if value is not None and len(value) != count:
+            raise InputError(f"model.{name} must have one entry for each of the {count} convolutions, got {value}")
+    layers = list(convolutions[:count]) + [convolutions[-1]] * (count - len(convolutions))
+    for index, layer in enumerate(layers):
+        changes: dict = {}
+        if config.widths is not None:
+            changes["width"] = config.widths[index]
+        if config.filters is not None and config.filters[index] != layer.filter:
+            changes["filter"], changes["padding"] = config.filters[index], config.filters[index] // 2
+        if config.strides is not None:
+            changes["stride"] = config.strides[index]
+        if config.paddings is not None:
+            changes["padding"] = config.paddings[index]
+        if config.pools is not None:
+            changes["pool"] = _pool(layer.pool or convolutions[0].pool or Pool(2, 2), config.pools[index])
+        if config.norm is not None:
+            changes["norm"] = config.norm
+        layers[index] = dataclasses.replace(layer, **changes)
+    return tuple(layers)
+
+
+def _pool(pool: Pool, stride: int) -> Pool | None:
+    """The same pool at another stride: its windows go on overlapping by as much as they did."""
+    if stride == 1:
+        return None
+    return dataclasses.replace(pool, window=pool.window + stride - pool.stride, stride=stride)
+
+
+def convnet(
+    config: ModelConfig,
+    num_classes: int,
+    *,
+    convolutions: tuple[ConvLayer, ...],
+    dense: tuple[int, ...],
+    rounding: geometry.Rounding,
+    init: Init,
+) -> ConvNet:
+    """A `ConvNet` from a network's own numbers and the fields of `config` that are not None."""
+    return ConvNet(
+        convolutions=configured(config, convolutions) if convolutions else (),
+        dense=config.dense if config.dense is not None else dense,
+        num_classes=num_classes,
+        rounding=config.rounding or rounding,
+        initializer=config.init or init,
+    )

@@ -1,0 +1,1 @@
+"""Losses, optimizers and the step (pure); checkpoints and the run (edge)."""

@@ -1,0 +1,85 @@
+"""Optimizers: optax transformations built inside the traced step, so that every number in them may be traced."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from cnnjax.config import Hyperparams, TrainConfig
+
+# Share of the full learning rate, by position in the training (0 at the start, 1 at the end).
+SCHEDULES: dict[str, Callable[[Array], Array]] = {
+    "constant": jnp.ones_like,
+    "cosine": lambda position: 0.5 * (1 + jnp.cos(jnp.pi * position)),
+    "steps": lambda position: jnp.where(position < 0.5, 1.0, jnp.where(position < 0.75, 0.1, 0.01)),
+}
+
+
+def learning_rate(
+    config: TrainConfig, base: float | Float[Array, ""], step: Array, steps_per_epoch: int
+) -> Float[Array, ""]:
+    """The rate at `step` (from 0): `base` times the schedule, rising linearly over the warm-up."""
+    position = step / (config.epochs * steps_per_epoch)
+    rate = base * SCHEDULES[config.schedule](position)
+    warmup_steps = config.warmup_epochs * steps_per_epoch
+    return rate * jnp.minimum(1.0, (step + 1) / warmup_steps) if warmup_steps else rate
+
+
+def make_optimizer(config: TrainConfig, hyper: Hyperparams, rate: Float[Array, ""]) -> optax.GradientTransformation:
+    """The whole update: weight decay, momentum or Adam, learning rate, filter renormalization.
+
+    "sgd" adds the decay to the gradient (as Krizhevsky et al. 2012 did), "adamw" to the update (Loshchilov & Hutter
+    2019). Biases and norms are not decayed.
+    """
+    decay = optax.add_decayed_weights(hyper.weight_decay, mask=kernels)
+    core = {
+        "sgd": lambda: [decay, optax.trace(hyper.momentum)],  # pyright: ignore[reportArgumentType]
+        "adamw": lambda: [optax.scale_by_adam(b1=hyper.momentum), decay],
+    }[config.optimizer]()
+    return optax.chain(*core, optax.scale(-rate), renormalize_filters(hyper.filter_rms))  # pyright: ignore[reportArgumentType]
+
+
+def kernels(params: Any) -> Any:
+    """True at the leaves called "kernel"."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: _is_kernel(path), params)
+
+
+def _is_kernel(path: tuple) -> bool:
+    return getattr(path[-1], "key", None) == "kernel"
+
+
+def clip_filter_rms(
+    kernel: Float[Array, "*window in_channels out_channels"], radius: float | Float[Array, ""]
+) -> Float[Array, "*window in_channels out_channels"]:
+    """Every filter whose RMS exceeds `radius`, scaled back to that radius; the others, all-zero ones too, unchanged.
+
+    A filter is all weights of one output channel. Source: Zeiler & Fergus 2014, section 3 (radius 10^-1).
+    """
+    rms = jnp.sqrt(jnp.mean(kernel**2, axis=tuple(range(kernel.ndim - 1)), keepdims=True))
+    return jnp.where(rms > radius, kernel * (radius / rms), kernel)
+
+
+def renormalize_filters(radius: float | Float[Array, ""]) -> optax.GradientTransformation:
+    """Changes the update so that every filter of a convolution ends with an RMS of at most `radius`.
+
+    Dense kernels (two axes) and everything that is no kernel pass unchanged. Goes last in a chain, because it looks
+    at the parameters as they will be. Source: Zeiler & Fergus 2014, section 3.
+    """
+
+    def update(updates, state, params=None):
+        if params is None:
+            raise ValueError("renormalize_filters: params are needed by update, got None")
+
+        def clip(path, change, old):
+            if not (_is_kernel(path) and old.ndim > 2):
+                return change
+            new = old + change
+            clipped = clip_filter_rms(new, radius)
+            return jnp.where(clipped == new, change, clipped - old)  # filters inside keep their update to the bit
+
+        return jax.tree_util.tree_map_with_path(clip, updates, params), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

@@ -1,0 +1,158 @@
+"""The lecture's five steps as one pure function, and many of them in one program.
+
+(1) random initial weights: `initial_state`; (2) forward to class probabilities, (3) the error, (4) backpropagation,
+(5) the update of all filters: `make_train_step`; repeated over the training set: `make_train_chunk`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array, Float, Int, UInt8
+
+from cnnjax.config import Hyperparams, TrainConfig
+from cnnjax.data.augment import augment
+from cnnjax.data.batches import Batch, epoch_order
+from cnnjax.data.randomness import Purpose, address
+from cnnjax.train.losses import LOSSES
+from cnnjax.train.optimizers import kernels, learning_rate, make_optimizer
+
+Preprocess = Callable[[UInt8[Array, "batch height width channels"]], Float[Array, "batch height width channels"]]
+
+
+class Metrics(NamedTuple):
+    """Sums over examples, so that they add up over batches."""
+
+    loss: Float[Array, ""]
+    errors: Float[Array, ""]  # the class of highest probability is not the label
+    errors_top5: Float[Array, ""]  # the label is not among the five most probable classes
+    count: Float[Array, ""]
+
+
+class TrainState(NamedTuple):
+    """All that the step changes and all that a checkpoint holds."""
+
+    step: Int[Array, ""]
+    params: Any
+    opt_state: Any
+    batch_stats: Any
+    metrics: Metrics  # of the epoch so far
+
+
+def make_preprocess(mean: Float[Array, "height width channels"], unit: float) -> Preprocess:
+    """uint8 images to the network's input: the mean image subtracted, `unit` grey levels counted as 1."""
+    return lambda images: (images.astype(jnp.float32) - mean) / unit
+
+
+def zero_metrics() -> Metrics:
+    return Metrics(*(jnp.zeros((), jnp.float32) for _ in Metrics._fields))
+
+
+def initial_state(network: nn.Module, config: TrainConfig, hyper: Hyperparams, image_shape: tuple) -> TrainState:
+    """Step 1: weights drawn at random from `hyper.seed`, kernels multiplied by `hyper.initial_scale`."""
+    variables = network.init(address(hyper.seed, Purpose.INIT), jnp.zeros((1, *image_shape)))
+    params = variables["params"]
+    params = jax.tree.map(lambda leaf, k: leaf * hyper.initial_scale if k else leaf, params, kernels(params))
+    opt_state = make_optimizer(config, hyper, jnp.float32(0)).init(params)
+    return TrainState(jnp.int32(0), params, opt_state, variables.get("batch_stats", {}), zero_metrics())
+
+
+def batch_metrics(loss: Float[Array, " batch"], logits: Float[Array, "batch classes"], batch: Batch) -> Metrics:
+    """The sums over the examples that `batch.mask` counts."""
+    mask = batch.mask.astype(jnp.float32)
+    label_logit = jnp.take_along_axis(logits, batch.labels[:, None], axis=1)
+    # Ties count against the network, so that one that says the same of every class is not called right; so does NaN.
+    better = jnp.sum(~(logits < label_logit), axis=1) - 1
+    return Metrics(
+        jnp.sum(jnp.where(mask > 0, loss, 0.0)),
+        jnp.sum(mask * (better >= 1)),
+        jnp.sum(mask * (better >= 5)),
+        jnp.sum(mask),
+    )
+
+
+def make_train_step(
+    network: nn.Module, config: TrainConfig, preprocess: Preprocess, steps_per_epoch: int
+) -> Callable[[Hyperparams, TrainState, Batch], tuple[TrainState, Metrics]]:
+    """Returns the pure step (hyper, state, batch) -> (state, the metrics of this batch), steps 2 to 5."""
+    loss_function = LOSSES[config.loss]
+
+    def train_step(hyper: Hyperparams, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        epoch = state.step // steps_per_epoch
+        images = augment(address(hyper.seed, Purpose.AUGMENT, epoch, state.step), preprocess(batch.images), hyper)
+        mask = batch.mask.astype(jnp.float32)
+
+        def objective(params):
+            (logits, _), changed = network.apply(
+                {"params": params, "batch_stats": state.batch_stats},
+                images,
+                train=True,
+                dropout_rate=hyper.dropout_rate,
+                rngs={"dropout": address(hyper.seed, Purpose.DROPOUT, epoch, state.step)},
+                mutable=["batch_stats"],
+            )
+            losses = loss_function(logits, batch.labels, hyper.label_smoothing)
+            mean = jnp.sum(losses * mask) / jnp.sum(mask)
+            return mean, (losses, logits, changed.get("batch_stats", {}))
+
+        gradients, (losses, logits, batch_stats) = jax.grad(objective, has_aux=True)(state.params)
+        rate = learning_rate(config, hyper.learning_rate, state.step, steps_per_epoch)
+        updates, opt_state = make_optimizer(config, hyper, rate).update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = batch_metrics(losses, logits, batch)
+        return TrainState(state.step + 1, params, opt_state, batch_stats, state.metrics), metrics
+
+    return train_step
+
+
+def make_train_chunk(
+    network: nn.Module, config: TrainConfig, preprocess: Preprocess, num_images: int
+) -> Callable[..., TrainState]:
+    """Returns the pure chunk (hyper, state, images, labels, epoch, stop) -> state.
+
+    It runs the steps from `state.step` to `stop` (at most the end of `epoch`) on batches gathered from the whole
+    training set in the order of (seed, epoch). Both bounds are traced: one compilation serves chunks of any length,
+    and where a chunk ends changes no bit of the result.
+    """
+    steps_per_epoch = -(-num_images // config.batch_size)
+    train_step = make_train_step(network, config, preprocess, steps_per_epoch)
+
+    def train_chunk(hyper: Hyperparams, state: TrainState, images, labels, epoch, stop) -> TrainState:
+        order, masks = epoch_order(hyper.seed, epoch, num_images, config.batch_size)
+
+        def body(step, state):
+            position = step - epoch * steps_per_epoch
+            rows = order[position]
+            before = jax.tree.map(lambda total: jnp.where(position == 0, 0.0, total), state.metrics)
+            state, metrics = train_step(hyper, state, Batch(images[rows], labels[rows], masks[position]))
+            return state._replace(metrics=jax.tree.map(jnp.add, before, metrics))
+
+        return lax.fori_loop(state.step, stop, body, state)
+
+    return train_chunk
+
+
+def make_evaluate(network: nn.Module, config: TrainConfig, preprocess: Preprocess, num_images: int):
+    """Returns the pure (hyper, state, images, labels) -> Metrics over all images, each counted once."""
+    loss_function = LOSSES[config.loss]
+    steps = -(-num_images // config.batch_size)
+
+    def evaluate(hyper: Hyperparams, state: TrainState, images, labels) -> Metrics:
+        def body(step, total):
+            rows = step * config.batch_size + jnp.arange(config.batch_size)
+            mask = rows < num_images
+            rows = jnp.minimum(rows, num_images - 1)
+            batch = Batch(images[rows], labels[rows], mask.astype(jnp.float32))
+            logits, _ = network.apply(
+                {"params": state.params, "batch_stats": state.batch_stats}, preprocess(batch.images)
+            )
+            losses = loss_function(logits, batch.labels, hyper.label_smoothing)
+            return jax.tree.map(jnp.add, total, batch_metrics(losses, logits, batch))
+
+        return lax.fori_loop(0, steps, body, zero_metrics())
+
+    return evaluate

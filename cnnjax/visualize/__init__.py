@@ -1,0 +1,1 @@
+"""Looking into networks: one study a file, arrays in, arrays out."""

@@ -1,0 +1,158 @@
+"""How features evolve over the epochs of a training (Zeiler & Fergus 2014, figure 4).
+
+For every kept epoch and feature map: the strongest activation over all training images with that epoch's weights,
+and that one activation projected to the pixels with that epoch's weights and its image's switches.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from cnnjax import ops
+from cnnjax.geometry import ReceptiveField
+from cnnjax.visualize.deconvnet import project
+
+FeatureMaps = Callable[[Any, Array], dict[str, Array]]  # (variables, images) -> activations by layer
+
+
+class Strongest(NamedTuple):
+    """The strongest activation of every map of a layer over a data set. A map that never fires has value 0."""
+
+    value: Float[np.ndarray, " maps"]
+    image: Int[np.ndarray, " maps"]  # index into the data set; the first one on ties
+    unit: Int[np.ndarray, "maps axes"]  # (row, column) in the map; no axes for a dense layer
+
+
+class Evolution(NamedTuple):
+    """Figure 4 of one layer, in numbers. A tile is the unit's receptive field, grey outside the image."""
+
+    maps: Int[np.ndarray, " rows"]
+    epochs: Int[np.ndarray, " epochs"]
+    value: Float[np.ndarray, "rows epochs"]  # 0: dead at that epoch
+    image: Int[np.ndarray, "rows epochs"]
+    projections: Float[np.ndarray, "rows epochs height width channels"]  # units of the network's input, signed
+    patches: Float[np.ndarray, "rows epochs height width channels"]  # grey levels 0 to 255; NaN outside the image
+
+
+def best_of_batch(
+    activations: Float[Array, "batch *space maps"], mask: Float[Array, " batch"]
+) -> tuple[Float[Array, " maps"], Int[Array, " maps"], Int[Array, "maps axes"]]:
+    """The value, the image and the place of the strongest activation of each map in a batch; the first one on ties."""
+    flat = activations.reshape(activations.shape[0], -1, activations.shape[-1])
+    flat = jnp.where(mask[:, None, None] > 0, flat, -jnp.inf)
+    over_space = jnp.max(flat, axis=1)
+    image = jnp.argmax(over_space, axis=0)
+    maps = jnp.arange(flat.shape[-1])
+    space = activations.shape[1:-1]
+    places = jnp.unravel_index(jnp.argmax(flat[image, :, maps], axis=1), space) if space else []
+    return over_space[image, maps], image, jnp.stack([*places], axis=-1) if space else jnp.zeros((len(maps), 0), int)
+
+
+def make_look(feature_maps: FeatureMaps, preprocess: Callable[[Any], Array]) -> Callable[..., dict[str, tuple]]:
+    """Returns (variables, images, mask) -> `best_of_batch` of every layer, compiled."""
+    return ops.jit(
+        lambda variables, images, mask: {
+            layer: best_of_batch(maps, mask) for layer, maps in feature_maps(variables, preprocess(images)).items()
+        }
+    )
+
+
+def strongest_activations(look: Callable[..., dict], variables: Any, batches: Iterable[Any]) -> dict[str, Strongest]:
+    """For every layer and map the strongest activation over all batches, in one pass; the first one on ties.
+
+    Args:
+        look: from `make_look`; the same one for every epoch, so that it is compiled once.
+        batches: with `images` and `mask`, 0 for padding.
+    """
+    best: dict[str, Strongest] = {}
+    seen = 0
+    for batch in batches:
+        for layer, (value, image, unit) in look(variables, batch.images, batch.mask).items():
+            new = Strongest(np.asarray(value), np.asarray(image) + seen, np.asarray(unit))
+            best[layer] = _stronger(best[layer], new) if layer in best else new
+        seen += int(np.sum(batch.mask))
+    return best
+
+
+def _stronger(old: Strongest, new: Strongest) -> Strongest:
+    better = new.value > old.value
+    return Strongest(
+        np.where(better, new.value, old.value),
+        np.where(better, new.image, old.image),
+        np.where(better[:, None], new.unit, old.unit),
+    )
+
+
+def choose_maps(final: Strongest, count: int, seed: int) -> Int[np.ndarray, " rows"]:
+    """A seeded random choice of `count` maps, in order, out of those alive at the last epoch; dead ones fill up.
+
+    The same rows then stand for all epochs. Source: figure 4 shows a random subset; paper silent on dead maps.
+    """
+    generator = np.random.default_rng(seed)
+    order = generator.permutation(len(final.value))
+    alive_first = np.concatenate([order[final.value[order] > 0], order[final.value[order] <= 0]])
+    return np.sort(alive_first[:count])
+
+
+def tile_evolution(
+    feature_maps: FeatureMaps,
+    layer: str,
+    variables_by_epoch: dict[int, Any],
+    strongest_by_epoch: dict[int, Strongest],
+    maps: Sequence[int] | np.ndarray,
+    images: np.ndarray,
+    preprocess: Callable[[Any], Array],
+    field: ReceptiveField,
+) -> Evolution:
+    """The projections of one layer's chosen maps at every epoch, each beside the patch of its image.
+
+    Args:
+        images: the data set from which `strongest_by_epoch` was taken.
+        field: receptive field, jump and start of the layer's units.
+    """
+    maps = np.asarray(maps)
+
+    @ops.jit
+    def projections_of(variables, chosen, units):
+        return project(lambda x: feature_maps(variables, x)[layer], preprocess(chosen), units)
+
+    values, indices, projections, patches = [], [], [], []
+    for epoch, variables in variables_by_epoch.items():
+        strongest = strongest_by_epoch[epoch]
+        image, unit = strongest.image[maps], strongest.unit[maps]
+        chosen = images[image]
+        pixels = np.asarray(projections_of(variables, chosen, np.column_stack([unit, maps])))
+        values.append(np.maximum(strongest.value[maps], 0))
+        indices.append(image)
+        projections.append([crop(p, field, u, fill=0.0) for p, u in zip(pixels, unit, strict=True)])
+        patches.append([crop(c.astype(np.float32), field, u) for c, u in zip(chosen, unit, strict=True)])
+    return Evolution(
+        maps,
+        np.array(list(variables_by_epoch)),
+        np.stack(values, axis=1),
+        np.stack(indices, axis=1),
+        np.stack([np.stack(row) for row in projections], axis=1).astype(np.float32),
+        np.stack([np.stack(row) for row in patches], axis=1).astype(np.float32),
+    )
+
+
+def crop(
+    image: Float[np.ndarray, "height width channels"],
+    field: ReceptiveField,
+    unit: Int[np.ndarray, " axes"],
+    fill: float = np.nan,
+) -> Float[np.ndarray, "side side channels"]:
+    """What the unit at (row, column) sees of the image, `fill` outside; the whole image where it sees as much."""
+    height, width = image.shape[:2]
+    if field.size >= max(height, width) or unit.size == 0:
+        return image
+    side = field.size
+    tile = np.full((side, side, image.shape[2]), fill, image.dtype)
+    top, left = (int(np.ceil(field.start + field.jump * int(p) - (side - 1) / 2)) for p in unit)
+    rows = slice(max(top, 0), min(top + side, height))
+    columns = slice(max(left, 0), min(left + side, width))
+    tile[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = image[rows, columns]
+    return tile

@@ -1,0 +1,7 @@
+"""CIFAR-10 (Krizhevsky 2009): 60,000 colour photographs of 32x32 pixels, by the small ZFNet."""
+
+from cnnjax.config import Config, DataConfig, Hyperparams
+
+CONFIG = Config(
+    data=DataConfig(name="cifar10"), hyper=Hyperparams(shift=3.0, contrast=0.2, brightness=0.2, weight_decay=1e-3)
+)

@@ -1,0 +1,1 @@
+"""One script a study: load, compute, draw."""

@@ -1,0 +1,109 @@
+"""Filters and feature maps growing out of noise: figure 4 of Zeiler & Fergus (2014) for any network and any images.
+
+Trains (or goes on, or finds the run finished), then looks into every kept epoch: the filters of the first layer; for
+a seeded choice of maps of every convolution the strongest activation over all training images, projected to the
+pixels by the deconvnet, beside the patch of the image that the unit sees; and how far each layer is from its final
+self. Figures and the numbers behind them are in WORKDIR/figures.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from cnnjax import cli, models
+from cnnjax.cli import Arguments, Progress
+from cnnjax.data import batches
+from cnnjax.errors import InputError
+from cnnjax.figures import animation, files
+from cnnjax.figures import convergence as convergence_figure
+from cnnjax.figures import evolution as evolution_figure
+from cnnjax.figures import filters as filters_figure
+from cnnjax.visualize.convergence import Convergence, convergence
+from cnnjax.visualize.evolution import Evolution, choose_maps, make_look, strongest_activations, tile_evolution
+from experiments import train
+
+LOOK_BATCH = 250  # images a forward pass; changes no result
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    maps: int = 12  # feature maps of each layer that are shown
+    maps_seed: int = 0  # of their choice
+
+    def __post_init__(self):
+        if self.maps < 1:
+            raise InputError(f"maps must be at least 1, got {self.maps}")
+
+
+def main(arguments: Arguments, progress: Progress) -> None:
+    finished, dataset = train.trained(arguments, progress)
+    network, options, folder = finished.network, arguments.options, arguments.workdir / "figures"
+    epochs = tuple(finished.states)
+    variables = {
+        epoch: {"params": state.params, "batch_stats": state.batch_stats} for epoch, state in finished.states.items()
+    }
+    rows = {row.name: row for row in models.layers(network, dataset.image_shape)}
+    layers = tuple(name for name in rows if name.startswith("conv"))
+    if not layers:
+        raise InputError(
+            f"model.name must be a network with convolutions to be looked into, got {arguments.config.model.name!r}"
+        )
+
+    def feature_maps(variables, images):
+        _, maps = network.apply(variables, images)
+        return {layer: maps[layer] for layer in layers}
+
+    look = make_look(feature_maps, finished.preprocess)
+    strongest = {
+        epoch: strongest_activations(look, variables[epoch], batches(dataset.train, LOOK_BATCH))
+        for epoch in progress.over("looking for the strongest", epochs)
+    }
+    evolutions = {}
+    for layer in progress.over("projecting", layers):
+        chosen = choose_maps(strongest[epochs[-1]][layer], options.maps, options.maps_seed)
+        of_layer = {epoch: strongest[epoch][layer] for epoch in epochs}
+        evolutions[layer] = tile_evolution(
+            feature_maps,
+            layer,
+            variables,
+            of_layer,
+            chosen,
+            dataset.train.images,
+            finished.preprocess,
+            rows[layer].field,
+        )
+    params = {epoch: state.params for epoch, state in finished.states.items()}
+    draw(folder, evolutions, convergence(layers, params, strongest), filters_by_epoch(params, layers[0]), progress)
+    progress.say(f"figures in {folder}")
+
+
+def filters_by_epoch(params: dict, layer: str) -> np.ndarray:
+    return np.stack([np.asarray(of_epoch[layer]["kernel"]) for of_epoch in params.values()])
+
+
+def draw(
+    folder: Path, evolutions: dict[str, Evolution], curves: Convergence, kernels: np.ndarray, progress: Progress
+) -> None:
+    """Writes every figure, and the arrays behind it."""
+    epochs, first = curves.epochs, curves.layers[0]
+    figure = filters_figure.draw(kernels, epochs, first)
+    files.save(folder / f"filters_{first}.png", figure, kernels=kernels, epochs=epochs)
+    for layer, evolution in progress.over("drawing", list(evolutions.items())):
+        dead = evolution.value <= 0
+        figure = evolution_figure.draw(evolution.projections, evolution.patches, dead, evolution.maps, epochs, layer)
+        files.save(folder / f"evolution_{layer}.png", figure, **evolution._asdict())
+    files.save(folder / "convergence.png", convergence_figure.draw(epochs, *curves_only(curves)), **curves._asdict())
+    projections = {layer: evolution.projections for layer, evolution in evolutions.items()}
+    dead = {layer: evolution.value <= 0 for layer, evolution in evolutions.items()}
+    frames = animation.draw(kernels, projections, dead, epochs, first)
+    animation.save(folder / "evolution.gif", frames)
+    files.save_arrays(folder / "evolution.npz", kernels=kernels, epochs=epochs, **projections)
+
+
+def curves_only(curves: Convergence) -> tuple:
+    return curves.layers, curves.filter_distance, curves.dead, curves.moved
+
+
+if __name__ == "__main__":
+    cli.run(main, Options())

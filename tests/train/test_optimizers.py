@@ -1,0 +1,81 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cnnjax.config import Hyperparams, TrainConfig
+from cnnjax.train.optimizers import clip_filter_rms, kernels, learning_rate, make_optimizer, renormalize_filters
+
+
+def rms(kernel):
+    return np.sqrt(np.mean(np.asarray(kernel) ** 2, axis=(0, 1, 2)))
+
+
+@pytest.mark.parametrize("radius", [0.05, 0.1])
+def test_large_filters_are_brought_onto_the_radius(radius):
+    kernel = jax.random.normal(jax.random.key(0), (7, 7, 3, 16))
+    np.testing.assert_allclose(rms(clip_filter_rms(kernel, radius)), radius, rtol=1e-5)
+
+
+def test_small_and_zero_filters_are_left_alone():
+    kernel = jnp.stack([jnp.zeros((3, 3, 1)), jnp.full((3, 3, 1), 0.05)], axis=-1)
+    np.testing.assert_array_equal(clip_filter_rms(kernel, 0.1), kernel)
+    np.testing.assert_array_equal(clip_filter_rms(10 * kernel, np.inf), 10 * kernel)
+
+
+def test_renormalization_leaves_dense_layers_biases_and_small_filters_to_the_bit():
+    params = {
+        "conv1": {"kernel": jnp.full((3, 3, 1, 2), 0.01), "bias": jnp.full(2, 5.0)},
+        "fc2": {"kernel": jnp.full((4, 2), 5.0)},
+    }
+    updates = jax.tree.map(lambda leaf: jnp.full_like(leaf, 0.03), params)
+    updates["conv1"]["kernel"] = updates["conv1"]["kernel"].at[..., 1].set(3.0)
+    new, _ = renormalize_filters(0.1).update(updates, optax.EmptyState(), params)
+    after = optax.apply_updates(params, new)
+    np.testing.assert_array_equal(new["conv1"]["bias"], updates["conv1"]["bias"])
+    np.testing.assert_array_equal(new["fc2"]["kernel"], updates["fc2"]["kernel"])
+    np.testing.assert_array_equal(new["conv1"]["kernel"][..., 0], updates["conv1"]["kernel"][..., 0])
+    np.testing.assert_allclose(rms(after["conv1"]["kernel"]), [0.04, 0.1], rtol=1e-5)
+
+
+def test_sgd_step_by_hand():
+    """v = g + decay * w; w - rate * v, then v' = momentum * v + g + decay * w; no decay on biases."""
+    config, hyper = TrainConfig(), Hyperparams(momentum=0.5, weight_decay=0.1, filter_rms=np.inf)
+    params = {"fc1": {"kernel": jnp.array([[2.0]]), "bias": jnp.array([2.0])}}
+    gradient = jax.tree.map(lambda leaf: jnp.ones_like(leaf), params)
+    optimizer = make_optimizer(config, hyper, jnp.float32(0.1))
+    state = optimizer.init(params)
+    updates, state = optimizer.update(gradient, state, params)
+    params = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(params["fc1"]["kernel"], [[2 - 0.1 * 1.2]], rtol=1e-6)
+    np.testing.assert_allclose(params["fc1"]["bias"], [1.9], rtol=1e-6)
+    updates, _ = optimizer.update(gradient, state, params)
+    np.testing.assert_allclose(updates["fc1"]["kernel"], [[-0.1 * (0.5 * 1.2 + 1 + 0.188)]], rtol=1e-5)
+
+
+def test_adamw_is_optax_adamw():
+    params = {"fc1": {"kernel": jax.random.normal(jax.random.key(0), (3, 2)), "bias": jnp.ones(2)}}
+    gradient = jax.tree.map(jnp.sin, params)
+    hyper = Hyperparams(momentum=0.8, weight_decay=0.02, filter_rms=np.inf)
+    ours = make_optimizer(TrainConfig(optimizer="adamw"), hyper, jnp.float32(0.01))
+    theirs = optax.adamw(0.01, b1=0.8, weight_decay=0.02, mask=kernels)
+    for _ in range(3):
+        mine, _ = ours.update(gradient, ours.init(params), params)
+        other, _ = theirs.update(gradient, theirs.init(params), params)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), mine, other)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "shares"), [("constant", [1, 1, 1]), ("cosine", [1, 0.5, 0.0]), ("steps", [1, 0.1, 0.01])]
+)
+def test_schedules_at_the_start_the_middle_and_the_end(schedule, shares):
+    config = TrainConfig(epochs=10, schedule=schedule)
+    rates = [learning_rate(config, 2.0, jnp.int32(step), 4) for step in (0, 20, 40)]
+    np.testing.assert_allclose(rates, 2.0 * np.array(shares), atol=1e-6)
+
+
+def test_warm_up_rises_linearly():
+    config = TrainConfig(epochs=10, schedule="constant", warmup_epochs=2)
+    rates = [float(learning_rate(config, 1.0, jnp.int32(step), 4)) for step in range(10)]
+    np.testing.assert_allclose(rates, [1 / 8, 2 / 8, 3 / 8, 4 / 8, 5 / 8, 6 / 8, 7 / 8, 1, 1, 1], rtol=1e-6)

@@ -1,0 +1,108 @@
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from cnnjax.config import Config, DataConfig, Hyperparams, ModelConfig, TrainConfig
+from cnnjax.data import load
+from cnnjax.errors import InputError
+from cnnjax.train import run as running
+from cnnjax.train.checkpoints import Checkpoints
+
+CONFIG = Config(
+    data=DataConfig(name="digits"),
+    model=ModelConfig("lenet", widths=(4, 8), filters=(3, 3), paddings=(1, 1), dense=(16,)),
+    train=TrainConfig(epochs=2, batch_size=64, save_every_seconds=1e6),
+    hyper=Hyperparams(learning_rate=0.1, dropout_rate=0.2, shift=1.0),
+)
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return load(CONFIG.data)
+
+
+@pytest.fixture(scope="module")
+def whole(dataset, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run") / "whole"
+    return running.run(CONFIG, dataset, workdir), workdir
+
+
+def same(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("after", [1, 9, 23, 30])
+def test_a_run_stopped_anywhere_ends_like_the_uninterrupted_one_bit_for_bit(dataset, whole, tmp_path, after):
+    """23 steps are an epoch; the state is saved after every chunk, so steps 9 and 30 resume within an epoch."""
+    finished, workdir = whole
+
+    def stop(description, done, total):
+        if done >= after:
+            raise Stop
+
+    config = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, save_every_seconds=1e-9))
+    with pytest.raises(Stop):
+        running.run(config, dataset, tmp_path, stop)
+    resumed = running.run(config, dataset, tmp_path)
+    same(resumed.states, finished.states)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == (workdir / "metrics.jsonl").read_bytes()
+
+
+def test_what_a_run_folder_holds(whole):
+    finished, workdir = whole
+    assert list(finished.states) == [0, 1, 2]
+    assert [line["epoch"] for line in finished.metrics] == [0, 1, 2]
+    assert finished.metrics[2]["test_error"] < finished.metrics[0]["test_error"] - 0.3
+    record = json.loads((workdir / "config.json").read_text())
+    assert running.read_config(workdir / "config.json") == CONFIG
+    assert len(record["data"]["sha256"]) == 64 and record["versions"]["jax"] == jax.__version__
+
+
+def test_a_finished_run_is_not_trained_again(dataset, whole):
+    finished, workdir = whole
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file() and path.suffix != ".jsonl"}
+    calls = []
+    again = running.run(CONFIG, dataset, workdir, lambda *call: calls.append(call))
+    assert not calls
+    same(again.states, finished.states)
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+
+
+def test_a_folder_of_another_run_is_refused_and_left_alone(dataset, whole, tmp_path):
+    _, workdir = whole
+    other = dataclasses.replace(CONFIG, hyper=Hyperparams(seed=7), train=dataclasses.replace(CONFIG.train, epochs=3))
+    before = sorted(str(path) for path in workdir.rglob("*"))
+    with pytest.raises(InputError, match=r"another config \(train.epochs: 3 here, 2 there; hyper.shift: .*hyper.seed: 7 here"):
+        running.run(other, dataset, workdir)
+    assert sorted(str(path) for path in workdir.rglob("*")) == before
+    (tmp_path / "holiday.jpg").write_text("")
+    with pytest.raises(InputError, match=r"must be new, empty or a run folder"):
+        running.run(CONFIG, dataset, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
+
+
+def test_a_network_that_does_not_fit_writes_nothing(dataset, tmp_path):
+    config = dataclasses.replace(CONFIG, model=ModelConfig("lenet"))
+    with pytest.raises(InputError, match=r"conv2: a 5×5 filter with stride 1 does not fit 4×4"):
+        running.run(config, dataset, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_epoch_that_was_not_kept_is_named(dataset, whole):
+    finished, workdir = whole
+    with Checkpoints(workdir) as checkpoints, pytest.raises(InputError, match=r"has kept \(0, 1, 2\), got 5"):
+        checkpoints.load_epoch(5, finished.states[0])
+
+
+def test_a_torn_last_line_of_metrics_is_left_out(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"epoch": 0}\n{"epoch": 1, "te')
+    assert running.read_metrics(tmp_path) == [{"epoch": 0}]
+    assert running.keep_metrics_until(tmp_path, 0) == {0}
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"epoch": 0}\n'
