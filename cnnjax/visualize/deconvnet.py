@@ -74,8 +74,7 @@ def _evaluate(jaxpr: core.Jaxpr, consts, args, relu: Callable[[Array], Array]) -
         ):
             outputs = _evaluate(inner.jaxpr, inner.consts, inputs, relu)
         else:
-            functions, params = equation.primitive.get_bind_params(equation.params)
-            outputs = equation.primitive.bind(*functions, *inputs, **params)
+            outputs = equation.primitive.bind(*inputs, **equation.primitive.get_bind_params(equation.params))
             outputs = outputs if equation.primitive.multiple_results else [outputs]
         values.update(zip(equation.outvars, outputs, strict=True))
     return [read(variable) for variable in jaxpr.outvars]
