@@ -15,8 +15,6 @@ from typing import Any, NamedTuple
 from cnnjax.config import Config, from_json
 from cnnjax.errors import InputError
 
-SHOWN_AFTER_SECONDS = 0.5  # what is over sooner shows no bar
-
 
 class Arguments(NamedTuple):
     """What a script was told: the config, the run folder, and the script's own options."""
@@ -159,7 +157,7 @@ def _one_line(box: str) -> str:
 class Progress:
     """Bars with the remaining time on standard error; called as `progress(description, done, total)`.
 
-    A bar appears after half a second. Where standard error is no terminal nothing is drawn but a line at the end.
+    Where standard error is no terminal, each bar is drawn once, at the end.
     """
 
     def __init__(self) -> None:
@@ -188,14 +186,15 @@ class Progress:
         self._tasks: dict[str, Any] = {}
 
     def __enter__(self) -> "Progress":
-        self._bars.start()
         return self
 
     def __exit__(self, *_) -> None:
-        self._bars.stop()
+        if self._tasks:  # rich ends even a display that never began with an empty line
+            self._bars.stop()
 
     def __call__(self, description: str, done: int, total: int) -> None:
         if description not in self._tasks:
+            self._bars.start()
             self._tasks[description] = self._bars.add_task(description, total=total, start=True)
         self._bars.update(self._tasks[description], completed=done, total=total)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cnnjax import cli, models
+from cnnjax import cli
 from cnnjax.cli import Arguments, Progress
 from cnnjax.data import batches
 from cnnjax.errors import InputError
@@ -37,18 +37,17 @@ class Options:
 
 
 def main(arguments: Arguments, progress: Progress) -> None:
-    finished, dataset = train.trained(arguments, progress)
-    network, options, folder = finished.network, arguments.options, arguments.workdir / "figures"
-    epochs = tuple(finished.states)
+    config, options, folder = arguments.config, arguments.options, arguments.workdir / "figures"
+    dataset, rows = train.prepared(arguments, progress)
+    fields = {row.name: row.field for row in rows if row.name.startswith("conv") and row.field}
+    if not fields:
+        raise InputError(f"model.name must be a network with convolutions to look into, got {config.model.name!r}")
+    layers = tuple(fields)
+    finished = train.trained(arguments, dataset, progress)
+    network, epochs = finished.network, tuple(finished.states)
     variables = {
         epoch: {"params": state.params, "batch_stats": state.batch_stats} for epoch, state in finished.states.items()
     }
-    rows = {row.name: row for row in models.layers(network, dataset.image_shape)}
-    layers = tuple(name for name in rows if name.startswith("conv"))
-    if not layers:
-        raise InputError(
-            f"model.name must be a network with convolutions to be looked into, got {arguments.config.model.name!r}"
-        )
 
     def feature_maps(variables, images):
         _, maps = network.apply(variables, images)
@@ -64,14 +63,7 @@ def main(arguments: Arguments, progress: Progress) -> None:
         chosen = choose_maps(strongest[epochs[-1]][layer], options.maps, options.maps_seed)
         of_layer = {epoch: strongest[epoch][layer] for epoch in epochs}
         evolutions[layer] = tile_evolution(
-            feature_maps,
-            layer,
-            variables,
-            of_layer,
-            chosen,
-            dataset.train.images,
-            finished.preprocess,
-            rows[layer].field,
+            feature_maps, layer, variables, of_layer, chosen, dataset.train.images, finished.preprocess, fields[layer]
         )
     params = {epoch: state.params for epoch, state in finished.states.items()}
     draw(folder, evolutions, convergence(layers, params, strongest), filters_by_epoch(params, layers[0]), progress)
@@ -79,6 +71,7 @@ def main(arguments: Arguments, progress: Progress) -> None:
 
 
 def filters_by_epoch(params: dict, layer: str) -> np.ndarray:
+    """Kernels of one layer, [epochs, height, width, channels, filters]."""
     return np.stack([np.asarray(of_epoch[layer]["kernel"]) for of_epoch in params.values()])
 
 
@@ -86,23 +79,21 @@ def draw(
     folder: Path, evolutions: dict[str, Evolution], curves: Convergence, kernels: np.ndarray, progress: Progress
 ) -> None:
     """Writes every figure, and the arrays behind it."""
-    epochs, first = curves.epochs, curves.layers[0]
+    epochs, first_to_last = curves.epochs, curves.layers
+    first = first_to_last[0]
     figure = filters_figure.draw(kernels, epochs, first)
     files.save(folder / f"filters_{first}.png", figure, kernels=kernels, epochs=epochs)
     for layer, evolution in progress.over("drawing", list(evolutions.items())):
         dead = evolution.value <= 0
         figure = evolution_figure.draw(evolution.projections, evolution.patches, dead, evolution.maps, epochs, layer)
         files.save(folder / f"evolution_{layer}.png", figure, **evolution._asdict())
-    files.save(folder / "convergence.png", convergence_figure.draw(epochs, *curves_only(curves)), **curves._asdict())
+    figure = convergence_figure.draw(epochs, first_to_last, curves.filter_distance, curves.dead, curves.moved)
+    files.save(folder / "convergence.png", figure, **curves._asdict())
     projections = {layer: evolution.projections for layer, evolution in evolutions.items()}
     dead = {layer: evolution.value <= 0 for layer, evolution in evolutions.items()}
     frames = animation.draw(kernels, projections, dead, epochs, first)
     animation.save(folder / "evolution.gif", frames)
     files.save_arrays(folder / "evolution.npz", kernels=kernels, epochs=epochs, **projections)
-
-
-def curves_only(curves: Convergence) -> tuple:
-    return curves.layers, curves.filter_distance, curves.dead, curves.moved
 
 
 if __name__ == "__main__":

@@ -6,22 +6,31 @@ from cnnjax.data import Dataset, load
 from cnnjax.train import run
 
 
-def trained(arguments: Arguments, progress: Progress) -> tuple[run.Run, Dataset]:
-    """Loads the data, shows the table of layers, and trains; or goes on, or finds the run finished."""
+def prepared(arguments: Arguments, progress: Progress) -> tuple[Dataset, list[models.Layer]]:
+    """Loads the data and shows the table of the network's layers; nothing has been written yet."""
     config = arguments.config
     dataset = load(config.data, progress)
     rows = models.layers(run.build(config, dataset), dataset.image_shape)
-    progress.say(cli.layer_table(rows, f"{config.model.name} on {dataset.name}, a batch of {config.train.batch_size}"))
-    finished = run.run(config, dataset, arguments.workdir, progress)
     progress.say(
-        f"{dataset.name}: test error {100 * finished.metrics[-1]['test_error']:.2f} % after epoch "
-        f"{config.train.epochs}, in {arguments.workdir}"
+        cli.layer_table(rows, f"{config.model.name} on {dataset.name}, {config.train.batch_size} images a step")
     )
-    return finished, dataset
+    return dataset, rows
+
+
+def trained(arguments: Arguments, dataset: Dataset, progress: Progress) -> run.Run:
+    """Trains; or goes on, or finds the run finished."""
+    finished = run.run(arguments.config, dataset, arguments.workdir, progress)
+    last = finished.metrics[-1]
+    progress.say(
+        f"{dataset.name}: test error {100 * last['test_error']:.2f} % after epoch {last['epoch']}, "
+        f"in {arguments.workdir}"
+    )
+    return finished
 
 
 def main(arguments: Arguments, progress: Progress) -> None:
-    trained(arguments, progress)
+    dataset, _ = prepared(arguments, progress)
+    trained(arguments, dataset, progress)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,17 @@ import math
 import jax
 import pytest
 
-from cnnjax.config import Config, DataConfig, Hyperparams, ModelConfig, PhotosConfig, TrainConfig, differences, from_json, to_json
+from cnnjax.config import (
+    Config,
+    DataConfig,
+    Hyperparams,
+    ModelConfig,
+    PhotosConfig,
+    TrainConfig,
+    differences,
+    from_json,
+    to_json,
+)
 from cnnjax.errors import InputError
 
 
@@ -43,7 +53,10 @@ def test_json_with_what_does_not_belong_is_refused_by_name(tree, message):
     [
         (lambda: TrainConfig(epochs=0), "train.epochs must be at least 1, got 0"),
         (lambda: TrainConfig(keep_epochs=(0,)), "train.keep_epochs must be epochs of at least 1"),
-        (lambda: TrainConfig(epochs=2, warmup_epochs=3), r"train.warmup_epochs must be between 0 and train.epochs \(2\)"),
+        (
+            lambda: TrainConfig(epochs=2, warmup_epochs=3),
+            r"train.warmup_epochs must be between 0 and train.epochs \(2\)",
+        ),
         (lambda: ModelConfig(filters=(5, 0)), "model.filters must be numbers of at least 1"),
         (lambda: PhotosConfig(patch_size=97), r"data.photos.patch_size must be at most the tile \(96\), got 97"),
         (lambda: DataConfig(folder="a", npz="b"), "data.folder and data.npz exclude each other"),

@@ -39,7 +39,9 @@ def imported(tree: ast.Module) -> set[str]:
     return names
 
 
-MODULES = sorted(path for path in (ROOT / "cnnjax").rglob("*.py") if path.parent.name != "cnnjax" or path.stem != "__init__")
+MODULES = sorted(
+    path for path in (ROOT / "cnnjax").rglob("*.py") if path.parent.name != "cnnjax" or path.stem != "__init__"
+)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -60,8 +62,10 @@ def test_no_room_imports_the_experiments():
         assert not any(name.split(".")[0] == "experiments" for name in imported(ast.parse(path.read_text()))), path
 
 
-@pytest.mark.parametrize("module", ["cnnjax", "cnnjax.train.run", "cnnjax.data", "cnnjax.cli", "cnnjax.visualize.evolution"])
+@pytest.mark.parametrize(
+    "module", ["cnnjax", "cnnjax.train.run", "cnnjax.data", "cnnjax.cli", "cnnjax.visualize.evolution"]
+)
 def test_heavy_libraries_are_imported_where_they_are_used(module):
-    code = f"import sys, flax.linen, optax; before = set(sys.modules); import {module}; print(*(set(sys.modules) - before))"
+    code = f"import sys, flax.linen, optax; old = set(sys.modules); import {module}; print(*(set(sys.modules) - old))"
     added = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
     assert not {name.split(".")[0] for name in added.split()} & set(HEAVY)

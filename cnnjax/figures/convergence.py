@@ -8,6 +8,15 @@ from jaxtyping import Float
 MARKERS = "osD^vP*X"
 
 
+def half_way(epochs: tuple[int, ...], share: Float[np.ndarray, " epochs"]) -> float:
+    """The epoch at which a curve that starts at 1 first falls to 1/2, by straight lines between the kept epochs."""
+    below = int(np.argmax(share <= 0.5))
+    if below == 0:
+        return float("nan")
+    high, low = share[below - 1], share[below]
+    return float(epochs[below - 1] + (high - 0.5) / (high - low) * (epochs[below] - epochs[below - 1]))
+
+
 def draw(
     epochs: tuple[int, ...],
     layers: tuple[str, ...],
@@ -15,25 +24,34 @@ def draw(
     dead: Float[np.ndarray, "layers epochs"],
     moved: Float[np.ndarray, "layers epochs"],
 ) -> Any:
-    """Three panels with a line a layer; the kept epochs stand at equal distances."""
+    """Three panels with a line a layer; the kept epochs stand at equal distances.
+
+    The cosine distance is drawn as a share of its value at the first epoch: layers that start from large random
+    weights turn by a small angle only, and would lie on the axis.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
+    share = filter_distance / np.where(filter_distance[:, :1] > 0, filter_distance[:, :1], 1)
     panels = (
-        (filter_distance, "cosine distance of the filters\nto those of the last epoch"),
-        (100 * dead, "dead feature maps, %"),
-        (100 * moved, "maps whose strongest image is another\nthan at the epoch before, %"),
+        (
+            share,
+            f"cosine distance of the filters to those of epoch {epochs[-1]},\nas a share of that at epoch {epochs[0]}",
+        ),
+        (100 * dead, "dead feature maps, %\n(zero on every training image)"),
+        (100 * moved, "maps whose strongest image is another\nthan at the kept epoch before, %"),
     )
-    figure = Figure(figsize=(11, 3.8), layout="constrained")
+    figure = Figure(figsize=(12.5, 3.9), layout="constrained")
     positions = range(len(epochs))
     colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(layers)))
     for axes, (curves, title) in zip(figure.subplots(1, 3), panels, strict=True):
         for index, (layer, curve) in enumerate(zip(layers, curves, strict=True)):
-            axes.plot(positions, curve, color=colours[index], marker=MARKERS[index % len(MARKERS)], label=layer, ms=5)
+            label = f"{layer}: half way at\nepoch {half_way(epochs, share[index]):.1f}"
+            axes.plot(positions, curve, color=colours[index], marker=MARKERS[index % len(MARKERS)], label=label, ms=5)
         axes.set_xticks(positions, [str(epoch) for epoch in epochs])
         axes.set_xlabel("epoch")
-        axes.set_title(title, fontsize=10)
-        axes.set_ylim(bottom=0)
+        axes.set_title(title, fontsize=9)
+        axes.set_ylim(0, 1.05 * max(1.0 if curves is share else 10.0, np.nan_to_num(curves).max()))
         axes.grid(alpha=0.3)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", frameon=False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
     return figure

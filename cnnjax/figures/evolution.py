@@ -27,7 +27,7 @@ def draw(
 
     rows, columns, height, width, _ = projections.shape
     cell = min(0.62, 9.0 / rows)
-    figure = Figure(figsize=(2 * columns * cell + 1.6, rows * cell + 1.2), layout="constrained")
+    figure = Figure(figsize=(2 * columns * cell + 1.8, rows * cell + 1.6), layout="constrained")
     for axes, shown, title in zip(
         figure.subplots(1, 2),
         (project_contrast(projections), patches / 255),
@@ -42,15 +42,13 @@ def draw(
         for row, column in np.argwhere(dead):
             axes.text(across[column], down[row], "dead", ha="center", va="center", fontsize=6, color="0.3")
         axes.xaxis.tick_top()
-        axes.xaxis.set_label_position("top")
-        axes.set_xlabel(f"{title}, by epoch")
+        axes.set_title(f"{title}, by epoch", fontsize=10)
         axes.set_ylabel("feature map")
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
     figure.suptitle(f"Strongest activation of each map of {layer} over all training images", fontsize=11)
     figure.supxlabel(
-        f"each tile is what the unit sees, {height}×{width} px; projections: mid grey 0, contrast by tile",
-        fontsize=8,
+        f"each tile is what the unit sees, {height}×{width} px; projections: mid grey 0, contrast by tile", fontsize=8
     )
     return figure
 

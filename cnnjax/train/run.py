@@ -35,7 +35,7 @@ class Run(NamedTuple):
     metrics: list[dict[str, float]]  # a line an epoch, epoch 0 included
 
 
-def build(config: Config, dataset: Dataset) -> nn.Module:
+def build(config: Config, dataset: Dataset) -> models.ConvNet:
     """The network of the config for the images of the data set, checked to fit."""
     return models.build(config.model, dataset.image_shape, dataset.num_classes)
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 from jaxtyping import Array, Float, Int, UInt8
@@ -21,7 +22,7 @@ from cnnjax.data.randomness import Purpose, address
 from cnnjax.train.losses import LOSSES
 from cnnjax.train.optimizers import kernels, learning_rate, make_optimizer
 
-Preprocess = Callable[[UInt8[Array, "batch height width channels"]], Float[Array, "batch height width channels"]]
+Preprocess = Callable[[UInt8[Array | np.ndarray, "batch height width channels"]], Float[Array, "batch height width channels"]]
 
 
 class Metrics(NamedTuple):
@@ -95,7 +96,7 @@ def make_train_step(
                 rngs={"dropout": address(hyper.seed, Purpose.DROPOUT, epoch, state.step)},
                 mutable=["batch_stats"],
             )
-            losses = loss_function(logits, batch.labels, hyper.label_smoothing)
+            losses = loss_function(logits, jnp.asarray(batch.labels), hyper.label_smoothing)
             mean = jnp.sum(losses * mask) / jnp.sum(mask)
             return mean, (losses, logits, changed.get("batch_stats", {}))
 
@@ -150,7 +151,7 @@ def make_evaluate(network: nn.Module, config: TrainConfig, preprocess: Preproces
             logits, _ = network.apply(
                 {"params": state.params, "batch_stats": state.batch_stats}, preprocess(batch.images)
             )
-            losses = loss_function(logits, batch.labels, hyper.label_smoothing)
+            losses = loss_function(logits, jnp.asarray(batch.labels), hyper.label_smoothing)
             return jax.tree.map(jnp.add, total, batch_metrics(losses, logits, batch))
 
         return lax.fori_loop(0, steps, body, zero_metrics())

@@ -14,7 +14,9 @@ import jax.numpy as jnp
 from jax.extend import core
 from jaxtyping import Array, Float, Int
 
+from cnnjax import ops
 from cnnjax.errors import InputError
+from cnnjax.models import ConvNet
 
 Rule = Literal["gradient", "deconvnet", "guided"]
 
@@ -64,7 +66,7 @@ def _evaluate(jaxpr: core.Jaxpr, consts, args, relu: Callable[[Array], Array]) -
 
     for equation in jaxpr.eqns:
         inputs = [read(variable) for variable in equation.invars]
-        inner = equation.params.get("jaxpr") or equation.params.get("call_jaxpr")
+        inner: Any = equation.params.get("jaxpr") or equation.params.get("call_jaxpr")
         if _is_relu(equation):
             outputs = [relu(next(x for v, x in zip(equation.invars, inputs, strict=True) if not _is_zero(v)))]
         elif equation.primitive.name == "jit" and equation.params["name"] in PASSED_UNCHANGED:
@@ -126,3 +128,50 @@ def project(
     index = (jnp.arange(images.shape[0]), *jnp.moveaxis(units, 1, 0))
     # All other units of the layer are set to zero, the other maps included.
     return backward(jnp.zeros_like(activations).at[index].set(activations[index]))[0]
+
+
+def project_by_switches(
+    network: ConvNet,
+    variables: Any,
+    images: Float[Array, "batch height width channels"],
+    layer: str,
+    units: Int[Array, "batch axes"],
+) -> Float[Array, "batch height width channels"]:
+    """The deconvnet as the paper draws it (figure 1): unpool by switches, rectify, filter transposed, layer by layer.
+
+    The same as `project`, for this project's plain networks; kept to be read, and to check the other by.
+
+    Raises:
+        InputError: for a layer that is no convolution or pool of the network.
+    """
+    steps: list[tuple[str, Callable[[Array], Array]]] = []  # from the image upwards: how to come down through a step
+    x = images
+    for number, spec in enumerate(network.convolutions, 1):
+        params = variables["params"][f"conv{number}"]
+        window = {"strides": spec.stride, "padding": spec.padding, "rounding": network.rounding}
+
+        def filter_transposed(signal, kernel=params["kernel"], size=x.shape[1:3], window=window):
+            return ops.conv_transpose(jnp.maximum(signal, 0), kernel, size, **window)
+
+        steps.append((f"conv{number}", filter_transposed))
+        x = jax.nn.relu(ops.conv(x, params["kernel"], **window) + params["bias"])
+        if layer == f"conv{number}":
+            break
+        if spec.pool is not None:
+            pool = {"strides": spec.pool.stride, "padding": spec.pool.padding, "rounding": network.rounding}
+            pooled, switches = ops.max_pool_with_switches(x, spec.pool.window, **pool)
+            steps.append((f"pool{number}", lambda signal, s=switches, size=x.shape[1:3]: ops.unpool(signal, s, size)))
+            x = pooled
+            if layer == f"pool{number}":
+                break
+        if spec.norm == "batch":
+            raise InputError(f"layer must be below norm{number}: batch normalization has no switches, got {layer!r}")
+        if spec.norm == "lrn":
+            x = ops.local_response_norm(x)
+    else:
+        raise InputError(f"layer must be one of {', '.join(name for name, _ in steps)}, got {layer!r}")
+    index = (jnp.arange(images.shape[0]), *jnp.moveaxis(jnp.asarray(units), 1, 0))
+    signal = jnp.zeros_like(x).at[index].set(x[index])
+    for _, down in reversed(steps):
+        signal = down(signal)
+    return signal

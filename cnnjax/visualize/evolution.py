@@ -4,7 +4,7 @@ For every kept epoch and feature map: the strongest activation over all training
 and that one activation projected to the pixels with that epoch's weights and its image's switches.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from cnnjax import ops
 from cnnjax.geometry import ReceptiveField
 from cnnjax.visualize.deconvnet import project
 
-FeatureMaps = Callable[[Any, Array], dict[str, Array]]  # (variables, images) -> activations by layer
+FeatureMaps = Callable[[Any, Array], Mapping[str, Any]]  # (variables, images) -> activations by layer
 
 
 class Strongest(NamedTuple):

@@ -28,7 +28,8 @@ def test_zfnet_is_the_network_of_figure_3():
     assert [maps[name].shape[1] for name in names] == [110, 55, 26, 13, 13, 13, 13, 6]
     assert logits.shape == (1, 1000)
     rows = {row.name: row for row in models.layers(network, (224, 224, 3))}
-    assert list(rows) == "conv1 pool1 norm1 conv2 pool2 norm2 conv3 conv4 conv5 pool5 fc6 fc7 fc8".split()
+    order = "conv1 pool1 norm1 conv2 pool2 norm2 conv3 conv4 conv5 pool5 fc6 fc7 fc8"
+    assert " ".join(rows) == order
     assert sum(row.multiply_adds for row in rows.values()) == 1_168_032_896
     assert [rows[name].field.size for name in names] == [7, 11, 27, 43, 75, 107, 139, 171]
     assert [rows[name].field.jump for name in names] == [2, 4, 8, 16, 16, 16, 16, 32]
@@ -122,7 +123,9 @@ def test_dropout_is_off_in_evaluation_and_traced_in_training():
     images = jax.random.normal(jax.random.key(1), (4, 8, 8, 1))
     variables = network.init(jax.random.key(0), images)
     apply = jax.jit(
-        lambda rate: network.apply(variables, images, train=True, dropout_rate=rate, rngs={"dropout": jax.random.key(2)})[0]
+        lambda rate: network.apply(
+            variables, images, train=True, dropout_rate=rate, rngs={"dropout": jax.random.key(2)}
+        )[0]
     )
     still = network.apply(variables, images)[0]
     np.testing.assert_allclose(apply(0.0), still, rtol=1e-5)

@@ -67,7 +67,9 @@ def test_what_a_run_folder_holds(whole):
 
 def test_a_finished_run_is_not_trained_again(dataset, whole):
     finished, workdir = whole
-    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file() and path.suffix != ".jsonl"}
+    before = {
+        path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file() and path.suffix != ".jsonl"
+    }
     calls = []
     again = running.run(CONFIG, dataset, workdir, lambda *call: calls.append(call))
     assert not calls
@@ -79,7 +81,9 @@ def test_a_folder_of_another_run_is_refused_and_left_alone(dataset, whole, tmp_p
     _, workdir = whole
     other = dataclasses.replace(CONFIG, hyper=Hyperparams(seed=7), train=dataclasses.replace(CONFIG.train, epochs=3))
     before = sorted(str(path) for path in workdir.rglob("*"))
-    with pytest.raises(InputError, match=r"another config \(train.epochs: 3 here, 2 there; hyper.shift: .*hyper.seed: 7 here"):
+    with pytest.raises(
+        InputError, match=r"another config \(train.epochs: 3 here, 2 there; hyper.shift: .*hyper.seed: 7 here"
+    ):
         running.run(other, dataset, workdir)
     assert sorted(str(path) for path in workdir.rglob("*")) == before
     (tmp_path / "holiday.jpg").write_text("")

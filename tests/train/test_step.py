@@ -86,7 +86,9 @@ def test_a_member_under_vmap_is_the_run_alone(network, data):
         return chunk(hyper, initial_state(network, CONFIG, hyper, SHAPE), *data, 0, 3)
 
     rates = jnp.array([0.01, 0.1])
-    members = jax.vmap(lambda rate, seed: dataclasses.replace(HYPER, learning_rate=rate, seed=seed))(rates, jnp.arange(2))
+    members = jax.vmap(lambda rate, seed: dataclasses.replace(HYPER, learning_rate=rate, seed=seed))(
+        rates, jnp.arange(2)
+    )
     together = jax.jit(jax.vmap(trained))(members)
     for index in range(2):
         alone = jax.jit(trained)(jax.tree.map(lambda leaf: leaf[index], members))

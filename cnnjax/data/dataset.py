@@ -1,0 +1,143 @@
+"""What every source of images ends in: two splits of uint8 images with integer labels, checked once.
+
+Images are uint8 `[n, height, width, channels]`, grey levels 0..255; labels are int32 `[n]`, indices into `class_names`.
+"""
+
+import concurrent.futures
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float32, Int32, UInt8
+
+from cnnjax.errors import InputError
+
+_HASH_BLOCK = 1 << 24  # bytes; blocks are hashed in threads, and a memory-mapped array never stands in memory whole
+_MEAN_BLOCK = 1024  # images
+
+
+@dataclasses.dataclass(frozen=True, eq=False)  # eq=False: arrays have no single truth value
+class Split:
+    """Images and their labels; the arrays may be memory-mapped and read-only."""
+
+    images: UInt8[np.ndarray, "n height width channels"]
+    labels: Int32[np.ndarray, " n"]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """A training and a test split with the same classes and the same image shape. Build it with `checked_dataset`."""
+
+    name: str
+    class_names: tuple[str, ...]
+    train: Split
+    test: Split
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels)."""
+        height, width, channels = self.train.images.shape[1:]
+        return height, width, channels
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+
+def checked_dataset(
+    name: str, class_names: Sequence[str], *, train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]
+) -> Dataset:
+    """The data set of these arrays, each split an (images, labels) pair.
+
+    Args:
+        name: stands in error messages, run folders and figures.
+        class_names: the name of each label, at least two.
+        train, test: uint8 images [n, height, width, 1 or 3] and integer labels [n]; labels become int32.
+
+    Raises:
+        InputError: for the first rule that is broken, with the index of the first bad label.
+    """
+    if len(class_names) < 2:
+        raise InputError(f"{name}: the number of classes must be at least 2, got {len(class_names)}")
+    splits = {
+        split: Split(_checked_images(name, split, images), _checked_labels(name, split, labels, images, class_names))
+        for split, (images, labels) in (("train", train), ("test", test))
+    }
+    shapes = {split: part.images.shape[1:] for split, part in splits.items()}
+    if shapes["train"] != shapes["test"]:
+        raise InputError(
+            f"{name}: training and test images must have one shape, got {shapes['train']} and {shapes['test']}"
+        )
+    return Dataset(name, tuple(class_names), splits["train"], splits["test"])
+
+
+def _checked_images(name: str, split: str, images: np.ndarray) -> np.ndarray:
+    if images.dtype != np.uint8:
+        raise InputError(f"{name}: {split} images must be uint8, got {images.dtype}")
+    if images.ndim != 4 or images.shape[3] not in (1, 3):
+        raise InputError(
+            f"{name}: {split} images must have shape [n, height, width, 1 or 3 channels], got {list(images.shape)}"
+        )
+    if 0 in images.shape:
+        raise InputError(
+            f"{name}: the {split} split must hold at least 1 image of at least 1 pixel, got {images.shape}"
+        )
+    return images
+
+
+def _checked_labels(
+    name: str, split: str, labels: np.ndarray, images: np.ndarray, class_names: Sequence[str]
+) -> np.ndarray:
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise InputError(f"{name}: {split} labels must be integers, got {labels.dtype}")
+    if labels.shape != images.shape[:1]:
+        raise InputError(
+            f"{name}: {split} labels must be one for each of the {len(images)} images, got shape {list(labels.shape)}"
+        )
+    bad = np.flatnonzero((labels < 0) | (labels >= len(class_names)))
+    if bad.size:
+        raise InputError(
+            f"{name}: {split} labels must be in [0, {len(class_names)}), got {labels[bad[0]]} at index {bad[0]}"
+        )
+    return labels.astype(np.int32, copy=False)
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """SHA-256, as hexadecimal text, over class names, shapes, pixels and labels: equal if and only if the data are.
+
+    The name of the set is left out, so the same arrays from another place have the same fingerprint.
+    """
+    arrays = [dataset.train.images, dataset.train.labels, dataset.test.images, dataset.test.labels]
+    whole = hashlib.sha256(repr(dataset.class_names).encode())
+    for array in arrays:
+        whole.update(f"{array.dtype.str}{array.shape}".encode())
+        whole.update(array_sha256(array).encode())
+    return whole.hexdigest()
+
+
+def array_sha256(array: np.ndarray) -> str:
+    """SHA-256 over the SHA-256 of each block of 16 MiB, so that all cores share the work (hashlib releases the GIL)."""
+    flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    blocks = [flat[start : start + _HASH_BLOCK] for start in range(0, flat.size, _HASH_BLOCK)]
+    whole = hashlib.sha256()
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        for digest in pool.map(lambda block: hashlib.sha256(block).digest(), blocks):
+            whole.update(digest)
+    return whole.hexdigest()
+
+
+def mean_image(train: Split) -> Float32[np.ndarray, "height width channels"]:
+    """The mean over the training images of each pixel and channel, in grey levels, exact before it is rounded.
+
+    Works through blocks of images, so that its memory does not grow with the number of images.
+
+    Source: Zeiler & Fergus 2014, section 3 ("subtracting the per-pixel mean across all images").
+    """
+    total = np.zeros(train.images.shape[1:], np.uint64)
+    for start in range(0, len(train), _MEAN_BLOCK):
+        total += train.images[start : start + _MEAN_BLOCK].sum(axis=0, dtype=np.uint32)  # 1024 * 255 < 2^32
+    return (total / len(train)).astype(np.float32)

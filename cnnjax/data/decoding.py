@@ -1,0 +1,145 @@
+"""Many encoded images (files or bytes) into one uint8 array a split, in a thread pool."""
+
+import io
+import itertools
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+
+from cnnjax.data.images import fit, mode_channels
+from cnnjax.errors import InputError
+
+# Checked from the header, before the memory is asked for: a file of some kilobytes can declare gigabytes of pixels.
+MAX_PIXELS = 64_000_000
+_CHUNK = 256  # images decoded between two writes; bounds the memory
+
+Allocate = Callable[[str, tuple[int, ...]], np.ndarray]  # (split, shape) -> uint8 array to be filled
+
+
+class Encoded(NamedTuple):
+    """One image as it was found; `name` stands in error messages."""
+
+    name: str
+    content: Path | bytes
+
+
+class Fitting(NamedTuple):
+    """What is done to every image; see `images.fit`."""
+
+    image_size: int | None
+    channels: int | None
+    upright: bool  # turn as the EXIF orientation says
+
+
+class _Decoded(NamedTuple):
+    name: str
+    channels: int  # of the file, before it was fitted
+    pixels: UInt8[np.ndarray, "height width channels"]
+
+
+def decode_splits(
+    splits: Mapping[str, tuple[int, Iterable[Encoded]]],
+    fitting: Fitting,
+    allocate: Allocate,
+    progress: Callable[[str, int, int], None] | None,
+    *,
+    name: str,
+    source: str,
+) -> dict[str, UInt8[np.ndarray, "n height width channels"]]:
+    """The images of each split, in their order, in an array that `allocate(split, shape)` provides.
+
+    Args:
+        splits: for each split the number of images and the images, which are read as they are needed.
+        progress: called with ("decode NAME", done, total over all splits).
+        name: of the data set.
+        source: the argument that the images come from, for errors.
+
+    Raises:
+        InputError: naming the image that cannot be decoded or has more than MAX_PIXELS pixels; naming two images of
+            different sizes (or one grey and one colour image) where the fitting does not settle it.
+    """
+    total, done = sum(count for count, _ in splits.values()), 0
+    first: _Decoded | None = None  # every image is compared with the first of all
+    arrays: dict[str, np.ndarray] = {}
+    # Pillow's warnings about odd metadata help nobody here; the one about size must not pass. Set around the pool,
+    # because filters are global to the process.
+    with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        _filter_warnings()
+        for split, (count, images) in splits.items():
+            position = 0
+            for chunk in _chunks(images):
+                for decoded in pool.map(lambda image: _decode(image, fitting, source), chunk):
+                    first = first or decoded
+                    _require_alike(first, decoded, fitting)
+                    if split not in arrays:
+                        arrays[split] = allocate(split, (count, *first.pixels.shape))
+                    arrays[split][position] = decoded.pixels
+                    position += 1
+                done += len(chunk)
+                if progress:
+                    progress(f"decode {name}", done, total)
+    return arrays
+
+
+def _filter_warnings() -> None:
+    from PIL import Image
+
+    warnings.simplefilter("ignore")
+    warnings.simplefilter("error", Image.DecompressionBombWarning)
+
+
+def _chunks(images: Iterable[Encoded]) -> Iterator[list[Encoded]]:
+    iterator = iter(images)
+    while chunk := list(itertools.islice(iterator, _CHUNK)):
+        yield chunk
+
+
+def _decode(encoded: Encoded, fitting: Fitting, source: str) -> _Decoded:
+    from PIL import Image, ImageOps
+
+    content = io.BytesIO(encoded.content) if isinstance(encoded.content, bytes) else encoded.content
+    try:
+        with Image.open(content) as image:
+            channels = mode_channels(image.mode)
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError
+            if fitting.image_size is not None:
+                # A JPEG is decoded at a fraction of its size, but not below twice the size wanted.
+                image.draft(image.mode, (2 * fitting.image_size, 2 * fitting.image_size))
+            upright = ImageOps.exif_transpose(image) if fitting.upright else image
+            pixels = fit(upright, image_size=fitting.image_size, channels=fitting.channels)
+            return _Decoded(encoded.name, channels, pixels)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InputError(
+            f"{source}: an image must have at most {MAX_PIXELS:,} pixels, but {encoded.name} has more"
+        ) from error
+    except Image.UnidentifiedImageError as error:
+        raise InputError(f"{source}: {encoded.name} is not an image that Pillow can read") from error
+    except Exception as error:  # a damaged file makes Pillow's plugins raise nearly anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{source}: {encoded.name} cannot be decoded: {reason}") from error
+
+
+def _require_alike(first: _Decoded, other: _Decoded, fitting: Fitting) -> None:
+    if fitting.channels is None and first.channels != other.channels:
+        kind = {1: "grey", 3: "colour"}
+        raise InputError(
+            f"data.channels must be given (1: grey, 3: RGB) for images of mixed modes:"
+            f" {first.name} is {kind[first.channels]}, {other.name} is {kind[other.channels]}"
+        )
+    if first.pixels.shape != other.pixels.shape:
+        raise InputError(
+            f"data.image_size must be given for images of mixed sizes:"
+            f" {first.name} has {_side_text(first)} pixels, {other.name} has {_side_text(other)}"
+        )
+
+
+def _side_text(decoded: _Decoded) -> str:
+    height, width, _ = decoded.pixels.shape
+    return f"{width}x{height}"

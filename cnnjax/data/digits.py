@@ -1,0 +1,29 @@
+"""The embedded data set of 1,797 handwritten digits, 8x8 grey, that scikit-learn ships."""
+
+import numpy as np
+
+from cnnjax.config import DataConfig
+from cnnjax.data.dataset import Dataset, checked_dataset
+from cnnjax.data.images import fit_arrays
+from cnnjax.data.splits import stratified_split
+
+_WHITE = 16  # the largest value in scikit-learn's file
+
+
+def load(config: DataConfig) -> Dataset:
+    """Grey levels 0..16 become round(v * 255 / 16); split by class with `config.test_fraction` and `config.split_seed`.
+
+    Source: E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten Digits, UCI 1998; `sklearn.datasets.load_digits`.
+    """
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    grey = np.rint(images.reshape(-1, 8, 8, 1) * (255 / _WHITE)).astype(np.uint8)
+    grey = fit_arrays(grey, image_size=config.image_size, channels=config.channels)
+    train, test = stratified_split(labels, test_fraction=config.test_fraction, seed=config.split_seed, name="digits")
+    return checked_dataset(
+        "digits",
+        [str(digit) for digit in range(10)],
+        train=(grey[train], labels[train]),
+        test=(grey[test], labels[test]),
+    )

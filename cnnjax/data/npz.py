@@ -1,0 +1,127 @@
+"""Images and labels from one NumPy file: x_train, y_train, x_test, y_test, and class_names if it has them."""
+
+import lzma
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from cnnjax.config import DataConfig
+from cnnjax.data.dataset import Dataset, checked_dataset
+from cnnjax.data.images import fit_arrays
+from cnnjax.errors import InputError
+
+_ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+# What NumPy and zipfile raise for a file that is cut short, damaged, encrypted, or of an absurd declared size.
+_UNREADABLE = (
+    OSError, ValueError, EOFError, KeyError, NotImplementedError, RuntimeError, MemoryError, OverflowError,
+    SyntaxError, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
+)  # fmt: skip
+
+
+def load(config: DataConfig) -> Dataset:
+    """The arrays of the file `config.npz`; pickled objects are never loaded.
+
+    x: uint8 (or bool: 0 and 255), [n, height, width] or [n, height, width, 1 or 3].
+    y: integers [n] or [n, 1]. class_names: text [classes]; without it the classes are called "0", "1", ….
+
+    Raises:
+        InputError: for a missing file, an unreadable one, a missing array, a wrong type or shape, a label out of range.
+    """
+    path = Path(config.npz or "").expanduser()
+    arrays = _read(path)
+    (x_train, y_train), (x_test, y_test) = (
+        (_images(path, f"x_{part}", arrays[f"x_{part}"]), _labels(path, f"y_{part}", arrays[f"y_{part}"]))
+        for part in ("train", "test")
+    )
+    names = _class_names(path, arrays.get("class_names"), y_train, y_test)
+    # Checked first as the file has it, so that `fit_arrays` sees nothing but good images.
+    dataset = checked_dataset(path.stem, names, train=(x_train, y_train), test=(x_test, y_test))
+    fitted = {
+        part: (fit_arrays(split.images, image_size=config.image_size, channels=config.channels), split.labels)
+        for part, split in (("train", dataset.train), ("test", dataset.test))
+    }
+    return checked_dataset(path.stem, names, **fitted)
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise InputError(
+            f"data.npz must be a file, got {str(path)!r}, which {'is a folder' if path.is_dir() else 'does not exist'}"
+        )
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"data.npz must be a file that numpy.savez wrote, got {str(path)!r}, which is no npz archive")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            missing = [name for name in _ARRAYS if name not in archive.files]
+            if missing:
+                raise InputError(
+                    f"data.npz must hold {', '.join(_ARRAYS)}; {str(path)!r} lacks {', '.join(missing)}"
+                    f" and has {', '.join(archive.files) or 'nothing'}"
+                )
+            return {name: _member(path, archive, name) for name in (*_ARRAYS, "class_names") if name in archive.files}
+    except InputError:
+        raise
+    except _UNREADABLE as error:
+        raise InputError(f"data.npz: {str(path)!r} cannot be read: {_one_line(error)}") from error
+
+
+def _member(path: Path, archive, name: str) -> np.ndarray:
+    try:
+        return archive[name]
+    except _UNREADABLE as error:
+        if "allow_pickle" in str(error):
+            reason = "holds Python objects, which are never unpickled; save it as numbers or text"
+        else:
+            reason = f"cannot be read: {_one_line(error)}"
+        raise InputError(f"data.npz: {name} in {str(path)!r} {reason}") from error
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _images(path: Path, name: str, images: np.ndarray) -> np.ndarray:
+    if images.dtype == np.bool_:
+        images = images.astype(np.uint8) * np.uint8(255)
+    if images.dtype != np.uint8:
+        raise InputError(
+            f"data.npz: {name} in {str(path)!r} must be uint8 (grey levels 0..255) or bool, got {images.dtype}"
+        )
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or images.shape[3] not in (1, 3):
+        raise InputError(
+            f"data.npz: {name} in {str(path)!r} must have shape [n, height, width] or [n, height, width, 1 or 3],"
+            f" got {list(images.shape)}"
+        )
+    return images
+
+
+def _labels(path: Path, name: str, labels: np.ndarray) -> np.ndarray:
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
+        raise InputError(
+            f"data.npz: {name} in {str(path)!r} must be integers of shape [n] or [n, 1],"
+            f" got {labels.dtype} {list(labels.shape)}"
+        )
+    return labels
+
+
+def _class_names(path: Path, names: np.ndarray | None, *labels: np.ndarray) -> list[str]:
+    if names is None:
+        largest = max((int(part.max()) for part in labels if part.size), default=-1)
+        images = sum(part.size for part in labels)
+        if largest >= images:  # else a stray label such as 10^9 would ask for as many names and output units
+            raise InputError(
+                f"data.npz: labels in {str(path)!r} must be less than the number of images ({images}), got {largest}"
+            )
+        return [str(label) for label in range(largest + 1)]
+    if names.dtype.kind not in "US" or names.ndim != 1:
+        raise InputError(
+            f"data.npz: class_names in {str(path)!r} must be text of shape [classes],"
+            f" got {names.dtype} {list(names.shape)}"
+        )
+    return [name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in names.tolist()]

@@ -1,0 +1,48 @@
+"""Seeded choices on the host: which image goes to the test, where a patch is cut.
+
+NumPy promises never to change the numbers of `RandomState`, unlike those of `default_rng`, so a split is the same on
+every machine and with every version.
+"""
+
+import numpy as np
+
+from cnnjax.errors import InputError
+
+
+def random_state(seed: int, *address: int) -> np.random.RandomState:
+    """A generator that is a function of (seed, address): independent streams for different addresses.
+
+    Args:
+        seed: any integer of at least 0, however large.
+        address: integers of at least 0, such as the index of a class.
+    """
+    return np.random.RandomState(np.random.MT19937(np.random.SeedSequence([seed, *address])))
+
+
+def stratified_split(
+    labels: np.ndarray, *, test_fraction: float, seed: int, name: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the training and of the test images, both ascending, each class in the same proportion.
+
+    Of a class of n images, round(n * test_fraction) go to the test, but at least 1 and at most n - 1.
+
+    Args:
+        labels: integers of at least 0, [n].
+        test_fraction: in (0, 1).
+        seed: at least 0.
+        name: of the data set, for the error.
+
+    Raises:
+        InputError: for a label below 0; if a class has a single image, which cannot be in both splits.
+    """
+    if labels.size and labels.min() < 0:
+        raise InputError(f"{name}: labels must be at least 0, got {labels.min()} at index {labels.argmin()}")
+    test = []
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        if len(members) < 2:
+            raise InputError(f"{name}: a seeded split needs at least 2 images of each class, got 1 of class {label}")
+        count = min(max(round(len(members) * test_fraction), 1), len(members) - 1)
+        test.append(random_state(seed, int(label)).permutation(members)[:count])
+    test_indices = np.sort(np.concatenate(test))
+    return np.setdiff1d(np.arange(len(labels)), test_indices), test_indices

@@ -1,0 +1,95 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from cnnjax.config import DataConfig
+from cnnjax.data import load
+from cnnjax.errors import InputError
+
+IMAGES = np.random.RandomState(0).randint(0, 256, (6, 4, 5), np.uint8)
+ARRAYS = {"x_train": IMAGES, "y_train": np.arange(6) % 3, "x_test": IMAGES[:3], "y_test": np.arange(3)}
+
+
+@pytest.fixture
+def config_of(tmp_path):
+    def write(**change) -> DataConfig:
+        arrays = {name: array for name, array in {**ARRAYS, **change}.items() if array is not None}
+        np.savez(tmp_path / "mine.npz", **arrays)
+        return DataConfig(npz=str(tmp_path / "mine.npz"))
+
+    return write
+
+
+def test_npz_gives_the_arrays_of_the_file(config_of):
+    dataset = load(config_of())
+    np.testing.assert_array_equal(dataset.train.images, IMAGES[..., None])
+    np.testing.assert_array_equal(dataset.test.labels, [0, 1, 2])
+    assert (dataset.name, dataset.class_names) == ("mine", ("0", "1", "2"))
+
+
+def test_npz_takes_bool_images_labels_in_a_column_and_class_names(config_of):
+    names = np.array(["Ä", "b", "c"])
+    dataset = load(config_of(x_train=IMAGES > 100, y_train=ARRAYS["y_train"][:, None], class_names=names))
+    np.testing.assert_array_equal(dataset.train.images[..., 0], np.where(IMAGES > 100, 255, 0))
+    np.testing.assert_array_equal(dataset.train.labels, ARRAYS["y_train"])
+    assert dataset.class_names == ("Ä", "b", "c")
+
+
+def test_npz_images_are_fitted(config_of):
+    config = dataclasses.replace(config_of(), image_size=8, channels=3)
+    assert load(config).image_shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"y_test": None}, "lacks y_test and has x_train, y_train, x_test"),
+        ({"x_train": IMAGES / 255}, r"x_train in '.*' must be uint8 \(grey levels 0..255\) or bool, got float64"),
+        ({"x_train": IMAGES[0]}, r"\[n, height, width, 1 or 3\], got \[4, 5\]"),
+        ({"x_test": IMAGES[:3, None]}, r"got \[3, 1, 4, 5\]"),
+        ({"y_train": np.arange(5)}, r"train labels must be one for each of the 6 images, got shape \[5\]"),
+        ({"y_train": np.arange(6) / 2}, r"y_train in '.*' must be integers of shape \[n\] or \[n, 1\], got float64"),
+        ({"y_test": np.array([0, 1, -1])}, r"test labels must be in \[0, 3\), got -1 at index 2"),
+        ({"y_test": np.array([0, 1, 10**9])}, r"must be less than the number of images \(9\), got 1000000000"),
+        ({"class_names": np.array(["a", "b"])}, r"train labels must be in \[0, 2\), got 2 at index 2"),
+        ({"class_names": np.arange(3)}, "class_names in '.*' must be text of shape"),
+        ({"y_train": np.zeros(6, int), "y_test": np.zeros(3, int)}, "number of classes must be at least 2, got 1"),
+        ({"x_test": IMAGES[:3, :3]}, r"one shape, got \(4, 5, 1\) and \(3, 5, 1\)"),
+        ({"x_train": IMAGES[:0], "y_train": np.arange(0)}, "the train split must hold at least 1 image"),
+        ({"y_train": np.array([{}] * 6)}, "y_train in '.*' holds Python objects, which are never unpickled"),
+    ],
+)
+def test_npz_refuses(config_of, change, message):
+    with pytest.raises(InputError, match=message) as error:
+        load(config_of(**change))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "which does not exist"), (b"no archive", "which is no npz archive"), (b"", "which is no npz archive")],
+)
+def test_npz_refuses_what_is_no_npz_file(tmp_path, content, message):
+    path = tmp_path / "mine.npz"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=f"data.npz .*{message}"):
+        load(DataConfig(npz=str(path)))
+
+
+def test_npz_refuses_a_folder_and_a_damaged_archive(tmp_path, config_of):
+    with pytest.raises(InputError, match="which is a folder"):
+        load(DataConfig(npz=str(tmp_path)))
+    config = config_of()
+    content = bytearray((tmp_path / "mine.npz").read_bytes())
+    content[150:200] = bytes(50)
+    (tmp_path / "mine.npz").write_bytes(content)
+    with pytest.raises(InputError, match=r"data\.npz: .*cannot be read"):
+        load(config)
+
+
+def test_npz_refuses_a_single_array(tmp_path):
+    np.save(tmp_path / "mine.npy", IMAGES)
+    with pytest.raises(InputError, match="which is no npz archive"):
+        load(DataConfig(npz=str(tmp_path / "mine.npy")))

@@ -1,0 +1,61 @@
+"""The main job, small: two epochs on the digits."""
+
+import dataclasses
+import subprocess
+import sys
+
+import numpy as np
+from PIL import Image
+
+from cnnjax import cli, models
+from cnnjax.config import TrainConfig
+from cnnjax.data import load
+from experiments import filter_evolution
+
+
+class Quiet:
+    def __call__(self, description, done, total):
+        pass
+
+    def over(self, description, things):
+        return iter(things)
+
+    def say(self, text):
+        pass
+
+
+def test_the_study_writes_every_figure_with_its_numbers(tmp_path):
+    config = dataclasses.replace(cli.load_config("digits"), train=TrainConfig(epochs=2, keep_epochs=(1, 40)))
+    arguments = cli.Arguments(config, tmp_path / "run", filter_evolution.Options(maps=5))
+    filter_evolution.main(arguments, Quiet())
+    folder = tmp_path / "run" / "figures"
+    names = {path.name for path in folder.iterdir()}
+    pictures = {"filters_conv1.png", "evolution_conv1.png", "evolution_conv2.png", "convergence.png", "evolution.gif"}
+    assert names == pictures | {name.rsplit(".", 1)[0] + ".npz" for name in pictures}
+    with Image.open(folder / "evolution.gif") as picture:
+        assert picture.n_frames == 3  # epochs 0, 1, 2
+    dataset = load(config.data)
+    network = models.build(config.model, dataset.image_shape, dataset.num_classes)
+    with np.load(folder / "evolution_conv2.npz") as arrays:
+        side = {row.name: row for row in models.layers(network, dataset.image_shape)}["conv2"].field.size
+        side = min(side, dataset.image_shape[0])
+        assert arrays["projections"].shape == (5, 3, side, side, 1)
+        assert list(arrays["epochs"]) == [0, 1, 2]
+        assert (arrays["image"] < len(dataset.train)).all()
+
+
+def test_an_mlp_has_no_convolution_to_look_into(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "experiments.filter_evolution",
+        "--config",
+        "digits",
+        "--workdir",
+        str(tmp_path / "run"),
+    ]
+    arguments = ["--model.name", "mlp", "--model.widths", "None", "--model.filters", "None", "--model.paddings", "None"]
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: model.name must be a network with convolutions")
+    assert not (tmp_path / "run").exists()

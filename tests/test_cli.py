@@ -1,0 +1,78 @@
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+
+from cnnjax import cli
+from cnnjax.config import Config, Hyperparams, to_json
+from cnnjax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Own:
+    maps: int = 12
+
+
+def test_options_change_the_config_they_name():
+    told = cli.parse(
+        ["--config", "digits", "--train.epochs", "8", "--train.keep-epochs", "1", "2", "--maps", "3"], Own()
+    )
+    assert told.config.train.epochs == 8 and told.config.train.keep_epochs == (1, 2)
+    assert told.config.data.name == "digits" and told.options.maps == 3
+    assert str(told.workdir) == "runs/digits"
+    assert cli.parse(["--config=photos", "--workdir", "a b"]).workdir.name == "a b"
+    assert cli.parse(["--hyper.filter-rms", "inf"]).config.hyper.filter_rms == float("inf")
+
+
+@pytest.mark.parametrize("name", cli.known_configs())
+def test_every_config_loads_and_goes_through_json(name, tmp_path):
+    config = cli.load_config(name)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"config": to_json(config)}))
+    assert cli.load_config(str(path)) == config
+
+
+def test_a_python_file_is_a_config_too(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("from cnnjax.config import *\nCONFIG = Config(hyper=Hyperparams(seed=5))\n")
+    assert cli.parse(["--config", str(path)]).config == Config(hyper=Hyperparams(seed=5))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config", "photo"], "--config must be one of cifar10, digits, fashion_mnist, photos, .* got 'photo'"),
+        (["--config"], "--config must be followed by"),
+        (["--config", "nowhere.py"], "--config must name a file that exists, got nowhere.py"),
+        (["--config", "nowhere.json"], "--config must name a run's config.json, got nowhere.json"),
+        (["--train.epoch", "3"], "Unrecognized options: --train.epoch"),
+        (["--train.epochs", "three"], "--train.epochs: invalid literal .*'three'"),
+        (["--train.loss", "hinge"], "invalid choice 'hinge' for argument '--train.loss'"),
+        (["--train.epochs", "0"], "train.epochs must be at least 1, got 0"),
+        (["--hyper.learning-rate", "nan"], "hyper.learning_rate must be between 0 and 1000, got nan"),
+    ],
+)
+def test_bad_input_is_one_line_that_names_it(arguments, message):
+    with pytest.raises(InputError, match=message) as error:
+        cli.parse(arguments, Own())
+    assert "\n" not in str(error.value)
+
+
+def test_a_json_that_is_no_config_is_refused(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text('{"config": {"train": {"epochz": 3}}}')
+    with pytest.raises(InputError, match="train.epochz is not a field of the config; known here: epochs,"):
+        cli.load_config(str(path))
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--train.epochs", "-1"], ["--model.strides", "9", "1", "1", "1", "1", "--model.rounding", "exact"]]
+)
+def test_a_script_ends_with_status_2_one_line_and_nothing_written(arguments, tmp_path):
+    command = [sys.executable, "-m", "experiments.train", "--workdir", str(tmp_path / "run"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,92 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnnjax.data import Split, batches
+from cnnjax.geometry import ReceptiveField
+from cnnjax.visualize.evolution import Strongest, choose_maps, crop, make_look, strongest_activations, tile_evolution
+
+
+def preprocess(images):
+    return images.astype(jnp.float32) / 16
+
+
+def two_layers(variables, images):
+    """A layer that is the image itself, scaled, and a dense one."""
+    return {"conv1": variables * images, "fc2": jnp.sum(images, axis=(1, 2)) - 40}
+
+
+@pytest.fixture
+def split():
+    images = np.random.default_rng(0).integers(0, 256, (11, 4, 5, 3), dtype=np.uint8)
+    images[4] = images[9]  # a tie between two images
+    return Split(images, np.zeros(11, np.int32))
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 11, 64])
+def test_the_strongest_activation_by_a_plain_loop_whatever_the_batch(split, batch_size):
+    found = strongest_activations(make_look(two_layers, preprocess), 2.0, batches(split, batch_size))
+    for channel in range(3):
+        value, image, row, column = max(
+            (split.images[i, r, c, channel] / 8, -i, -r, -c) for i in range(11) for r in range(4) for c in range(5)
+        )
+        assert found["conv1"].value[channel] == pytest.approx(value)
+        assert (found["conv1"].image[channel], *found["conv1"].unit[channel]) == (-image, -row, -column)
+        sums = split.images[..., channel].sum(axis=(1, 2)) / 16 - 40
+        assert found["fc2"].image[channel] == np.argmax(sums)
+    assert found["fc2"].unit.shape == (3, 0)
+
+
+def test_padding_of_the_last_batch_never_wins(split):
+    negative = make_look(lambda variables, images: {"conv1": images - 100}, preprocess)
+    found = strongest_activations(negative, None, batches(split, 8))
+    assert found["conv1"].value.max() < 0 and found["conv1"].image.max() < 11
+
+
+def test_maps_are_chosen_by_the_seed_and_dead_ones_only_to_fill_up():
+    strongest = Strongest(np.array([0, 1, 0, 2, 3, 0, 4.0]), np.zeros(7, int), np.zeros((7, 2), int))
+    for seed in range(5):
+        assert set(choose_maps(strongest, 3, seed)) <= {1, 3, 4, 6}
+        assert {1, 3, 4, 6} <= set(choose_maps(strongest, 6, seed))
+        assert list(choose_maps(strongest, 99, seed)) == list(range(7))
+    np.testing.assert_array_equal(choose_maps(strongest, 3, 1), choose_maps(strongest, 3, 1))
+    assert len({tuple(choose_maps(strongest, 3, seed)) for seed in range(20)}) > 1
+
+
+@pytest.mark.parametrize(
+    ("unit", "rows", "columns"), [((0, 0), (0, 2), (0, 2)), ((1, 2), (1, 4), (3, 6)), ((3, 3), (5, 8), (5, 8))]
+)
+def test_a_crop_is_the_receptive_field_and_nan_outside(unit, rows, columns):
+    """Field 3, jump 2, start 0: unit p sees pixels 2p - 1 to 2p + 1 of 8."""
+    image = np.arange(64.0).reshape(8, 8, 1)
+    tile = crop(image, ReceptiveField(3, 2, 0.0), np.array(unit))
+    seen = image[slice(*rows), slice(*columns)]
+    assert tile.shape == (3, 3, 1)
+    np.testing.assert_array_equal(tile[~np.isnan(tile)], seen.ravel())
+    if unit == (0, 0):
+        assert np.isnan(tile[0]).all() and np.isnan(tile[:, 0]).all()
+
+
+def test_a_unit_that_sees_more_than_the_image_shows_all_of_it():
+    image = np.zeros((8, 6, 3))
+    assert crop(image, ReceptiveField(9, 4, 0.0), np.array([0, 0])).shape == (8, 6, 3)
+    assert crop(image, ReceptiveField(3, 1, 0.0), np.array([], int)).shape == (8, 6, 3)
+
+
+def test_tiles_hold_the_projection_of_that_activation_and_its_patch(split):
+    """A layer that is the scaled image: the projection of a unit is `scale * activation` at that pixel alone."""
+    look = make_look(two_layers, preprocess)
+    variables = {0: 2.0, 3: 5.0}
+    strongest = {epoch: strongest_activations(look, v, batches(split, 4))["conv1"] for epoch, v in variables.items()}
+    field = ReceptiveField(1, 1, 0.0)
+    evolution = tile_evolution(two_layers, "conv1", variables, strongest, [0, 2], split.images, preprocess, field)
+    assert evolution.projections.shape == (2, 2, 1, 1, 3)
+    for row, channel in enumerate((0, 2)):
+        for column, (epoch, scale) in enumerate(variables.items()):
+            found = strongest[epoch]
+            pixel = split.images[found.image[channel], *found.unit[channel]]
+            np.testing.assert_array_equal(evolution.patches[row, column, 0, 0], pixel)
+            expected = np.zeros(3)
+            expected[channel] = scale * scale * pixel[channel] / 16
+            np.testing.assert_allclose(evolution.projections[row, column, 0, 0], expected, rtol=1e-6)
+            assert evolution.value[row, column] == pytest.approx(scale * pixel[channel] / 16)
