@@ -22,7 +22,9 @@ from cnnjax.data.randomness import Purpose, address
 from cnnjax.train.losses import LOSSES
 from cnnjax.train.optimizers import kernels, learning_rate, make_optimizer
 
-Preprocess = Callable[[UInt8[Array | np.ndarray, "batch height width channels"]], Float[Array, "batch height width channels"]]
+Preprocess = Callable[
+    [UInt8[Array | np.ndarray, "batch height width channels"]], Float[Array, "batch height width channels"]
+]
 
 
 class Metrics(NamedTuple):
@@ -46,7 +48,7 @@ class TrainState(NamedTuple):
 
 def make_preprocess(mean: Float[Array, "height width channels"], unit: float) -> Preprocess:
     """uint8 images to the network's input: the mean image subtracted, `unit` grey levels counted as 1."""
-    return lambda images: (images.astype(jnp.float32) - mean) / unit
+    return lambda images: (jnp.asarray(images).astype(jnp.float32) - mean) / unit
 
 
 def zero_metrics() -> Metrics:

@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from tensorflow_datasets.core import registered
 from tensorflow_datasets.core.download.checksums import compute_url_info
-from test_published import idx
+from tests.data.test_published import idx
 
 from cnnjax.config import DataConfig
 from cnnjax.data import Dataset, fingerprint, load
