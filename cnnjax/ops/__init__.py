@@ -1,0 +1,27 @@
+"""The operations of convolutional networks: pure functions for 1, 2 and 3 spatial dimensions, channels last.
+
+Each has one public name; which form runs on which backend and shape is decided inside, by rules that stand with
+their measurements in the code. All are differentiable in forward and reverse mode, in any order, under jit, vmap
+and scan.
+"""
+
+from cnnjax.ops.compiler import compiler_options, jit
+from cnnjax.ops.convolution import conv, conv_transpose
+from cnnjax.ops.dense import dense, dropout
+from cnnjax.ops.normalization import local_response_norm
+from cnnjax.ops.pooling import Pooled, avg_pool, max_pool, max_pool_with_switches, unpool
+
+__all__ = [
+    "Pooled",
+    "avg_pool",
+    "compiler_options",
+    "conv",
+    "conv_transpose",
+    "dense",
+    "dropout",
+    "jit",
+    "local_response_norm",
+    "max_pool",
+    "max_pool_with_switches",
+    "unpool",
+]

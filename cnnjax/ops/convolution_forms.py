@@ -1,0 +1,303 @@
+"""How a face of the convolution's trilinear form is computed, by backend and shape.
+
+`plain` is what XLA makes of a convolution and its gradients; it stays on GPU and TPU. `for_cpu` holds the rules for a
+CPU. Both are called while a program is lowered (windowed_product.py); nothing here is differentiated.
+"""
+
+import functools
+import math
+import operator
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from cnnjax.geometry import effective_window
+
+_DIMENSION_NUMBERS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
+
+# Up to this many in channels a filter's matrix product is thin enough to be widened, by this many columns.
+FEW_CHANNELS = 4
+WIDENED_COLUMNS = 4
+
+
+def plain(lhs, rhs, *, face, windows):
+    """XLA's own convolution, and XLA's own gradients of it."""
+
+    def convolve(images, kernel):
+        return lax.conv_general_dilated(
+            images,
+            kernel,
+            windows.strides,
+            windows.padding,
+            rhs_dilation=windows.dilation,
+            dimension_numbers=_DIMENSION_NUMBERS[len(windows.window)],
+            feature_group_count=windows.groups,
+        )
+
+    return _face_of(convolve, lhs, rhs, face, windows)
+
+
+def for_cpu(lhs, rhs, *, face, windows):
+    """The form that is fastest on a CPU.
+
+    Groups run one after another, since XLA's grouped convolution is slow (performance.md, section 4), and a depthwise
+    convolution, whose groups have one channel each, as one multiplication for each offset of the window.
+    """
+    if 0 in (*lhs.shape, *rhs.shape):
+        return plain(lhs, rhs, face=face, windows=windows)
+    if windows.groups == 1:
+        return _ungrouped(lhs, rhs, face, windows)
+    in_channels = {"output": lhs.shape[-1], "images": rhs.shape[-2] * windows.groups, "kernel": lhs.shape[-1]}[face]
+    if in_channels == windows.groups:
+        return _face_of(functools.partial(_shifted, windows=windows), lhs, rhs, face, windows)
+    return _groups_in_turn(lhs, rhs, face, windows)
+
+
+def _face_of(convolve, lhs, rhs, face, windows):
+    """The wanted face of `convolve` (images, kernel) -> output, by linear transposition."""
+    if face == "output":
+        return convolve(lhs, rhs)
+    if face == "images":
+        images = jax.ShapeDtypeStruct((lhs.shape[0], *windows.spatial, rhs.shape[-2] * windows.groups), lhs.dtype)
+        return jax.linear_transpose(lambda images: convolve(images, rhs), images)(lhs)[0]
+    kernel = jax.ShapeDtypeStruct((*windows.window, lhs.shape[-1] // windows.groups, rhs.shape[-1]), lhs.dtype)
+    return jax.linear_transpose(lambda kernel: convolve(lhs, kernel), kernel)(rhs)[0]
+
+
+def _ungrouped(lhs, rhs, face, windows):
+    """Every number of dimensions becomes two, since XLA:CPU is fast at nothing else."""
+    if len(windows.window) == 1:
+        return _as_one_row(lhs, rhs, face, windows)
+    if len(windows.window) == 3:
+        return _by_depth(lhs, rhs, face, windows)
+    if face == "kernel":
+        return _kernel_gradient(lhs, rhs, windows)
+    if face == "images":
+        # Interleaving zeros into the cotangent multiplies by them: 108 -> 80 ms for 7×7/2 on 16×224×224×3, 120 ->
+        # 86 ms for 5×5/2 on 16×55×55×96 (performance.md, section 2). Strides with dilation keep the zeros: rare.
+        if max(windows.strides) > 1 and max(windows.dilation) == 1:
+            return _image_gradient_by_phase(lhs, rhs, windows)
+        return _image_gradient(lhs, rhs, windows)
+    # With a stride the gain is 0 to 0.1 (7×7/2: 4.2 -> 3.7 ms on 128×32×32×3 -> 32) or a loss (16×224×224×3 -> 96).
+    if lhs.shape[-1] <= FEW_CHANNELS and windows.strides[1] == 1 and windows.dilation[1] == 1 < windows.window[1]:
+        return _widened(lhs, rhs, windows)
+    return _canonical(lhs, rhs, windows.strides, windows.padding, windows.dilation)
+
+
+def _canonical(images, kernel, strides, padding, kernel_dilation=(1, 1), image_dilation=(1, 1)):
+    """A convolution in two dimensions as XLA:CPU's library takes it.
+
+    It knows these dimension numbers only. XLA brings others into this form, but not inside a loop, where the gradient
+    of a kernel then takes 29–198 times as long (performance.md, section 1). Negative padding cuts rows off.
+    """
+    cut = [(min(low, 0), min(high, 0), 0) for low, high in padding]
+    if max(image_dilation) == 1 and any(low or high for low, high, _ in cut):
+        images = lax.pad(images, jnp.zeros((), images.dtype), ((0, 0, 0), *cut, (0, 0, 0)))
+        padding = [(max(low, 0), max(high, 0)) for low, high in padding]
+    return lax.conv_general_dilated(
+        images,
+        kernel,
+        strides,
+        padding,
+        lhs_dilation=image_dilation,
+        rhs_dilation=kernel_dilation,
+        dimension_numbers=_DIMENSION_NUMBERS[2],
+    )
+
+
+def _as_one_row(lhs, rhs, face, windows):
+    """One dimension as an image one row high.
+
+    64×8000×16, filter 9, 16 out channels: output 63 -> 20 ms, gradients 20 -> 20 and 82 -> 73 ms.
+    """
+    kernel_axis, image_axis = 0, 1
+    lhs = jnp.expand_dims(lhs, image_axis)
+    rhs = jnp.expand_dims(rhs, image_axis if face == "kernel" else kernel_axis)
+    row = windows._replace(
+        spatial=(1, *windows.spatial),
+        window=(1, *windows.window),
+        strides=(1, *windows.strides),
+        padding=((0, 0), *windows.padding),
+        dilation=(1, *windows.dilation),
+    )
+    return jnp.squeeze(_ungrouped(lhs, rhs, face, row), kernel_axis if face == "kernel" else image_axis)
+
+
+def _by_depth(lhs, rhs, face, windows):
+    """Three dimensions as a sum over the filter's depth of convolutions in two, the images' depth in the batch.
+
+    16×32×32×32×8, filter 3, 16 out channels: output 536 -> 216 ms, gradients 945 -> 169 and 187 -> 64 ms.
+    """
+    flat = windows._replace(
+        **{name: getattr(windows, name)[1:] for name in ("spatial", "window", "strides", "padding", "dilation")}
+    )
+    depth = windows.window[0]
+    if face == "images":
+        products = [_on_slices(lhs, rhs[offset], face, flat) for offset in range(depth)]
+        return functools.reduce(
+            operator.add, [_spread_depth(product, offset, windows) for offset, product in enumerate(products)]
+        )
+    slices = [_depth_slices(lhs, offset, windows) for offset in range(depth)]
+    if face == "kernel":
+        outputs = rhs.reshape(-1, *rhs.shape[2:])
+        return jnp.stack([_ungrouped(part.reshape(-1, *part.shape[2:]), outputs, face, flat) for part in slices])
+    products = [_on_slices(part, rhs[offset], face, flat) for offset, part in enumerate(slices)]
+    return functools.reduce(operator.add, products)
+
+
+def _on_slices(volumes, kernel, face, flat):
+    """[batch, depth, height, width, channels], each slice by itself."""
+    product = _ungrouped(volumes.reshape(-1, *volumes.shape[2:]), kernel, face, flat)
+    return product.reshape(*volumes.shape[:2], *product.shape[1:])
+
+
+def _depth_slices(images, offset, windows):
+    """The slice at `offset` of every window along the depth."""
+    (low, high), stride, output = windows.padding[0], windows.strides[0], windows.output[0]
+    start = offset * windows.dilation[0]
+    padded = lax.pad(images, jnp.zeros((), images.dtype), ((0, 0, 0), (low, high, 0), *((0, 0, 0),) * 3))
+    return lax.slice_in_dim(padded, start, start + (output - 1) * stride + 1, stride, axis=1)
+
+
+def _spread_depth(slices, offset, windows):
+    """The transpose of `_depth_slices`."""
+    stride = windows.strides[0]
+    before = offset * windows.dilation[0] - windows.padding[0][0]
+    after = windows.spatial[0] - before - (windows.output[0] - 1) * stride - 1
+    zero = jnp.zeros((), slices.dtype)
+    return lax.pad(slices, zero, ((0, 0, 0), (before, after, stride - 1), *((0, 0, 0),) * 3))
+
+
+def _widened(images, kernel, windows):
+    """Four neighbouring columns of the output at once, as channels: a thicker matrix product.
+
+    Four columns of the images become channels too, which costs no copy, and the kernel holds four shifted copies of
+    the filter with zeros between. To the plain form: 5×5 on 64×28×28×1 -> 8 0.31, 128×28×28×1 -> 32 0.48, 64×32×32×3
+    -> 32 0.67, 3×3 on 128×32×32×3 -> 64 0.99 (2 and 8 columns: 0.77 and 1.3 on average).
+    """
+    columns, (height, width) = WIDENED_COLUMNS, windows.window
+    batch, rows, size, in_channels = images.shape
+    out_height, out_width = windows.output
+    taps = -(-(width + columns - 1) // columns)
+    out_blocks = -(-out_width // columns)
+    blocks = out_blocks + taps - 1
+    low, _ = windows.padding[1]
+    fill = ((0, 0, 0), (0, 0, 0), (low, blocks * columns - size - low, 0), (0, 0, 0))
+    padded = lax.pad(images, jnp.zeros((), images.dtype), fill)
+    shifted = [
+        jnp.pad(kernel, ((0, 0), (column, taps * columns - width - column), (0, 0), (0, 0)))
+        for column in range(columns)
+    ]
+    outputs = _canonical(
+        padded.reshape(batch, rows, blocks, columns * in_channels),
+        jnp.stack(shifted, 3).reshape(height, taps, columns * in_channels, columns * kernel.shape[-1]),
+        (windows.strides[0], 1),
+        (windows.padding[0], (0, 0)),
+        (windows.dilation[0], 1),
+    )
+    return outputs.reshape(batch, out_height, out_blocks * columns, -1)[:, :, :out_width]
+
+
+def _flip(kernel):
+    """The kernel backwards in space, its channels exchanged: [height, width, in, out] -> [height, width, out, in]."""
+    return jnp.flip(kernel, (0, 1)).swapaxes(-1, -2)
+
+
+def _image_gradient(cotangent, kernel, windows):
+    """images[j] = sum over k of cotangent[(j + low - k·dilation) / stride] · kernel[k], as a convolution."""
+    padding = []
+    for size, output, window, stride, (low, _), dilation in _by_dimension(windows):
+        before = effective_window(window, dilation) - 1 - low
+        padding.append((before, size - 1 + low - (output - 1) * stride))
+    return _canonical(cotangent, _flip(kernel), (1, 1), padding, windows.dilation, windows.strides)
+
+
+def _kernel_gradient(images, cotangent, windows):
+    """kernel[k] = sum over o of images[o·stride + k·dilation - low] · cotangent[o], as a convolution.
+
+    The batch is the channel that is summed over, the in channels are the batch.
+    """
+    padding = []
+    for size, output, window, stride, (low, _), dilation in _by_dimension(windows):
+        padding.append((low, (window - 1) * dilation + (output - 1) * stride + 1 - size - low))
+    images = jnp.moveaxis(images, (0, -1), (-1, 0))
+    kernel = jnp.moveaxis(cotangent, 0, -2)
+    return jnp.moveaxis(_canonical(images, kernel, windows.dilation, padding, windows.strides), 0, -2)
+
+
+def _image_gradient_by_phase(cotangent, kernel, windows):
+    """As `_image_gradient`, without the zeros between the rows of the cotangent.
+
+    Padded image row j = stride·u + phase receives kernel rows k = phase + stride·t from cotangent rows u - t: one
+    convolution of stride 1 over t makes all phases as channels, which are then put between one another.
+    """
+    taps, first, blocks, padding = [], [], [], []
+    for size, output, window, stride, (low, _), _ in _by_dimension(windows):
+        tap, start, end = -(-window // stride), low // stride, (size - 1 + low) // stride
+        taps.append(tap)
+        first.append(low - start * stride)
+        blocks.append(end - start + 1)
+        padding.append((tap - 1 - start, end - (output - 1)))
+    phases = _canonical(cotangent, _phase_kernel(kernel, taps, windows.strides), (1, 1), padding)
+    images = _interleave(phases, blocks, windows.strides)
+    height, width = windows.spatial
+    return images[:, first[0] : first[0] + height, first[1] : first[1] + width]
+
+
+def _phase_kernel(kernel, taps, strides):
+    """[height, width, in, out] -> [*taps backwards, out, phases·in]."""
+    missing = [(0, tap * stride - size) for tap, stride, size in zip(taps, strides, kernel.shape[:2], strict=True)]
+    padded = jnp.pad(kernel, (*missing, (0, 0), (0, 0)))
+    split = padded.reshape(taps[0], strides[0], taps[1], strides[1], *kernel.shape[2:])
+    by_tap = jnp.flip(split, (0, 2)).transpose(0, 2, 5, 1, 3, 4)
+    return by_tap.reshape(*taps, kernel.shape[-1], math.prod(strides) * kernel.shape[-2])
+
+
+def _interleave(phases, blocks, strides):
+    """Depth to space: [batch, *blocks, strides·channels] -> [batch, *(blocks·strides), channels]."""
+    split = phases.reshape(phases.shape[0], *blocks, *strides, -1).transpose(0, 1, 3, 2, 4, 5)
+    return split.reshape(phases.shape[0], blocks[0] * strides[0], blocks[1] * strides[1], -1)
+
+
+def _by_dimension(windows):
+    return zip(
+        windows.spatial, windows.output, windows.window, windows.strides, windows.padding, windows.dilation, strict=True
+    )
+
+
+def _shifted(images, kernel, windows):
+    """Depthwise convolution, the sum over the window's offsets of a shifted image times one weight a channel.
+
+    images [batch, *spatial, groups], kernel [*window, 1, groups·multiplier] -> [batch, *output, groups·multiplier].
+    """
+    multiplier = kernel.shape[-1] // windows.groups
+    padding = [(low, max(high, 0), 0) for low, high in windows.padding]
+    zero = jnp.zeros((), images.dtype)
+    padded = lax.pad(images, zero, ((0, 0, 0), *padding, (0, 0, 0)))
+    weights = kernel.reshape(*windows.window, windows.groups, multiplier)
+    batch, channels = images.shape[0], windows.groups
+    total = jnp.zeros((batch, *windows.output, channels, multiplier), images.dtype)
+    for offset in _offsets(windows.window):
+        starts = [step * dilation for step, dilation in zip(offset, windows.dilation, strict=True)]
+        ends = [
+            start + (output - 1) * stride + 1
+            for start, output, stride in zip(starts, windows.output, windows.strides, strict=True)
+        ]
+        shifted = lax.slice(padded, (0, *starts, 0), (batch, *ends, channels), (1, *windows.strides, 1))
+        total = total + shifted[..., None] * weights[offset]
+    return total.reshape(batch, *windows.output, channels * multiplier)
+
+
+def _offsets(window):
+    if not window:
+        return [()]
+    return [(first, *rest) for first in range(window[0]) for rest in _offsets(window[1:])]
+
+
+def _groups_in_turn(lhs, rhs, face, windows):
+    single = windows._replace(groups=1)
+    lhs_groups = jnp.split(lhs, windows.groups, axis=-1)
+    rhs_groups = jnp.split(rhs, windows.groups, axis=-1)
+    results = [_ungrouped(left, right, face, single) for left, right in zip(lhs_groups, rhs_groups, strict=True)]
+    return jnp.concatenate(results, axis=-1)

@@ -1,0 +1,82 @@
+"""Normalization across channels."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+from cnnjax.errors import InputError
+
+
+def local_response_norm(
+    x: Float[Array, "*batch channels"],
+    *,
+    size: int = 5,
+    bias: float = 2.0,
+    alpha: float = 1e-4,
+    beta: float = 0.75,
+    alpha_over_n: bool = False,
+) -> Float[Array, "*batch channels"]:
+    """x / (bias + alpha · sum of the squares of `size` neighbouring channels) ** beta.
+
+    The window is centred on the channel (for an even size one more below than above) and cut off at the first and
+    last channel. The numbers are static.
+
+    Args:
+        size: channels in the window, at least 1.
+        alpha_over_n: divide alpha by `size`, as cuda-convnet, Caffe and PyTorch do; the paper does not.
+
+    Raises:
+        InputError: size below 1, or bias not above 0.
+
+    Source: Krizhevsky, Sutskever, Hinton 2012, section 3.3.
+    """
+    if size < 1:
+        raise InputError(f"size must be at least 1, got {size}")
+    if not bias > 0:
+        raise InputError(f"bias must be above 0, got {bias}")
+    scale = alpha / size if alpha_over_n else alpha
+    return _named(jnp.asarray(x), size, bias, scale, beta)
+
+
+def _local_response_norm(x, size: int, bias: float, alpha: float, beta: float):
+    return x * _inverse_power(bias + alpha * _neighbour_sum(x * x, size), beta)
+
+
+# Under a `jit` of its own the operation keeps its name in a jaxpr, where the deconvnet looks for it.
+_local_response_norm.__name__ = _local_response_norm.__qualname__ = "local_response_norm"
+_named = jax.jit(_local_response_norm, static_argnums=(1, 2, 3, 4))
+
+
+def _neighbour_sum(squares, size: int):
+    """Sums over neighbouring channels, as a product with a banded matrix of ones."""
+    channels = squares.shape[-1]
+    distance = np.arange(channels)[None, :] - np.arange(channels)[:, None]  # column: the channel that is summed for
+    band = (-((size - 1) // 2) <= distance) & (distance <= size // 2)
+    return lax.dot_general(
+        squares,
+        jnp.asarray(band, squares.dtype),
+        (((squares.ndim - 1,), (0,)), ((), ())),
+        precision=lax.Precision.HIGHEST,
+    )
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _inverse_power(x, beta: float):
+    """x ** -beta for x > 0; square roots where they do it, since a power is a logarithm and an exponential."""
+    if beta == 0.75:
+        root = lax.rsqrt(x)
+        return root * lax.sqrt(root)
+    if beta == 0.5:
+        return lax.rsqrt(x)
+    return x**-beta
+
+
+@_inverse_power.defjvp
+def _inverse_power_jvp(beta: float, primals, tangents):
+    (x,), (tangent,) = primals, tangents
+    power = _inverse_power(x, beta)
+    return power, tangent * (-beta * power / x)

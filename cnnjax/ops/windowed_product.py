@@ -1,0 +1,179 @@
+"""Convolution as one primitive whose derivatives are itself.
+
+A convolution and its two gradients are the three faces of one trilinear form: with images x, kernel w and the output's
+cotangent g,
+
+    form(x, w, g) = sum over b, o, k, i, c of  x[b, o·stride + k·dilation - low, i] · w[k, i, c] · g[b, o, c].
+
+Leave out one of the three and what remains is the array that the other two make: the *output* from (x, w), the
+gradient for the *images* from (g, w), the gradient for the *kernel* from (x, g). Each face is bilinear and its
+transposes are the other two faces, so derivatives of any order, in either mode, never leave this file; none of them
+is ever written with dimension numbers or dilations that XLA:CPU has no library for.
+
+Groups split the channels: the in channels in order into groups, the out channels in the same order.
+
+Under `vmap`, members that have only images of their own are folded into the batch, members that have only a kernel
+of their own into its out (or in) channels, and members with both run one after another inside the program. XLA's rule,
+a grouped convolution, runs 2.4–5.6 times as long as that on a CPU (reference: performance.md, sections 4 and 8).
+"""
+
+import functools
+import math
+from typing import Literal, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax import core
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from cnnjax.geometry import Pair, effective_window
+from cnnjax.ops import compiler, convolution_forms
+
+Face: TypeAlias = Literal["output", "images", "kernel"]
+
+# Members that run one after another are unrolled up to this count: 0.64–0.79 of a single step each, but compile time
+# grows with them; beyond, a loop at 0.93–1.06 and constant compile time (performance.md, section 4: 8 members).
+UNROLLED_MEMBERS = 16
+
+
+class Windows(NamedTuple):
+    """The static part of a convolution, one entry a spatial dimension. `high` padding may be negative: rows unused."""
+
+    spatial: tuple[int, ...]
+    window: tuple[int, ...]
+    strides: tuple[int, ...]
+    padding: tuple[Pair, ...]
+    dilation: tuple[int, ...]
+    groups: int = 1
+
+    @property
+    def output(self) -> tuple[int, ...]:
+        return tuple(
+            (size + low + high - effective_window(window, dilation)) // stride + 1
+            for size, window, stride, (low, high), dilation in zip(*self[:5], strict=True)
+        )
+
+
+def windowed_product(lhs: jax.Array, rhs: jax.Array, *, face: Face, windows: Windows) -> jax.Array:
+    """One face of the form: (images, kernel) -> output, (output, kernel) -> images or (images, output) -> kernel."""
+    return windowed_product_p.bind(lhs, rhs, face=face, windows=windows)
+
+
+windowed_product_p = Primitive("windowed_product")
+
+
+def _result_shape(lhs_shape: tuple[int, ...], rhs_shape: tuple[int, ...], face: Face, windows: Windows):
+    if face == "output":
+        return (lhs_shape[0], *windows.output, rhs_shape[-1])
+    if face == "images":
+        return (lhs_shape[0], *windows.spatial, rhs_shape[-2] * windows.groups)
+    return (*windows.window, lhs_shape[-1] // windows.groups, rhs_shape[-1])
+
+
+@windowed_product_p.def_abstract_eval
+def _abstract(lhs, rhs, *, face: Face, windows: Windows):
+    return core.ShapedArray(_result_shape(lhs.shape, rhs.shape, face, windows), lhs.dtype)
+
+
+@windowed_product_p.def_impl
+def _evaluate(lhs, rhs, *, face: Face, windows: Windows):
+    if jax.config.jax_disable_jit:  # type: ignore[attr-defined]  # the compiled form would come back here
+        return convolution_forms.plain(lhs, rhs, face=face, windows=windows)
+    return _compiled(face, windows)(lhs, rhs)
+
+
+@functools.cache
+def _compiled(face: Face, windows: Windows):
+    return compiler.jit(functools.partial(windowed_product, face=face, windows=windows))
+
+
+# Lowering: XLA's own forms everywhere (they are the right ones on a GPU or TPU), other forms on a CPU.
+mlir.register_lowering(windowed_product_p, mlir.lower_fun(convolution_forms.plain, multiple_results=False))
+mlir.register_lowering(
+    windowed_product_p, mlir.lower_fun(convolution_forms.for_cpu, multiple_results=False), platform="cpu"
+)
+
+# face -> the faces that give the left and the right operand's cotangent
+_TRANSPOSES: dict[Face, tuple[Face, Face]] = {
+    "output": ("images", "kernel"),
+    "images": ("output", "kernel"),
+    "kernel": ("images", "output"),
+}
+
+
+def _transpose_lhs(cotangent, lhs, rhs, *, face: Face, windows: Windows):
+    # images face: (output, kernel); its output's cotangent is that of images, so the operands keep their places
+    operands = {"output": (cotangent, rhs), "images": (cotangent, rhs), "kernel": (rhs, cotangent)}[face]
+    return windowed_product(*operands, face=_TRANSPOSES[face][0], windows=windows)
+
+
+def _transpose_rhs(cotangent, lhs, rhs, *, face: Face, windows: Windows):
+    operands = {"output": (lhs, cotangent), "images": (cotangent, lhs), "kernel": (lhs, cotangent)}[face]
+    return windowed_product(*operands, face=_TRANSPOSES[face][1], windows=windows)
+
+
+ad.defbilinear(windowed_product_p, _transpose_lhs, _transpose_rhs)
+
+
+def _batch(operands, axes, *, face: Face, windows: Windows):
+    lhs, rhs = operands
+    lhs_axis, rhs_axis = axes
+    lhs = lhs if lhs_axis is None else jnp.moveaxis(lhs, lhs_axis, 0)
+    rhs = rhs if rhs_axis is None else jnp.moveaxis(rhs, rhs_axis, 0)
+    product = functools.partial(windowed_product, face=face, windows=windows)
+    if rhs_axis is None and face != "kernel":
+        return _members_in_batch(product, lhs, rhs), 0
+    if lhs_axis is not None and rhs_axis is not None:
+        return _members_in_turn(product, lhs, rhs), 0
+    if windows.groups > 1:  # channels of a group must stay together, which folding would break
+        return _one_shared(product, lhs, rhs, lhs_axis is None), 0
+    if face == "output":  # members in the kernel's out channels
+        return _unfold(product(lhs, _fold(rhs, -1)), rhs.shape[0], -1), 0
+    if face == "images":  # members in the kernel's in channels
+        return _unfold(product(lhs, _fold(rhs, -2)), rhs.shape[0], -1), 0
+    if rhs_axis is None:  # members in the images' channels
+        return _unfold(product(_fold(lhs, -1), rhs), lhs.shape[0], -2), 0
+    return _unfold(product(lhs, _fold(rhs, -1)), rhs.shape[0], -1), 0
+
+
+batching.primitive_batchers[windowed_product_p] = _batch
+
+
+def _members_in_batch(product, lhs, rhs):
+    folded = lhs.reshape(math.prod(lhs.shape[:2]), *lhs.shape[2:])
+    result = product(folded, rhs)
+    return result.reshape(*lhs.shape[:2], *result.shape[1:])
+
+
+def _members_in_turn(product, lhs, rhs):
+    if lhs.shape[0] > UNROLLED_MEMBERS:
+        return jax.lax.map(lambda operands: product(*operands), (lhs, rhs))
+    return jnp.stack([product(lhs[member], rhs[member]) for member in range(lhs.shape[0])])
+
+
+def _one_shared(product, lhs, rhs, lhs_is_shared: bool):
+    members = rhs if lhs_is_shared else lhs
+
+    def one(member):
+        return product(lhs, member) if lhs_is_shared else product(member, rhs)
+
+    if members.shape[0] > UNROLLED_MEMBERS:
+        return jax.lax.map(one, members)
+    return jnp.stack([one(members[member]) for member in range(members.shape[0])])
+
+
+def _fold(array, axis: int):
+    """[members, ..., n, ...] -> [..., members·n, ...], `axis` (negative) being that of n."""
+    members, size = array.shape[0], array.shape[axis]
+    array = jnp.moveaxis(array, 0, axis - 1)
+    position = array.ndim + axis - 1
+    return array.reshape(*array.shape[:position], members * size, *array.shape[position + 2 :])
+
+
+def _unfold(array, members: int, axis: int):
+    """The inverse of `_fold`."""
+    position = array.ndim + axis
+    shape = array.shape
+    split = array.reshape(*shape[:position], members, shape[position] // members, *shape[position + 1 :])
+    return jnp.moveaxis(split, position, 0)

@@ -1,0 +1,35 @@
+import jax
+import jax.numpy as jnp
+import pytest
+
+from cnnjax import ops
+from cnnjax.ops import compiler
+
+
+@pytest.fixture(autouse=True)
+def forget():
+    compiler._known_options.cache_clear()
+    yield
+    compiler._known_options.cache_clear()
+
+
+def test_options_are_for_the_cpu_and_for_an_xla_that_knows_them(monkeypatch):
+    assert set(ops.compiler_options()) <= {"xla_cpu_experimental_ynn_fusion_type"}
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert ops.compiler_options() == {}
+
+
+def test_an_unknown_option_is_left_out(monkeypatch):
+    monkeypatch.setattr(compiler, "_CPU_OPTIONS", {"xla_cpu_no_such_option": "1"})
+    assert ops.compiler_options() == {}
+    assert ops.jit(lambda x: x + 1)(1) == 2
+
+
+def test_options_come_as_a_copy():
+    ops.compiler_options()["other"] = 1
+    assert "other" not in ops.compiler_options()
+
+
+def test_jit_takes_the_arguments_of_jax_jit():
+    double = ops.jit(lambda x, times: x * times, static_argnames="times")
+    assert double(jnp.ones(2), times=2).tolist() == [2, 2]

@@ -1,0 +1,309 @@
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax import lax
+
+from cnnjax import geometry, ops
+from cnnjax.errors import InputError
+
+DIMENSION_NUMBERS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
+
+
+def random(seed, *shape, dtype=jnp.float32):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+
+
+def conv_in_loops(images, kernel, strides, padding, dilation, groups, output):
+    """What the words say, one window at a time, in float64.
+
+    `output` is the spatial shape, `padding` has a pair for each dimension.
+    """
+    images = np.pad(np.asarray(images, np.float64), ((0, 0), *padding, (0, 0)))
+    kernel = np.asarray(kernel, np.float64)
+    window, (inside, outside) = kernel.shape[:-2], kernel.shape[-2:]
+    result = np.zeros((images.shape[0], *output, outside))
+    for place in itertools.product(*map(range, output)):
+        for offset in itertools.product(*map(range, window)):
+            pixel = [p * s + o * d for p, s, o, d in zip(place, strides, offset, dilation, strict=True)]
+            seen = images[(slice(None), *pixel)]
+            for channel in range(outside):
+                first = channel // (outside // groups) * inside
+                weights = kernel[(*offset, slice(None), channel)]
+                result[(slice(None), *place, channel)] += seen[:, first : first + inside] @ weights
+    return result
+
+
+def lax_conv(images, kernel, strides, padding, dilation=None, groups=1):
+    return lax.conv_general_dilated(
+        images,
+        kernel,
+        strides,
+        padding,
+        rhs_dilation=dilation,
+        dimension_numbers=DIMENSION_NUMBERS[images.ndim - 2],
+        feature_group_count=groups,
+    )
+
+
+def close(actual, wanted, tolerance=3e-6):
+    """Equal to float32 rounding, relative to the largest entry."""
+    for one, other in zip(jax.tree.leaves(actual), jax.tree.leaves(wanted), strict=True):
+        assert one.shape == other.shape and one.dtype == other.dtype
+        scale = max(float(np.abs(other).max(initial=0)), 1e-30)
+        np.testing.assert_allclose(np.asarray(one) / scale, np.asarray(other) / scale, rtol=0, atol=tolerance)
+
+
+@st.composite
+def convolutions(draw):
+    dimensions = draw(st.integers(1, 3))
+    each = st.tuples(*[st.integers(1, 3)] * dimensions)
+    sizes = draw(st.tuples(*[st.integers(1, 7 if dimensions < 3 else 5)] * dimensions))
+    padding = draw(st.tuples(*[st.tuples(st.integers(0, 3), st.integers(0, 2))] * dimensions))
+    groups = draw(st.integers(1, 3))
+    shapes = {
+        "images": (draw(st.integers(1, 2)), *sizes, groups * draw(st.integers(1, 3))),
+        "window": draw(each),
+        "out_channels": groups * draw(st.integers(1, 2)),
+    }
+    dilation = draw(each) if draw(st.booleans()) else (1,) * dimensions
+    settings = {"strides": draw(each), "padding": padding, "dilation": dilation, "groups": groups}
+    return shapes, settings, draw(st.sampled_from(["floor", "ceil"]))
+
+
+@settings(deadline=None, derandomize=True, max_examples=40)
+@given(convolutions())
+def test_conv_and_its_gradients_are_the_loops(case):
+    shapes, options, rounding = case
+    images = random(0, *shapes["images"])
+    kernel = random(1, *shapes["window"], images.shape[-1] // options["groups"], shapes["out_channels"])
+    sizes = {name: options[name] for name in ("strides", "padding", "dilation")}
+    try:
+        output, padding = geometry.place_windows(images.shape[1:-1], shapes["window"], rounding=rounding, **sizes)
+    except InputError:
+        with pytest.raises(InputError, match="does not fit"):
+            ops.conv(images, kernel, rounding=rounding, **options)
+        return
+    loops = conv_in_loops(images, kernel, options["strides"], padding, options["dilation"], options["groups"], output)
+    close(ops.conv(images, kernel, rounding=rounding, **options), jnp.asarray(loops, jnp.float32))
+
+    def ours(images, kernel):
+        return ops.conv(images, kernel, rounding=rounding, **options)
+
+    def plain(images, kernel):
+        return lax_conv(images, kernel, options["strides"], padding, options["dilation"], options["groups"])
+
+    cotangent = random(2, *loops.shape)
+    gradients = jax.jit(lambda *operands: jax.vjp(ours, *operands)[1](cotangent))(images, kernel)
+    close(gradients, jax.jit(lambda *operands: jax.vjp(plain, *operands)[1](cotangent))(images, kernel))
+    transposed = ops.conv_transpose(cotangent, kernel, images.shape[1:-1], rounding=rounding, **options)
+    close(transposed, gradients[0])
+
+
+# One case for each form of the lowering: plain, widened (few channels), phases, dilation, groups, depthwise, 1-D, 3-D.
+FORMS = {
+    "plain": ((2, 8, 7, 5), (3, 2, 5, 4), {"padding": 1}),
+    "one channel": ((2, 9, 11, 1), (3, 5, 1, 4), {"padding": ((0, 1), (2, 2)), "strides": (2, 1)}),
+    "three channels": ((2, 8, 8, 3), (5, 5, 3, 4), {"padding": "SAME"}),
+    "phases": ((2, 9, 8, 5), (3, 5, 5, 4), {"strides": 2, "padding": 1}),
+    "stride above the window": ((2, 9, 8, 5), (2, 1, 5, 4), {"strides": 3}),
+    "dilation": ((2, 9, 9, 5), (3, 2, 5, 4), {"strides": (1, 2), "dilation": (2, 3), "padding": 3}),
+    "groups": ((2, 7, 7, 6), (3, 3, 3, 4), {"strides": 2, "groups": 2, "padding": 1}),
+    "depthwise": ((2, 7, 7, 3), (3, 3, 1, 6), {"strides": 2, "groups": 3, "padding": 1}),
+    "sound": ((2, 15, 5), (4, 5, 3), {"strides": 2, "padding": 1}),
+    "volume": ((2, 5, 6, 5, 2), (3, 2, 3, 2, 4), {"strides": (2, 1, 2), "padding": 1}),
+}
+
+
+@pytest.fixture(params=FORMS, ids=lambda name: name.replace(" ", "-"))
+def form(request):
+    """(loss of (images, kernel), images, kernel): a loss with a third derivative."""
+    image_shape, kernel_shape, options = FORMS[request.param]
+
+    def loss(images, kernel):
+        return jnp.sum(jnp.sin(ops.conv(images, kernel, **options)))
+
+    def plain(images, kernel):
+        strides = geometry.as_ints(options.get("strides", 1), images.ndim - 2, "strides")
+        dilation = geometry.as_ints(options.get("dilation", 1), images.ndim - 2, "dilation")
+        padding = geometry.resolve_padding(
+            options.get("padding", 0), image_shape[1:-1], kernel_shape[:-2], strides, dilation
+        )
+        return jnp.sum(jnp.sin(lax_conv(images, kernel, strides, padding, dilation, options.get("groups", 1))))
+
+    return loss, plain, random(0, *image_shape), random(1, *kernel_shape) / 4
+
+
+def test_second_derivatives_agree_in_every_order(form):
+    loss, plain, *operands = form
+    directions = [random(7 + number, *operand.shape) for number, operand in enumerate(operands)]
+
+    def slope(function):
+        return lambda *point: jax.jvp(function, point, tuple(directions))[1]
+
+    def along(function):
+        gradient = jax.grad(function, (0, 1))
+        return lambda *point: sum(jnp.vdot(*pair) for pair in zip(gradient(*point), directions, strict=True))
+
+    def four(function):
+        return (
+            jax.grad(along(function), (0, 1))(*operands),  # reverse over reverse
+            jax.jvp(jax.grad(function, (0, 1)), tuple(operands), tuple(directions))[1],  # forward over reverse
+            jax.grad(slope(function), (0, 1))(*operands),  # reverse over forward
+        )
+
+    ours = jax.jit(lambda: four(loss))()
+    close(ours[1], ours[0])
+    close(ours[2], ours[0])
+    close(ours[0], jax.jit(lambda: four(plain))()[0], 1e-5)
+
+
+def test_members_under_vmap_are_what_they_are_alone(form):
+    loss, _, images, kernel = form
+    gradient = jax.grad(loss, (0, 1))
+    alone = jax.jit(gradient)
+    many_images = jnp.stack([images, -2 * images, images + 1])
+    many_kernels = jnp.stack([kernel, kernel / 2, -kernel])
+    for axes in ((0, None), (None, 0), (0, 0)):
+        chosen = (many_images if axes[0] == 0 else images, many_kernels if axes[1] == 0 else kernel)
+        members = [
+            alone(chosen[0][n] if axes[0] == 0 else images, chosen[1][n] if axes[1] == 0 else kernel) for n in range(3)
+        ]
+        together = jax.jit(jax.vmap(gradient, axes))(*chosen)
+        close(together, jax.tree.map(lambda *leaves: jnp.stack(leaves), *members))
+
+
+def test_vmap_of_vmap_and_batch_axes_elsewhere():
+    images, kernel = random(0, 2, 6, 6, 2), random(1, 3, 3, 2, 4)
+    by_image = jnp.stack([images, images * 2], axis=2)
+    by_kernel = jnp.stack([kernel, -kernel, kernel * 3], axis=-1)
+    product = jax.vmap(jax.vmap(ops.conv, (None, -1)), (2, None))(by_image, by_kernel)
+    for image, member in itertools.product(range(2), range(3)):
+        close(product[image, member], ops.conv(by_image[:, :, image], by_kernel[..., member]))
+
+
+def test_many_members_run_in_a_loop_of_one_body():
+    images, kernels = random(0, 40, 1, 5, 5, 2), random(1, 40, 3, 3, 2, 2)
+    assert "scan" in str(jax.make_jaxpr(jax.vmap(ops.conv))(images, kernels))
+    close(
+        jax.vmap(ops.conv)(images, kernels), jnp.stack([ops.conv(*pair) for pair in zip(images, kernels, strict=True)])
+    )
+
+
+def test_per_example_gradients():
+    images, kernel = random(0, 4, 6, 6, 2), random(1, 3, 3, 2, 3)
+
+    def loss(kernel, image):
+        return jnp.sum(ops.conv(image[None], kernel, strides=2) ** 2)
+
+    together = jax.vmap(jax.grad(loss), (None, 0))(kernel, images)
+    close(together, jnp.stack([jax.grad(loss)(kernel, image) for image in images]))
+
+
+def test_hessian_linearize_linear_transpose_checkpoint_and_scan():
+    images, kernel = random(0, 1, 5, 5, 1), random(1, 2, 2, 1, 2)
+
+    def loss(conv):
+        return lambda kernel: jnp.sum(jnp.tanh(conv(images, kernel)) ** 2)
+
+    def plain(images, kernel):
+        return lax_conv(images, kernel, (1, 1), "VALID")
+
+    close(jax.jit(jax.hessian(loss(ops.conv)))(kernel), jax.jit(jax.hessian(loss(plain)))(kernel))
+    value, tangent = jax.linearize(loss(ops.conv), kernel)
+    close((value, tangent(kernel)), jax.jvp(loss(plain), (kernel,), (kernel,)))
+    outputs = ops.conv(images, kernel)
+    transpose = jax.linear_transpose(lambda images: ops.conv(images, kernel), images)
+    close(transpose(outputs)[0], ops.conv_transpose(outputs, kernel, (5, 5)))
+    close(jax.grad(jax.checkpoint(loss(ops.conv)))(kernel), jax.grad(loss(plain))(kernel))
+
+    def descend(loss):
+        def step(kernel, _):
+            value, gradient = jax.value_and_grad(loss)(kernel)
+            return kernel - 0.1 * gradient, value
+
+        return jax.jit(lambda kernel: lax.scan(step, kernel, length=5))(kernel)
+
+    close(descend(loss(ops.conv)), descend(loss(plain)))
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_bfloat16_and_float64_keep_their_type(groups):
+    def value_and_gradients(dtype):
+        images, kernel = random(0, 2, 8, 8, 4, dtype=dtype), random(1, 3, 3, 4 // groups, 4, dtype=dtype)
+        outputs, pull = jax.vjp(lambda *both: ops.conv(*both, strides=2, padding=1, groups=groups), images, kernel)
+        return outputs, *pull(outputs)
+
+    single = value_and_gradients(jnp.float32)
+    half = value_and_gradients(jnp.bfloat16)
+    assert {leaf.dtype.name for leaf in half} == {"bfloat16"}
+    close([leaf.astype(jnp.float32) for leaf in half], single, 0.03)
+    with jax.enable_x64(True):
+        double = value_and_gradients(jnp.float64)
+        assert {leaf.dtype.name for leaf in double} == {"float64"}
+        close([leaf.astype(jnp.float32) for leaf in double], single)
+
+
+def test_integers_convolve_too():
+    # the lecture's scanner: ones and zeros
+    result = ops.conv(jnp.ones((1, 4, 4, 1), jnp.int32), jnp.ones((3, 3, 1, 1), jnp.int32))
+    assert result.dtype == jnp.int32 and (result == 9).all()
+
+
+def test_shapes_without_arrays_and_without_a_batch():
+    images, kernel = jax.ShapeDtypeStruct((4, 7, 7, 3), jnp.bfloat16), jax.ShapeDtypeStruct((3, 3, 3, 8), jnp.bfloat16)
+    shape = jax.eval_shape(lambda *both: ops.conv(*both, strides=2), images, kernel)
+    assert shape.shape == (4, 3, 3, 8) and shape.dtype == jnp.bfloat16
+    for channels in (2, 6):
+        empty, kernel = jnp.zeros((0, 5, 5, channels)), jnp.zeros((3, 3, channels, 4))
+        assert ops.conv(empty, kernel).shape == (0, 3, 3, 4)
+        assert not jax.grad(lambda kernel, empty: ops.conv(empty, kernel, strides=2).sum())(kernel, empty).any()
+
+
+def test_conv_works_without_jit():
+    images, kernel = random(0, 1, 6, 6, 2), random(1, 3, 3, 2, 2)
+    with jax.disable_jit():
+        plainly = ops.conv(images, kernel)
+    close(plainly, ops.conv(images, kernel))
+
+
+@pytest.mark.parametrize(
+    "images, kernel, options, message",
+    [
+        ((2, 7, 7, 3), (3, 3, 3, 4), {"strides": 3, "rounding": "exact"}, "padding 1 would fit"),
+        ((2, 3, 3, 3), (5, 5, 3, 4), {}, "a 5×5 filter with stride 1 does not fit 3×3 with padding 0"),
+        ((2, 7, 7, 3), (3, 3, 4, 4), {}, "kernel must have in_channels / groups = 3/1 = 3 in channels, got 4"),
+        (
+            (2, 7, 7, 6),
+            (3, 3, 3, 4),
+            {"groups": 4},
+            "groups must divide the channels (6 in, 4 out), got 4; 1, 2 would fit",
+        ),
+        ((2, 7, 7, 6), (3, 3, 6, 4), {"groups": 0}, "groups must be a positive integer, got 0"),
+        ((2, 7, 7, 3), (3, 3, 4), {}, "kernel must be [*window, in_channels, out_channels] with 2 window dimensions"),
+        ((7, 3), (3, 4), {}, "images must be [batch, *spatial, channels] with 1, 2 or 3 spatial dimensions"),
+        ((2, 7, 7, 3), (3, 3, 3, 4), {"strides": 0}, "strides must be at least 1, got 0"),
+        ((2, 7, 7, 3), (3, 3, 3, 4), {"dilation": (1, 0)}, "dilation must be at least 1, got (1, 0)"),
+    ],
+)
+def test_bad_input_is_told_what_would_fit(images, kernel, options, message):
+    with pytest.raises(InputError) as error:
+        ops.conv(jnp.zeros(images), jnp.zeros(kernel), **options)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_types_must_agree():
+    with pytest.raises(InputError, match=r"kernel must have the type of the images \(float32\), got bfloat16"):
+        ops.conv(jnp.zeros((1, 5, 5, 2)), jnp.zeros((3, 3, 2, 2), jnp.bfloat16))
+
+
+def test_conv_transpose_checks_what_it_is_given():
+    kernel = jnp.zeros((3, 3, 2, 4))
+    with pytest.raises(InputError, match=r"outputs must have the kernel's out channels \(4\), got 2"):
+        ops.conv_transpose(jnp.zeros((1, 3, 3, 2)), kernel, (5, 5))
+    with pytest.raises(InputError, match=r"outputs must have the spatial shape \(4, 4\) that conv makes of \(6, 6\)"):
+        ops.conv_transpose(jnp.zeros((1, 3, 3, 4)), kernel, (6, 6))

@@ -1,0 +1,79 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnnjax import ops
+from cnnjax.errors import InputError
+
+
+def loops(x, size, bias, alpha, beta):
+    """Krizhevsky et al. 2012, section 3.3, one channel at a time."""
+    x = np.asarray(x, np.float64)
+    result = np.empty_like(x)
+    channels = x.shape[-1]
+    for channel in range(channels):
+        first, last = max(0, channel - size // 2), min(channels - 1, channel + (size - 1) // 2)
+        squares = (x[..., first : last + 1] ** 2).sum(-1)
+        result[..., channel] = x[..., channel] / (bias + alpha * squares) ** beta
+    return result
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 20])
+@pytest.mark.parametrize("beta", [0.75, 0.5, 0.6])
+def test_local_response_norm_is_the_formula(size, beta):
+    x = jax.random.normal(jax.random.key(0), (2, 3, 3, 9)) * 3
+    for alpha_over_n, alpha in ((False, 0.1), (True, 0.1 / size)):
+        ours = ops.local_response_norm(x, size=size, bias=1.5, alpha=0.1, beta=beta, alpha_over_n=alpha_over_n)
+        np.testing.assert_allclose(ours, loops(x, size, 1.5, alpha, beta), rtol=1e-5)
+
+
+def test_the_defaults_are_the_papers():
+    x = jax.random.normal(jax.random.key(0), (4, 9)) * 50
+    np.testing.assert_allclose(ops.local_response_norm(x), loops(x, 5, 2.0, 1e-4, 0.75), rtol=1e-5)
+
+
+@pytest.mark.parametrize("beta", [0.75, 0.6])
+def test_gradients_are_those_of_the_formula(beta):
+    x, direction = jax.random.normal(jax.random.key(0), (2, 3, 7))
+
+    def loss(x):
+        return jnp.sum(jnp.sin(ops.local_response_norm(x, alpha=0.3, beta=beta)))
+
+    def plain(x):
+        padded = jnp.pad(x**2, ((0, 0), (2, 2)))
+        squares = sum(padded[:, offset : offset + 7] for offset in range(5))
+        return jnp.sum(jnp.sin(x / (2 + 0.3 * squares) ** beta))
+
+    np.testing.assert_allclose(jax.jit(jax.grad(loss))(x), jax.jit(jax.grad(plain))(x), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(jax.jit(jax.hessian(loss))(x), jax.jit(jax.hessian(plain))(x), rtol=1e-3, atol=1e-5)
+    forward = jax.jit(lambda x: jax.jvp(jax.grad(loss), (x,), (direction,))[1])(x)
+    reverse = jax.jit(jax.grad(lambda x: jnp.vdot(jax.grad(loss)(x), direction)))(x)
+    np.testing.assert_allclose(forward, reverse, rtol=1e-4, atol=1e-6)
+
+
+def test_the_name_is_in_the_jaxpr():
+    jaxpr = jax.make_jaxpr(jax.grad(lambda x: ops.local_response_norm(x).sum()))(jnp.ones((2, 5)))
+    forward = jax.make_jaxpr(ops.local_response_norm)(jnp.ones((2, 5)))
+    assert [equation.params["name"] for equation in forward.eqns] == ["local_response_norm"]
+    assert "name=local_response_norm" in str(jaxpr)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
+def test_types_are_kept(dtype):
+    with jax.enable_x64(True):
+        x = jnp.ones((2, 6), dtype)
+        assert ops.local_response_norm(x).dtype == dtype
+        assert jax.grad(lambda x: ops.local_response_norm(x).sum())(x).dtype == dtype
+
+
+def test_members_under_vmap():
+    x = jax.random.normal(jax.random.key(0), (3, 2, 4, 8))
+    np.testing.assert_allclose(jax.vmap(ops.local_response_norm)(x), ops.local_response_norm(x), rtol=1e-6)
+
+
+def test_bad_numbers_are_refused():
+    with pytest.raises(InputError, match="size must be at least 1, got 0"):
+        ops.local_response_norm(jnp.ones((2, 5)), size=0)
+    with pytest.raises(InputError, match="bias must be above 0, got 0"):
+        ops.local_response_norm(jnp.ones((2, 5)), bias=0)
