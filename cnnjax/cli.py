@@ -24,18 +24,26 @@ class Arguments(NamedTuple):
     options: Any
 
 
-def run(main: Callable[[Arguments, "Progress"], None], options: Any = None) -> None:
-    """Reads the command line and calls `main(arguments, progress)`.
+def run(main: Callable[[Arguments, "Progress"], Any], options: Any = None) -> None:
+    """Reads the command line of a script that works on a run, and calls `main(arguments, progress)`.
 
     Bad input of any kind ends with one line on standard error and exit status 2.
 
     Args:
         options: an instance of a frozen dataclass with the script's own options and their defaults, or None.
     """
+    _end_well(main, lambda: parse(sys.argv[1:], options, prog=_program(), description=_description()))
+
+
+def run_options(main: Callable[[Any, "Progress"], Any], options: Any) -> None:
+    """As `run`, for a script that has no config: calls `main(options, progress)`."""
+    _end_well(main, lambda: _told(type(options), sys.argv[1:], prog=_program(), description=_description()))
+
+
+def _end_well(main: Callable[[Any, "Progress"], Any], read: Callable[[], Any]) -> None:
     try:
-        arguments = parse(sys.argv[1:], options, prog=_program(), description=sys.modules["__main__"].__doc__)
         with Progress() as progress:
-            main(arguments, progress)
+            main(read(), progress)
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(2) from None
@@ -52,8 +60,6 @@ def parse(
     Raises:
         InputError: an unknown option, a value of the wrong type or out of range.
     """
-    import tyro
-
     name, rest = _take_config(list(arguments))
     config = load_config(name)
     own = (
@@ -68,19 +74,26 @@ def parse(
         [(field, kind, dataclasses.field(default=value)) for field, kind, value in ours + own + parts],
         frozen=True,
     )
+    told = _told(everything, rest, prog=prog, description=_help(description))
+    config = Config(**{field: getattr(told, field) for field, _, _ in parts})
+    chosen = dataclasses.replace(options, **{field: getattr(told, field) for field, _, _ in own}) if options else None
+    return Arguments(config, Path(told.workdir), chosen)
+
+
+def _told(kind: Any, arguments: Sequence[str], *, prog: str | None, description: str | None) -> Any:
+    """The command line as an instance of the dataclass `kind`; what is wrong with it as one line."""
+    import tyro
+
     output = io.StringIO()
     try:
         with contextlib.redirect_stderr(output):
-            told: Any = tyro.cli(
-                everything, args=rest, prog=prog, description=_help(description), config=(tyro.conf.AvoidSubcommands,)
+            return tyro.cli(
+                kind, args=arguments, prog=prog, description=description, config=(tyro.conf.AvoidSubcommands,)
             )
     except SystemExit as stop:
         if stop.code == 0:  # --help
             raise
         raise InputError(_one_line(output.getvalue())) from None
-    config = Config(**{field: getattr(told, field) for field, _, _ in parts})
-    chosen = dataclasses.replace(options, **{field: getattr(told, field) for field, _, _ in own}) if options else None
-    return Arguments(config, Path(told.workdir), chosen)
 
 
 def load_config(name: str) -> Config:
@@ -136,6 +149,10 @@ def _take_config(arguments: list[str]) -> tuple[str, list[str]]:
 def _program() -> str:
     spec = sys.modules["__main__"].__spec__
     return f"python -m {spec.name}" if spec else sys.argv[0]
+
+
+def _description() -> str | None:
+    return sys.modules["__main__"].__doc__
 
 
 def _help(description: str | None) -> str:

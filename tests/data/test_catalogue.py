@@ -10,13 +10,13 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from tensorflow_datasets.core import registered
 from tensorflow_datasets.core.download.checksums import compute_url_info
-from tests.data.test_published import idx
 
 from cnnjax.config import DataConfig
 from cnnjax.data import Dataset, fingerprint, load
 from cnnjax.data.preparation import is_prepared, prepare
 from cnnjax.data.published import FILES, make_builder
 from cnnjax.errors import InputError
+from tests.data.test_published import idx
 
 COUNTS = {"train": 40, "test": 20}
 

@@ -1,0 +1,205 @@
+"""How fast cnnjax is, beside plain Flax, plain lax and PyTorch doing the same work on the same machine.
+
+Every rival is a process of its own, idle while another works; they take turns, round by round, and medians count.
+`--suite step loop pool conv norm vmap memory` chooses; `--json FILE` keeps the rows. PyTorch is the `bench` extra;
+without it its rows are left out, and said so.
+"""
+
+import contextlib
+import dataclasses
+import importlib.util
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from cnnjax import cli, models
+from cnnjax.errors import InputError
+from experiments.rivals.cases import CASES, Case
+
+# suite -> our work, then each rival and the processes whose best counts for it
+SUITES: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
+    "step": ("training", {"torch": ("torch", "torch channels-last", "torch compiled"), "flax": ("flax",)}),
+    "loop": ("training", {"python loop": ("python loop",)}),
+    "pool": ("max_pool", {"reduce_window": ("reduce_window",)}),
+    "conv": ("conv", {"lax": ("lax",), "torch": ("torch conv", "torch conv channels-last")}),
+    "norm": ("response norm", {"torch": ("torch norm", "torch norm channels-last")}),
+    "vmap": ("members", {"single step": ("single step",), "flax": ("flax members",)}),
+    "memory": ("step memory", {"flax": ("flax memory",)}),
+}
+MEMBERS = 8  # of suite vmap: its times are a member's
+ROUND_SECONDS = 0.4
+DIVERGED = 3.0  # a loss above that of saying the same of ten classes (2.3) by this much has not trained
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    suite: tuple[str, ...] = ("step", "loop", "pool", "conv", "norm", "vmap", "memory")
+    rounds: int = 7
+    json: str | None = None  # a file for the rows
+    only: str = ""  # cases whose name holds this text
+
+    def __post_init__(self):
+        for name in self.suite:
+            if name not in SUITES:
+                raise InputError(f"--suite must be among {', '.join(SUITES)}, got {name!r}")
+        if self.rounds < 1:
+            raise InputError(f"--rounds must be at least 1, got {self.rounds}")
+
+
+class Rival:
+    """A process that does the work of one case when told to."""
+
+    def __init__(self, rival: str, suite: str, case: Case):
+        command = [sys.executable, "-m", "experiments.rivals", rival, suite, case.name]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        self.name, self.repetitions, self.times, self.losses = rival, 1, [], []
+
+    def work(self, repetitions: int) -> dict[str, Any]:
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.write(f"{repetitions}\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.name} ended early with status {self.process.wait()}")
+        return json.loads(line)
+
+    def warm_up(self) -> None:
+        """Compiles, then settles how often the work fits into a round."""
+        self.work(2)
+        seconds = self.work(2)["seconds"] / 2
+        self.repetitions = max(1, min(10_000, round(ROUND_SECONDS / max(seconds, 1e-6))))
+
+    def measure(self) -> None:
+        answer = self.work(self.repetitions)
+        self.times.append(1e3 * answer["seconds"] / self.repetitions)
+        self.losses.append(answer["loss"])
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            if self.process.stdin:
+                self.process.stdin.close()
+        self.process.wait()
+
+    @property
+    def figure(self) -> float:
+        return statistics.median(self.times)
+
+    @property
+    def diverged(self) -> bool:
+        last = self.losses[-1]
+        return last is not None and not last < DIVERGED
+
+
+def measure(suite: str, case: Case, rounds: int) -> list[dict[str, Any]]:
+    """The rows of one case, one for each rival that has a bar."""
+    ours_name, rivals = SUITES[suite]
+    with_torch = importlib.util.find_spec("torch") is not None
+    groups = {
+        rival: names for rival, names in rivals.items() if rival in case.bars and (rival != "torch" or with_torch)
+    }
+    processes = [Rival(ours_name, suite, case), Rival("matrix product", suite, case)]
+    try:
+        processes += [Rival(name, suite, case) for names in groups.values() for name in names]
+        for process in processes:
+            process.warm_up()
+        for _ in range(rounds):
+            for process in processes:
+                process.measure()
+    finally:
+        for process in processes:
+            process.close()
+    ours, rate, *others = processes
+    by_name = {process.name: process for process in others}
+    return [_row(suite, case, rival, ours, rate, [by_name[name] for name in names]) for rival, names in groups.items()]
+
+
+def _row(suite: str, case: Case, rival: str, ours: Rival, rate: Rival, candidates: list[Rival]) -> dict[str, Any]:
+    if suite == "memory":  # the answer is the figure, in MB, and not a loss
+        ours_figure, best, other = ours.losses[-1], candidates[0], candidates[0].losses[-1]
+    else:
+        valid = [candidate for candidate in candidates if not candidate.diverged] or candidates
+        best = min(valid, key=lambda candidate: candidate.figure)
+        share = MEMBERS if suite == "vmap" else 1
+        ours_figure = ours.figure / share
+        other = best.figure / (share if rival == "flax" else 1)
+    peak = 2 * 2048**3 / rate.figure / 1e6  # GFLOP/s
+    flops = step_flops(case) if suite in ("step", "loop", "vmap") else None
+    return {
+        "suite": suite, "case": case.name, "ours_ms": ours_figure, "rival": best.name, "rival_ms": other,
+        "ratio": ours_figure / other, "bar": case.bars[rival],
+        "spread": (max(ours.times) - min(ours.times)) / ours.figure,
+        "peak_gflops": peak, "share_of_peak": flops / ours_figure / 1e6 / peak if flops else None,
+        "diverged": suite != "memory" and (ours.diverged or best.diverged),
+        "loss": ours.losses[-1], "rival_loss": best.losses[-1],
+    }  # fmt: skip
+
+
+def step_flops(case: Case) -> float:
+    """Floating-point operations of a training step: forward, and twice that backward."""
+    rows = models.layers(case.network(), case.shape)
+    return 3 * 2 * case.batch * sum(row.multiply_adds for row in rows)
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    import jax
+
+    from cnnjax import ops
+
+    versions = {}
+    for name in ("jax", "jaxlib", "flax", "torch"):
+        with contextlib.suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return {
+        "processor": processor(), "cores": os.cpu_count(), "python": platform.python_version(), "versions": versions,
+        "device": jax.devices()[0].device_kind, "compiler_options": ops.compiler_options(),
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
+    }  # fmt: skip
+
+
+def processor() -> str:
+    """The processor's own name, where the system tells it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def main(options: Options, progress: cli.Progress) -> None:
+    about = machine()
+    progress.say(", ".join(f"{key}: {value}" for key, value in about.items()))
+    if importlib.util.find_spec("torch") is None:
+        progress.say("PyTorch is not installed (the `bench` extra): its rows are left out")
+    work = [(suite, case) for suite in options.suite for case in CASES[suite] if options.only in case.name]
+    rows = [row for suite, case in progress.over("measuring", work) for row in measure(suite, case, options.rounds)]
+    progress.say(result_table(rows))
+    if options.json:
+        Path(options.json).write_text(json.dumps({"machine": about, "rows": rows}, indent=1) + "\n")
+
+
+def result_table(rows: list[dict[str, Any]]) -> Any:
+    lines = [
+        (
+            row["suite"], row["case"], f"{row['ours_ms']:.3g}", row["rival"], f"{row['rival_ms']:.3g}",
+            f"{row['ratio']:.2f}", f"{row['bar']:.2f}",
+            "diverged" if row["diverged"] else "" if row["ratio"] <= row["bar"] else "missed",
+            f"{100 * row['share_of_peak']:.0f} %" if row["share_of_peak"] else "",
+        )
+        for row in rows
+    ]  # fmt: skip
+    columns = ("suite", "case", "ours", "rival", "its", "ratio", "bar", "", "of matmul")
+    return cli.table("ms (memory: MB), medians", columns, lines)
+
+
+if __name__ == "__main__":
+    cli.run_options(main, Options())

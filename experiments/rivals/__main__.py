@@ -1,0 +1,32 @@
+"""One rival's process: builds its work, then does it as often as a line on standard input says, and says how long.
+
+Lines in: a number of repetitions. Lines out, as JSON: seconds, and the last loss.
+"""
+
+import json
+import os
+import sys
+import time
+
+from experiments.rivals.cases import CASES
+
+
+def main(rival: str, suite: str, name: str) -> None:
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a framework prints must not stand among the answers
+    if rival.startswith("torch"):
+        from experiments.rivals.torch_side import RIVALS
+    else:
+        from experiments.rivals.jax_side import RIVALS
+    case = next(case for case in CASES[suite] if case.name == name)
+    work = RIVALS[rival](case)
+    for line in sys.stdin:
+        started = time.perf_counter()
+        loss = work(int(line))
+        seconds = time.perf_counter() - started
+        answers.write(json.dumps({"seconds": seconds, "loss": None if loss != loss else loss}) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

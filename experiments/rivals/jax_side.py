@@ -1,0 +1,346 @@
+"""cnnjax, and plain Flax and lax with their defaults. Each function takes a case and returns what is timed.
+
+What is timed is a function (count) that does the work `count` times and returns the last loss, or a nan where there
+is none.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from cnnjax import models, ops
+from cnnjax.config import Hyperparams, TrainConfig
+from cnnjax.data import Batch
+from cnnjax.train.step import TrainState, initial_state, make_preprocess, make_train_chunk, make_train_step
+from experiments.rivals.cases import CLASSES, Case
+
+Work = Callable[[int], float]
+LEARNING_RATE, MOMENTUM, DECAY, UNIT = 0.01, 0.9, 5e-4, 64.0
+HYPER = Hyperparams(
+    learning_rate=LEARNING_RATE,
+    momentum=MOMENTUM,
+    weight_decay=DECAY,
+    dropout_rate=0.0,
+    filter_rms=float("inf"),
+    flip=0.0,
+)
+MEMBERS = 8
+
+
+def images_and_labels(case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """Classes that can be learned: an image is noise around its class's own noise."""
+    generator = np.random.default_rng(0)
+    prototypes = generator.integers(0, 256, (CLASSES, *case.shape))
+    labels = generator.integers(0, CLASSES, case.images).astype(np.int32)
+    noise = generator.integers(0, 256, (case.images, *case.shape))
+    return ((prototypes[labels] + noise) // 2).astype(np.uint8), labels
+
+
+class Ours(NamedTuple):
+    """What every rival of cnnjax is made from."""
+
+    network: models.ConvNet
+    config: TrainConfig
+    preprocess: Callable
+    hyper: Hyperparams
+    data: tuple[jax.Array, jax.Array]
+
+    def state(self, shape: tuple[int, ...]) -> TrainState:
+        return ops.jit(lambda hyper: initial_state(self.network, self.config, hyper, shape))(self.hyper)
+
+    def step(self) -> Callable:
+        """(hyper, state, batch) -> (state, metrics)."""
+        return make_train_step(self.network, self.config, self.preprocess, 1)
+
+    def first_batch(self) -> Batch:
+        images, labels = (array[: self.config.batch_size] for array in self.data)
+        return Batch(images, labels, jnp.ones(self.config.batch_size))
+
+
+def ours(case: Case) -> Ours:
+    config = TrainConfig(schedule="constant", epochs=10_000, batch_size=case.batch)
+    preprocess = make_preprocess(jnp.full(case.shape, 127.5), UNIT)
+    return Ours(
+        case.network(), config, preprocess, jax.tree.map(jnp.asarray, HYPER), jax.device_put(images_and_labels(case))
+    )
+
+
+def training(case: Case) -> Work:
+    """Our training loop as users run it: chunks of steps in one program, data gathered on the device."""
+    made = ours(case)
+    chunk = ops.jit(make_train_chunk(made.network, made.config, made.preprocess, case.images), donate_argnums=1)
+    state = made.state(case.shape)
+    steps = case.images // case.batch
+
+    def work(count: int) -> float:
+        nonlocal state
+        step = int(state.step)
+        last = step + count
+        while step < last:
+            epoch = step // steps
+            step = min((epoch + 1) * steps, last)
+            state = chunk(made.hyper, state, *made.data, epoch, step)
+        return float(state.metrics.loss / state.metrics.count)
+
+    return work
+
+
+def python_loop(case: Case) -> Work:
+    """The same jitted step, called step by step."""
+    made = ours(case)
+    train_step = made.step()
+    mask = jnp.ones(case.batch)
+
+    def one(hyper, state, images, labels, rows):
+        return train_step(hyper, state, Batch(images[rows], labels[rows], mask))
+
+    step, state = ops.jit(one, donate_argnums=1), made.state(case.shape)
+    rows = jnp.arange(case.images).reshape(-1, case.batch)
+
+    def work(count: int) -> float:
+        nonlocal state
+        for index in range(count):
+            state, metrics = step(made.hyper, state, *made.data, rows[index % len(rows)])
+        return float(metrics.loss / metrics.count)
+
+    return work
+
+
+def single_step(case: Case) -> Work:
+    """One step of one member, on one batch."""
+    made = ours(case)
+    return _stepping(ops.jit(made.step(), donate_argnums=1), made.hyper, made.state(case.shape), made.first_batch())
+
+
+def members(case: Case) -> Work:
+    """One step of `MEMBERS` members under plain `jax.vmap`, one batch for all."""
+    made = ours(case)
+    hyper = jax.tree.map(lambda leaf: jnp.full(MEMBERS, leaf), made.hyper)
+    hyper = dataclasses.replace(hyper, seed=jnp.arange(MEMBERS))
+    state = jax.vmap(lambda h: initial_state(made.network, made.config, h, case.shape))(hyper)
+    step = ops.jit(jax.vmap(made.step(), in_axes=(0, 0, None)), donate_argnums=1)
+    return _stepping(step, hyper, state, made.first_batch())
+
+
+def _stepping(step: Callable, hyper: Hyperparams, state: TrainState, batch: Batch) -> Work:
+    def work(count: int) -> float:
+        nonlocal state
+        for _ in range(count):
+            state, metrics = step(hyper, state, batch)
+        return float(jnp.mean(metrics.loss / metrics.count))
+
+    return work
+
+
+class PlainFlax(nn.Module):
+    """The same network as Flax's own layers."""
+
+    network: Any
+
+    @nn.compact
+    def __call__(self, x):
+        for layer in self.network.convolutions:
+            x = nn.Conv(layer.width, (layer.filter,) * 2, layer.stride, padding=((layer.padding,) * 2,) * 2)(x)
+            x = nn.relu(x)
+            if layer.pool:
+                pad: Any = ((layer.pool.padding,) * 2,) * 2
+                x = nn.max_pool(x, (layer.pool.window,) * 2, (layer.pool.stride,) * 2, padding=pad)
+            if layer.norm == "lrn":
+                x = plain_response_norm(x)
+        x = x.reshape(x.shape[0], -1)
+        for units in self.network.dense:
+            x = nn.relu(nn.Dense(units)(x))
+        return nn.Dense(CLASSES)(x)
+
+
+def plain_response_norm(x, size=5, bias=2.0, alpha=1e-4, beta=0.75):
+    """What users of Flax, which has none, write."""
+    sums = lax.reduce_window(x * x, 0.0, lax.add, (1, 1, 1, size), (1, 1, 1, 1), "SAME")
+    return x / (bias + alpha * sums) ** beta
+
+
+def _flax_step(case: Case):
+    network = PlainFlax(case.network())
+    optimizer = optax.chain(optax.add_decayed_weights(DECAY), optax.sgd(LEARNING_RATE, MOMENTUM))
+
+    def initial(key):
+        params = network.init(key, jnp.zeros((1, *case.shape)))
+        return params, optimizer.init(params)
+
+    def step(state, images, labels, rows):
+        params, opt_state = state
+        x = (images[rows].astype(jnp.float32) - 127.5) / UNIT
+
+        def objective(params):
+            logits: Any = network.apply(params, x)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels[rows]).mean()
+
+        loss, gradient = jax.value_and_grad(objective)(params)
+        updates, opt_state = optimizer.update(gradient, opt_state, params)
+        return (optax.apply_updates(params, updates), opt_state), loss
+
+    return initial, step
+
+
+def flax_training(case: Case) -> Work:
+    """Flax's own layers with default options, step by step."""
+    initial, step = _flax_step(case)
+    state = initial(jax.random.key(0))
+    step = jax.jit(step, donate_argnums=0)
+    data = jax.device_put(images_and_labels(case))
+    rows = jnp.arange(case.images).reshape(-1, case.batch)
+
+    def work(count: int) -> float:
+        nonlocal state
+        for index in range(count):
+            state, loss = step(state, *data, rows[index % len(rows)])
+        return float(loss)
+
+    return work
+
+
+def flax_members(case: Case) -> Work:
+    """Flax's own layers under `jax.vmap`."""
+    initial, step = _flax_step(case)
+    state = jax.vmap(initial)(jax.random.split(jax.random.key(0), MEMBERS))
+    step = jax.jit(jax.vmap(step, in_axes=(0, None, None, None)), donate_argnums=0)
+    data = jax.device_put(images_and_labels(case))
+    rows = jnp.arange(case.batch)
+
+    def work(count: int) -> float:
+        nonlocal state
+        for _ in range(count):
+            state, loss = step(state, *data, rows)
+        return float(jnp.mean(loss))
+
+    return work
+
+
+def _repeated(function, x, in_loop: bool, jit) -> Work:
+    """`function` of an array, again and again, alone or as the body of a loop whose length is an argument."""
+    if not in_loop:
+        compiled = jit(function)
+
+        def work(count: int) -> float:
+            for _ in range(count):
+                out = compiled(x)
+            jax.block_until_ready(out)
+            return float("nan")
+
+        return work
+
+    @jit
+    def loop(trips, x):
+        # The operand depends on the carry, so that nothing can be taken out of the loop.
+        return lax.fori_loop(0, trips, lambda _, total: function(x + 0 * total.ravel()[0]), jnp.zeros_like(x))
+
+    def work_in_loop(count: int) -> float:
+        jax.block_until_ready(loop(count, x))
+        return float("nan")
+
+    return work_in_loop
+
+
+def _pool(case: Case, pool, jit) -> Work:
+    x = jax.random.normal(jax.random.key(0), (case.batch, *case.shape))
+    return _repeated(jax.grad(lambda x: jnp.sum(pool(x) ** 2)), x, case.in_loop, jit)
+
+
+def max_pool(case: Case) -> Work:
+    return _pool(case, lambda x: ops.max_pool(x, case.window, strides=case.stride), ops.jit)
+
+
+def reduce_window(case: Case) -> Work:
+    window, strides = (1, case.window, case.window, 1), (1, case.stride, case.stride, 1)
+    return _pool(case, lambda x: lax.reduce_window(x, -jnp.inf, lax.max, window, strides, "VALID"), jax.jit)
+
+
+def _convolution(case: Case, conv, jit) -> Work:
+    spatial = len(case.shape) - 1
+    x = jax.random.normal(jax.random.key(0), (case.batch, *case.shape))
+    kernel = jax.random.normal(jax.random.key(1), (*(case.window,) * spatial, case.shape[-1], case.width))
+    if spatial == 2:
+        return _repeated(lambda x: conv(x, kernel), x, False, jit)
+
+    def with_gradients(x):
+        out, backward = jax.vjp(conv, x, kernel)
+        return out, backward(out)
+
+    return _repeated(with_gradients, x, False, jit)
+
+
+def conv(case: Case) -> Work:
+    padding = case.window // 2
+    return _convolution(case, lambda x, kernel: ops.conv(x, kernel, padding=padding), ops.jit)
+
+
+def lax_conv(case: Case) -> Work:
+    letters = {1: "W", 2: "HW", 3: "DHW"}[len(case.shape) - 1]
+    numbers = (f"N{letters}C", f"{letters}IO", f"N{letters}C")
+    strides = (1,) * len(letters)
+    return _convolution(
+        case, lambda x, k: lax.conv_general_dilated(x, k, strides, "SAME", dimension_numbers=numbers), jax.jit
+    )
+
+
+def response_norm(case: Case) -> Work:
+    x = jax.random.normal(jax.random.key(0), (case.batch, *case.shape))
+    return _repeated(jax.grad(lambda x: jnp.sum(ops.local_response_norm(x) ** 2)), x, False, ops.jit)
+
+
+def matrix_product(case: Case) -> Work:
+    """2048³, the machine's own rate."""
+    x = jax.random.normal(jax.random.key(0), (2048, 2048))
+    return _repeated(lambda x: x @ x, x, False, jax.jit)
+
+
+def _step_memory(compiled) -> float:
+    """MB that one call needs: arguments, temporaries, and results that do not take an argument's place."""
+    sizes = compiled.memory_analysis()
+    total = sizes.argument_size_in_bytes + sizes.temp_size_in_bytes + sizes.output_size_in_bytes
+    return (total - sizes.alias_size_in_bytes) / 1e6
+
+
+def step_memory(case: Case) -> Work:
+    """XLA's own account of our step."""
+    made = ours(case)
+    step = ops.jit(made.step(), donate_argnums=1)
+    megabytes = _step_memory(step.lower(made.hyper, made.state(case.shape), made.first_batch()).compile())
+    return lambda count: megabytes
+
+
+def flax_step_memory(case: Case) -> Work:
+    """XLA's own account of the step of Flax's layers."""
+    initial, step = _flax_step(case)
+    images, labels = images_and_labels(case)
+    state = jax.eval_shape(initial, jax.random.key(0))
+    compiled = jax.jit(step, donate_argnums=0).lower(
+        state, images[: case.batch], labels[: case.batch], jnp.arange(case.batch)
+    )
+    megabytes = _step_memory(compiled.compile())
+    return lambda count: megabytes
+
+
+RIVALS: dict[str, Callable[[Case], Work]] = {
+    "training": training,
+    "python loop": python_loop,
+    "flax": flax_training,
+    "members": members,
+    "single step": single_step,
+    "flax members": flax_members,
+    "max_pool": max_pool,
+    "reduce_window": reduce_window,
+    "conv": conv,
+    "lax": lax_conv,
+    "response norm": response_norm,
+    "step memory": step_memory,
+    "flax memory": flax_step_memory,
+    "matrix product": matrix_product,
+}
