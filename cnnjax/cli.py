@@ -190,7 +190,7 @@ class Progress:
 
         self.console = Console(stderr=True)
         if not self.console.is_terminal:
-            self.console.width = 100  # a log file has no width of its own
+            self.console.width = 130  # a log file has no width of its own
         self._bars = Progress(
             TextColumn("{task.description:<28}"),
             BarColumn(),

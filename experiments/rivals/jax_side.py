@@ -22,7 +22,7 @@ from cnnjax.train.step import TrainState, initial_state, make_preprocess, make_t
 from experiments.rivals.cases import CLASSES, Case
 
 Work = Callable[[int], float]
-LEARNING_RATE, MOMENTUM, DECAY, UNIT = 0.01, 0.9, 5e-4, 64.0
+LEARNING_RATE, MOMENTUM, DECAY, UNIT = 0.001, 0.9, 5e-4, 64.0
 HYPER = Hyperparams(
     learning_rate=LEARNING_RATE,
     momentum=MOMENTUM,
