@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 import numpy as np
-import torch
-from torch import nn
+import torch  # pyright: ignore[reportMissingImports]
+from torch import nn  # pyright: ignore[reportMissingImports]
 
 from experiments.rivals.cases import CLASSES, Case
 from experiments.rivals.jax_side import DECAY, LEARNING_RATE, MOMENTUM, UNIT, Work, images_and_labels
