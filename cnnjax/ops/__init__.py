@@ -8,6 +8,7 @@ and scan.
 from cnnjax.ops.compiler import compiler_options, jit
 from cnnjax.ops.convolution import conv, conv_transpose
 from cnnjax.ops.dense import dense, dropout
+from cnnjax.ops.members import members_in_turn
 from cnnjax.ops.normalization import local_response_norm
 from cnnjax.ops.pooling import Pooled, avg_pool, max_pool, max_pool_with_switches, unpool
 
@@ -23,5 +24,6 @@ __all__ = [
     "local_response_norm",
     "max_pool",
     "max_pool_with_switches",
+    "members_in_turn",
     "unpool",
 ]

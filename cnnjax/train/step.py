@@ -15,6 +15,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int, UInt8
 
+from cnnjax import ops
 from cnnjax.config import Hyperparams, TrainConfig
 from cnnjax.data.augment import augment
 from cnnjax.data.batches import Batch, epoch_order
@@ -84,10 +85,10 @@ def make_train_step(
     """Returns the pure step (hyper, state, batch) -> (state, the metrics of this batch), steps 2 to 5."""
     loss_function = LOSSES[config.loss]
 
-    def train_step(hyper: Hyperparams, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def gradients(hyper: Hyperparams, state: TrainState, batch: Batch):
         epoch = state.step // steps_per_epoch
         images = augment(address(hyper.seed, Purpose.AUGMENT, epoch, state.step), preprocess(batch.images), hyper)
-        mask = batch.mask.astype(jnp.float32)
+        mask = jnp.asarray(batch.mask, jnp.float32)
 
         def objective(params):
             (logits, _), changed = network.apply(
@@ -100,13 +101,17 @@ def make_train_step(
             )
             losses = loss_function(logits, jnp.asarray(batch.labels), hyper.label_smoothing)
             mean = jnp.sum(losses * mask) / jnp.sum(mask)
-            return mean, (losses, logits, changed.get("batch_stats", {}))
+            return mean, (batch_metrics(losses, logits, batch), changed.get("batch_stats", {}))
 
-        gradients, (losses, logits, batch_stats) = jax.grad(objective, has_aux=True)(state.params)
+        return jax.grad(objective, has_aux=True)(state.params)
+
+    gradients = ops.members_in_turn(gradients)
+
+    def train_step(hyper: Hyperparams, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        gradient, (metrics, batch_stats) = gradients(hyper, state, batch)
         rate = learning_rate(config, hyper.learning_rate, state.step, steps_per_epoch)
-        updates, opt_state = make_optimizer(config, hyper, rate).update(gradients, state.opt_state, state.params)
+        updates, opt_state = make_optimizer(config, hyper, rate).update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = batch_metrics(losses, logits, batch)
         return TrainState(state.step + 1, params, opt_state, batch_stats, state.metrics), metrics
 
     return train_step

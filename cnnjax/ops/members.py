@@ -1,0 +1,69 @@
+"""How the members of a `vmap` run on a CPU: one after another, each in the cache."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.custom_batching import custom_vmap
+
+UNROLLED = 8
+
+
+def members_in_turn(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function of pytrees of arrays, whose `vmap` on a CPU runs the members one after another in one program.
+
+    For large pieces of work, such as the gradient of a whole network: what lies between its layers then stays in the
+    cache, where a batched program streams all members' activations through memory, layer by layer. A training step of
+    a small LeNet (5x5x16, pool, 5x5x32, pool, dense 64; batch 64; 8 members; 2 cores) inside a loop, a member, as a
+    multiple of a single training's step: in turn 1.05, batched 1.73; at half the width 1.00 and 1.05. Beyond
+    `UNROLLED` members there is a loop over blocks of that many, so that compile time does not grow with the members.
+
+    On a GPU or TPU, and without `vmap`, it is `function` itself. The value is the same up to rounding.
+    """
+
+    @custom_vmap
+    def in_turn(*args):
+        return function(*args)
+
+    @in_turn.def_vmap
+    def rule(axis_size, in_batched, *args):
+        one = _of_members(in_turn, in_batched, args)
+        blocks, rest = divmod(axis_size, UNROLLED)
+        if blocks <= 1:
+            outputs = _unrolled(one, range(axis_size))
+        else:
+            looped = lax.map(
+                lambda block: _unrolled(one, [block * UNROLLED + i for i in range(UNROLLED)]), jnp.arange(blocks)
+            )
+            outputs = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), looped)
+            if rest:
+                last = _unrolled(one, range(blocks * UNROLLED, axis_size))
+                outputs = jax.tree.map(lambda *parts: jnp.concatenate(parts), outputs, last)
+        return outputs, jax.tree.map(lambda _: True, outputs)
+
+    @functools.wraps(function)
+    def chosen(*args):
+        return in_turn(*args) if jax.default_backend() == "cpu" else function(*args)
+
+    return chosen
+
+
+def _of_members(function: Callable, in_batched: Any, args: tuple) -> Callable[[Any], Any]:
+    """(member) -> the function of that member's arguments; what is not batched is shared."""
+
+    def one(member):
+        own = jax.tree.map(
+            lambda leaf, batched: lax.dynamic_index_in_dim(leaf, member, keepdims=False) if batched else leaf,
+            args,
+            tuple(in_batched),
+        )
+        return function(*own)
+
+    return one
+
+
+def _unrolled(one: Callable[[Any], Any], members) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *(one(member) for member in members))

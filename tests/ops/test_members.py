@@ -1,0 +1,60 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnnjax.ops import members
+from cnnjax.ops.members import members_in_turn
+
+
+def network(params, x):
+    return {"value": jnp.tanh(x @ params["w"]) + params["b"], "step": params["step"] + 1}
+
+
+def arguments(count):
+    keys = jax.random.split(jax.random.key(0), 3)
+    params = {
+        "w": jax.random.normal(keys[0], (count, 4, 5)),
+        "b": jax.random.normal(keys[1], (count, 5)),
+        "step": jnp.arange(count),
+    }
+    return params, jax.random.normal(keys[2], (3, 4))
+
+
+@pytest.mark.parametrize("count", [1, 3, members.UNROLLED, members.UNROLLED + 1, 2 * members.UNROLLED + 3])
+@pytest.mark.parametrize("shared", [True, False])
+def test_members_in_turn_are_the_members_of_vmap(count, shared):
+    params, x = arguments(count)
+    x = x if shared else jnp.stack([x + member for member in range(count)])
+    axes = (0, None if shared else 0)
+    turned = jax.jit(jax.vmap(members_in_turn(network), in_axes=axes))(params, x)
+    batched = jax.vmap(network, in_axes=axes)(params, x)
+    np.testing.assert_allclose(turned["value"], batched["value"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(turned["step"], batched["step"])
+
+
+def test_a_member_is_the_call_alone_bit_for_bit():
+    params, x = arguments(3)
+    turned = jax.jit(jax.vmap(members_in_turn(network), in_axes=(0, None)))(params, x)
+    for member in range(3):
+        alone = jax.jit(network)(jax.tree.map(lambda leaf: leaf[member], params), x)
+        np.testing.assert_array_equal(turned["value"][member], alone["value"])
+
+
+def test_compiled_work_does_not_grow_beyond_the_unrolled_members():
+    def products(count):
+        params, x = arguments(count)
+        lowered = jax.jit(jax.vmap(members_in_turn(network), in_axes=(0, None))).lower(params, x)
+        return lowered.as_text().count("dot_general")
+
+    assert products(members.UNROLLED) == products(3 * members.UNROLLED) == members.UNROLLED
+
+
+def test_without_vmap_and_under_vmap_of_vmap():
+    params, x = arguments(4)
+    single = jax.tree.map(lambda leaf: leaf[0], params)
+    np.testing.assert_array_equal(members_in_turn(network)(single, x)["value"], network(single, x)["value"])
+    square = jax.tree.map(lambda leaf: leaf.reshape(2, 2, *leaf.shape[1:]), params)
+    twice = jax.vmap(jax.vmap(members_in_turn(network), (0, None)), (0, None))(square, x)["value"]
+    flat = jax.vmap(network, (0, None))(params, x)["value"]
+    np.testing.assert_allclose(twice.reshape(flat.shape), flat, rtol=1e-5, atol=1e-6)
