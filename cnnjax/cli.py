@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import io
 import json
+import os
 import re
 import runpy
 import sys
@@ -44,12 +45,14 @@ def _end_well(main: Callable[[Any, "Progress"], Any], read: Callable[[], Any]) -
     try:
         with Progress() as progress:
             main(read(), progress)
-    except InputError as error:
-        sys.stderr.write(f"error: {error}\n")
+    except (InputError, OSError, MemoryError) as error:
+        # One line whatever stands in it: a file name may hold a line break.
+        sys.stderr.write("error: " + " ".join(f"{error or type(error).__name__}".split()) + "\n")
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; the same command goes on from the last saved state\n")
-        raise SystemExit(130) from None
+        sys.stderr.write("interrupted; the same command goes on from its newest checkpoint, if there is one\n")
+        sys.stderr.flush()
+        os._exit(130)  # the compiler's threads may still run, and tearing the interpreter down under them crashes
 
 
 def parse(
@@ -77,7 +80,16 @@ def parse(
     told = _told(everything, rest, prog=prog, description=_help(description))
     config = Config(**{field: getattr(told, field) for field, _, _ in parts})
     chosen = dataclasses.replace(options, **{field: getattr(told, field) for field, _, _ in own}) if options else None
-    return Arguments(config, Path(told.workdir), chosen)
+    return Arguments(config, _workdir(told.workdir), chosen)
+
+
+def _workdir(text: str) -> Path:
+    if not text or any(character in "[]*?" for character in text):  # the checkpoint library reads these as a pattern
+        raise InputError(f"--workdir must be a name without [ ] * ?, got {text!r}")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"--workdir must be a folder's name, got {text!r}: {error}") from None
 
 
 def _told(kind: Any, arguments: Sequence[str], *, prog: str | None, description: str | None) -> Any:
@@ -105,17 +117,19 @@ def load_config(name: str) -> Config:
     if path.suffix == ".json":
         try:
             tree = json.loads(path.read_text())["config"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"--config must name a run's config.json, got {name}: {error}") from None
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise InputError(f"--config must name a run's config.json, got {name}: {error!r}") from None
         return from_json(tree)
-    if path.suffix == ".py":
-        if not path.is_file():
-            raise InputError(f"--config must name a file that exists, got {name}")
+    if path.suffix != ".py":
+        return _by_name(name)
+    if not path.is_file():
+        raise InputError(f"--config must name a file that exists, got {name}")
+    try:
         found = runpy.run_path(name).get("CONFIG")
-    else:
-        found = _by_name(name)
+    except (Exception, SystemExit) as error:
+        raise InputError(f"--config {name} cannot be run: {type(error).__name__}: {error}") from None
     if not isinstance(found, Config):
-        raise InputError(f"--config must lead to CONFIG = Config(...), and {name} has {type(found).__name__}")
+        raise InputError(f"--config must lead to CONFIG = Config(...), and {name} has none")
     return found
 
 
@@ -126,7 +140,7 @@ def known_configs() -> list[str]:
     return sorted(path.stem for path in Path(configs.__path__[0]).glob("*.py") if path.stem != "__init__")
 
 
-def _by_name(name: str) -> Any:
+def _by_name(name: str) -> Config:
     if name not in known_configs():
         raise InputError(
             f"--config must be one of {', '.join(known_configs())}, a Python file or a run's config.json, got {name!r}"
@@ -188,11 +202,11 @@ class Progress:
             TimeRemainingColumn,
         )
 
-        self.console = Console(stderr=True)
+        self.console = Console(stderr=True, markup=False, highlight=False)
         if not self.console.is_terminal:
             self.console.width = 130  # a log file has no width of its own
         self._bars = Progress(
-            TextColumn("{task.description:<28}"),
+            TextColumn("{task.description:<28}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),

@@ -18,6 +18,70 @@ from cnnjax.errors import InputError
 PAPER_EPOCHS = (1, 2, 5, 10, 20, 30, 40, 64)  # the columns of Zeiler & Fergus 2014, figure 4
 
 
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, tuple):
+        return [_plain(entry) for entry in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _from_json(hint: Any, value: Any, path: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    wrong = InputError(f"{path or 'config'} must be {_hint_text(hint)}, got {json.dumps(value)}")
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise wrong
+        hints = typing.get_type_hints(hint)
+        prefix = f"{path}." if path else ""
+        for name in value:
+            if name not in hints:
+                raise InputError(f"{prefix}{name} is not a field of the config; known here: {', '.join(hints)}")
+        return hint(**{name: _from_json(hints[name], entry, prefix + name) for name, entry in value.items()})  # pyright: ignore[reportCallIssue]
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        (rest,) = (argument for argument in arguments if argument is not type(None))
+        return _from_json(rest, value, path)
+    if origin is Literal:
+        if value not in arguments or isinstance(value, bool):
+            raise wrong
+        return value
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise wrong
+        return tuple(_from_json(arguments[0], entry, path) for entry in value)
+    if hint is float and value in ("inf", "-inf", "nan"):
+        return float(value)
+    accepted = (int, float) if hint is float else hint
+    if isinstance(value, bool) != (hint is bool) or not isinstance(value, accepted):
+        raise wrong
+    try:
+        return float(value) if hint is float else value
+    except OverflowError:
+        raise wrong from None
+
+
+def _hint_text(hint: Any) -> str:
+    if typing.get_origin(hint) is Literal:
+        return "one of " + ", ".join(str(choice) for choice in typing.get_args(hint))
+    return hint.__name__ if isinstance(hint, type) else str(hint)
+
+
+def _check_types(settings: Any, prefix: str) -> None:
+    """Raises InputError naming the first field whose value is not of its declared type."""
+    hints = typing.get_type_hints(type(settings))
+    for field in dataclasses.fields(settings):
+        if not dataclasses.is_dataclass(hints[field.name]):
+            value = getattr(settings, field.name)
+            try:
+                _from_json(hints[field.name], _plain(value), f"{prefix}.{field.name}")
+            except TypeError:
+                raise InputError(
+                    f"{prefix}.{field.name} must be {_hint_text(hints[field.name])}, got {value!r}"
+                ) from None
+
+
 def _require(rule: bool, name: str, text: str, value: Any) -> None:
     if not rule:
         raise InputError(f"{name} must be {text}, got {value!r}")
@@ -27,15 +91,23 @@ def _require(rule: bool, name: str, text: str, value: Any) -> None:
 class PhotosConfig:
     """How the embedded photographs are cut into patches. Sizes in pixels."""
 
-    patch_size: int = 32
+    patch_size: int = 32  # side of the square patches
     train_patches: int = 4000
     test_patches: int = 1000
     shorter_side: int = 400  # every photograph is scaled to this first
     tile: int = 96  # whole tiles go to the training or to the test split, so that no pixel is shared
 
     def __post_init__(self):
-        for name in ("patch_size", "train_patches", "test_patches", "shorter_side", "tile"):
-            _require(getattr(self, name) >= 1, f"data.photos.{name}", "at least 1", getattr(self, name))
+        _check_types(self, "data.photos")
+        for name, most in (
+            ("patch_size", 4096),
+            ("train_patches", 10**6),
+            ("test_patches", 10**6),
+            ("shorter_side", 10**4),
+            ("tile", 4096),
+        ):
+            value = getattr(self, name)
+            _require(1 <= value <= most, f"data.photos.{name}", f"between 1 and {most}", value)
         _require(
             self.patch_size <= self.tile, "data.photos.patch_size", f"at most the tile ({self.tile})", self.patch_size
         )
@@ -60,14 +132,18 @@ class DataConfig:
     image_size: int | None = None  # side in pixels; images of mixed sizes need it: shorter side scaled, centre cut
     channels: Literal[1, 3] | None = None  # grey or RGB; None: as the images are, mixed modes refused
     test_fraction: float = 0.2  # of each class, where a folder has no test/ of its own
-    split_seed: int = 0
+    split_seed: int = 0  # of a split that is made here
     unit: float = 64.0  # grey levels that count as 1 at the network's input; the paper uses 1
     photos: PhotosConfig = PhotosConfig()
 
     def __post_init__(self):
+        _check_types(self, "data")
+        for name in ("name", "folder", "npz", "data_dir", "manual_dir"):
+            _require(getattr(self, name) != "", f"data.{name}", "a name that is not empty", "")
         if self.folder is not None and self.npz is not None:
             raise InputError(f"data.folder and data.npz exclude each other, got {self.folder!r} and {self.npz!r}")
-        _require(self.image_size is None or self.image_size >= 1, "data.image_size", "at least 1", self.image_size)
+        size = self.image_size
+        _require(size is None or 1 <= size <= 4096, "data.image_size", "between 1 and 4096", size)
         _require(0 < self.test_fraction < 1, "data.test_fraction", "between 0 and 1", self.test_fraction)
         _require(self.unit > 0 and math.isfinite(self.unit), "data.unit", "a finite number > 0", self.unit)
         _require(self.split_seed >= 0, "data.split_seed", "at least 0", self.split_seed)
@@ -77,24 +153,25 @@ class DataConfig:
 class ModelConfig:
     """Which network. A field that is None takes the network's own value; a tuple has one entry a layer."""
 
-    name: str = "zfnet_small"
+    name: str = "zfnet_small"  # mlp, lenet, zfnet, zfnet_small
     widths: tuple[int, ...] | None = None  # filters of each convolution
     filters: tuple[int, ...] | None = None  # side of the square filter of each convolution
-    strides: tuple[int, ...] | None = None
+    strides: tuple[int, ...] | None = None  # pixels that each filter moves by
     paddings: tuple[int, ...] | None = None  # zeros on each side
     pools: tuple[int, ...] | None = None  # stride of the max pool behind each convolution; 1: no pool
     dense: tuple[int, ...] | None = None  # units of each hidden dense layer
-    norm: Literal["none", "lrn", "batch"] | None = None
+    norm: Literal["none", "lrn", "batch"] | None = None  # behind each convolution's pool; lrn: as Krizhevsky 2012
     rounding: Literal["exact", "floor", "ceil"] | None = None  # of (N - F + 2P)/S; exact: refused if fractional
     init: Literal["small_first", "he", "paper"] | None = None  # paper: N(0, 0.01^2); small_first: that, then He
 
     def __post_init__(self):
+        _check_types(self, "model")
         for name, least in (("widths", 1), ("filters", 1), ("strides", 1), ("paddings", 0), ("pools", 1), ("dense", 1)):
             value = getattr(self, name)
             _require(
-                value is None or all(entry >= least for entry in value),
+                value is None or all(least <= entry <= 65536 for entry in value),
                 f"model.{name}",
-                f"numbers of at least {least}",
+                f"numbers from {least} to 65536",
                 value,
             )
 
@@ -103,18 +180,19 @@ class ModelConfig:
 class TrainConfig:
     """The course of a training: what is not a number of the update itself."""
 
-    epochs: int = 64
-    batch_size: int = 128
+    epochs: int = 64  # times that every training image is seen
+    batch_size: int = 128  # images a step
     keep_epochs: tuple[int, ...] = PAPER_EPOCHS  # checkpoints kept for ever; the last epoch always is
     loss: Literal["cross_entropy", "squared_error"] = "cross_entropy"  # squared_error: the lecture's total error
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adamw"] = "sgd"  # sgd: with momentum
     schedule: Literal["constant", "cosine", "steps"] = "cosine"  # steps: a tenth after 1/2 and after 3/4
     warmup_epochs: float = 0.0  # the rate rises linearly from 0
     save_every_seconds: float = 30.0  # the newest state, for resuming
 
     def __post_init__(self):
-        _require(self.epochs >= 1, "train.epochs", "at least 1", self.epochs)
-        _require(self.batch_size >= 1, "train.batch_size", "at least 1", self.batch_size)
+        _check_types(self, "train")
+        _require(1 <= self.epochs <= 10**5, "train.epochs", "between 1 and 100000", self.epochs)
+        _require(1 <= self.batch_size <= 65536, "train.batch_size", "between 1 and 65536", self.batch_size)
         _require(
             all(epoch >= 1 for epoch in self.keep_epochs), "train.keep_epochs", "epochs of at least 1", self.keep_epochs
         )
@@ -140,11 +218,11 @@ class Hyperparams:
     They are checked by `Config` and not here, because under `jax.vmap` a field holds a traced array.
     """
 
-    learning_rate: float = 0.02
+    learning_rate: float = 0.02  # at its highest, before the schedule lowers it
     momentum: float = 0.9  # of sgd; the first-moment decay of adamw
     weight_decay: float = 5e-4  # of kernels, not of biases
     dropout_rate: float = 0.5  # share of a hidden dense layer's units that is dropped
-    label_smoothing: float = 0.0
+    label_smoothing: float = 0.0  # share of the target that is spread over all classes
     initial_scale: float = 1.0  # the initial weights are multiplied by this
     filter_rms: float = 0.1  # largest RMS of a convolution's filter (the paper's 10^-1); inf: no limit
     flip: float = 0.5  # probability of a left-right flip
@@ -153,14 +231,15 @@ class Hyperparams:
     saturation: float = 0.0  # distance of each channel from grey, times U(1 - saturation, 1 + saturation)
     brightness: float = 0.0  # one offset for all channels, U(-b, b), units of the network's input
     tint: float = 0.0  # one offset a channel, U(-t, t), units of the network's input
-    seed: int = 0
+    seed: int = 0  # of initial weights, order, augmentation and dropout
 
     def check(self) -> None:
-        """Raises InputError naming the first field that is out of range."""
+        """Raises InputError naming the first field that is not a number or out of range."""
+        _check_types(self, "hyper")
         for field in dataclasses.fields(self):
             value, (low, high) = getattr(self, field.name), _RANGES[field.name]
             finite = math.isfinite(value) or (field.name == "filter_rms" and value == math.inf)
-            _require(finite and low <= value <= high, f"hyper.{field.name}", f"between {low:g} and {high:g}", value)
+            _require(finite and low <= value <= high, f"hyper.{field.name}", f"between {low:.10g} and {high:.10g}", value)
         _require(self.filter_rms > 0, "hyper.filter_rms", "> 0", self.filter_rms)
         _require(self.dropout_rate < 1, "hyper.dropout_rate", "less than 1", self.dropout_rate)
 
@@ -199,14 +278,7 @@ class Config:
 def to_json(config: Config) -> dict[str, Any]:
     """The config as what JSON can hold: tuples become lists, an infinite number the text "inf"."""
 
-    def plain(value: Any) -> Any:
-        if dataclasses.is_dataclass(value):
-            return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        if isinstance(value, tuple):
-            return [plain(entry) for entry in value]
-        return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-    return plain(config)
+    return _plain(config)
 
 
 def from_json(tree: Any) -> Config:
@@ -218,47 +290,12 @@ def from_json(tree: Any) -> Config:
     return _from_json(Config, tree, "")
 
 
-def _from_json(hint: Any, value: Any, path: str) -> Any:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    wrong = InputError(f"{path or 'config'} must be {_hint_text(hint)}, got {json.dumps(value)}")
-    if dataclasses.is_dataclass(hint):
-        if not isinstance(value, dict):
-            raise wrong
-        hints = typing.get_type_hints(hint)
-        prefix = f"{path}." if path else ""
-        for name in value:
-            if name not in hints:
-                raise InputError(f"{prefix}{name} is not a field of the config; known here: {', '.join(hints)}")
-        return hint(**{name: _from_json(hints[name], entry, prefix + name) for name, entry in value.items()})  # pyright: ignore[reportCallIssue]
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
-        (rest,) = (argument for argument in arguments if argument is not type(None))
-        return _from_json(rest, value, path)
-    if origin is Literal:
-        if value not in arguments or isinstance(value, bool):
-            raise wrong
-        return value
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise wrong
-        return tuple(_from_json(arguments[0], entry, path) for entry in value)
-    if hint is float and value in ("inf", "-inf", "nan"):
-        return float(value)
-    accepted = (int, float) if hint is float else hint
-    if isinstance(value, bool) != (hint is bool) or not isinstance(value, accepted):
-        raise wrong
-    return float(value) if hint is float else value
-
-
-def _hint_text(hint: Any) -> str:
-    if typing.get_origin(hint) is Literal:
-        return "one of " + ", ".join(str(choice) for choice in typing.get_args(hint))
-    return hint.__name__ if isinstance(hint, type) else str(hint)
+# Settings that change where things are kept or how often, and no result.
+WITHOUT_EFFECT = ("data.data_dir", "data.manual_dir", "train.save_every_seconds")
 
 
 def differences(ours: Config, theirs: Config) -> list[str]:
-    """One text a field that differs, "train.epochs: 8 here, 64 there", in the order of the fields."""
+    """One text a field that differs and matters: "train.epochs: 8 here, 64 there"; in the order of the fields."""
 
     def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         return {
@@ -270,4 +307,8 @@ def differences(ours: Config, theirs: Config) -> list[str]:
         }
 
     here, there = flat(to_json(ours)), flat(to_json(theirs))
-    return [f"{name}: {here[name]} here, {there[name]} there" for name in here if here[name] != there[name]]
+    return [
+        f"{name}: {here[name]} here, {there[name]} there"
+        for name in here
+        if here[name] != there[name] and name not in WITHOUT_EFFECT
+    ]

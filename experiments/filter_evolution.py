@@ -28,12 +28,16 @@ LOOK_BATCH = 250  # images a forward pass; changes no result
 
 @dataclasses.dataclass(frozen=True)
 class Options:
+    """What the study adds to a run."""
+
     maps: int = 12  # feature maps of each layer that are shown
     maps_seed: int = 0  # of their choice
 
     def __post_init__(self):
         if self.maps < 1:
-            raise InputError(f"maps must be at least 1, got {self.maps}")
+            raise InputError(f"--maps must be at least 1, got {self.maps}")
+        if self.maps_seed < 0:
+            raise InputError(f"--maps-seed must be at least 0, got {self.maps_seed}")
 
 
 def main(arguments: Arguments, progress: Progress) -> None:
@@ -43,7 +47,7 @@ def main(arguments: Arguments, progress: Progress) -> None:
     if not fields:
         raise InputError(f"model.name must be a network with convolutions to look into, got {config.model.name!r}")
     layers = tuple(fields)
-    finished = train.trained(arguments, dataset, progress)
+    finished = train.trained(arguments, dataset, rows, progress)
     network, epochs = finished.network, tuple(finished.states)
     variables = {
         epoch: {"params": state.params, "batch_stats": state.batch_stats} for epoch, state in finished.states.items()

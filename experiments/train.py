@@ -7,8 +7,9 @@ from cnnjax.train import run
 
 
 def prepared(arguments: Arguments, progress: Progress) -> tuple[Dataset, list[models.Layer]]:
-    """Loads the data and shows the table of the network's layers; nothing has been written yet."""
+    """The data, and the table of the network's layers; nothing has been written yet."""
     config = arguments.config
+    run.check(arguments.workdir, config)
     dataset = load(config.data, progress)
     rows = models.layers(run.build(config, dataset), dataset.image_shape)
     progress.say(
@@ -17,9 +18,13 @@ def prepared(arguments: Arguments, progress: Progress) -> tuple[Dataset, list[mo
     return dataset, rows
 
 
-def trained(arguments: Arguments, dataset: Dataset, progress: Progress) -> run.Run:
-    """Trains; or goes on, or finds the run finished."""
-    finished = run.run(arguments.config, dataset, arguments.workdir, progress)
+def trained(arguments: Arguments, dataset: Dataset, rows: list[models.Layer], progress: Progress) -> run.Run:
+    """Shows the table of layers and trains; or goes on, or finds the run finished."""
+    config = arguments.config
+    run.claim(arguments.workdir, config, dataset)
+    title = f"{config.model.name} on {dataset.name}, {config.train.batch_size} images a step"
+    progress.say(cli.layer_table(rows, title))
+    finished = run.run(config, dataset, arguments.workdir, progress)
     last = finished.metrics[-1]
     progress.say(
         f"{dataset.name}: test error {100 * last['test_error']:.2f} % after epoch {last['epoch']}, "
@@ -29,8 +34,7 @@ def trained(arguments: Arguments, dataset: Dataset, progress: Progress) -> run.R
 
 
 def main(arguments: Arguments, progress: Progress) -> None:
-    dataset, _ = prepared(arguments, progress)
-    trained(arguments, dataset, progress)
+    trained(arguments, *prepared(arguments, progress), progress)
 
 
 if __name__ == "__main__":

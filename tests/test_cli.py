@@ -45,12 +45,14 @@ def test_a_python_file_is_a_config_too(tmp_path):
     [
         (["--config", "photo"], "--config must be one of cifar10, digits, fashion_mnist, photos, .* got 'photo'"),
         (["--config"], "--config must be followed by"),
+        (["--workdir", "a[1]"], "--workdir must be a name without"),
+        (["--workdir", "~nobody_of_that_name/x"], "--workdir must be a folder's name"),
         (["--config", "nowhere.py"], "--config must name a file that exists, got nowhere.py"),
         (["--config", "nowhere.json"], "--config must name a run's config.json, got nowhere.json"),
         (["--train.epoch", "3"], "Unrecognized options: --train.epoch"),
         (["--train.epochs", "three"], "--train.epochs: invalid literal .*'three'"),
         (["--train.loss", "hinge"], "invalid choice 'hinge' for argument '--train.loss'"),
-        (["--train.epochs", "0"], "train.epochs must be at least 1, got 0"),
+        (["--train.epochs", "0"], "train.epochs must be between 1 and 100000, got 0"),
         (["--hyper.learning-rate", "nan"], "hyper.learning_rate must be between 0 and 1000, got nan"),
     ],
 )
@@ -58,6 +60,14 @@ def test_bad_input_is_one_line_that_names_it(arguments, message):
     with pytest.raises(InputError, match=message) as error:
         cli.parse(arguments, Own())
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("code", ["CONFIG = 3", "CONFIG = Config(", "import sys; sys.exit(3)", "1 / 0"])
+def test_a_python_file_that_is_no_config_is_refused(tmp_path, code):
+    path = tmp_path / "mine.py"
+    path.write_text(code)
+    with pytest.raises(InputError, match="--config .*mine.py"):
+        cli.load_config(str(path))
 
 
 def test_a_json_that_is_no_config_is_refused(tmp_path):

@@ -51,15 +51,19 @@ def test_json_with_what_does_not_belong_is_refused_by_name(tree, message):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: TrainConfig(epochs=0), "train.epochs must be at least 1, got 0"),
+        (lambda: TrainConfig(epochs=0), "train.epochs must be between 1 and 100000, got 0"),
         (lambda: TrainConfig(keep_epochs=(0,)), "train.keep_epochs must be epochs of at least 1"),
         (
             lambda: TrainConfig(epochs=2, warmup_epochs=3),
             r"train.warmup_epochs must be between 0 and train.epochs \(2\)",
         ),
-        (lambda: ModelConfig(filters=(5, 0)), "model.filters must be numbers of at least 1"),
+        (lambda: ModelConfig(filters=(5, 0)), "model.filters must be numbers from 1 to 65536"),
         (lambda: PhotosConfig(patch_size=97), r"data.photos.patch_size must be at most the tile \(96\), got 97"),
         (lambda: DataConfig(folder="a", npz="b"), "data.folder and data.npz exclude each other"),
+        (lambda: ModelConfig(norm="Batch"), 'model.norm must be .*, got "Batch"'),
+        (lambda: ModelConfig(widths=8), "model.widths must be .*, got 8"),
+        (lambda: TrainConfig(epochs="ten"), 'train.epochs must be int, got "ten"'),
+        (lambda: DataConfig(npz=""), "data.npz must be a name that is not empty"),
         (lambda: DataConfig(test_fraction=1.0), "data.test_fraction must be between 0 and 1, got 1.0"),
         (lambda: DataConfig(unit=math.nan), "data.unit must be a finite number > 0, got nan"),
         (lambda: Config(hyper=Hyperparams(learning_rate=-1)), "hyper.learning_rate must be between 0 and 1000, got -1"),
@@ -86,6 +90,8 @@ def test_kept_epochs_leave_out_what_is_not_reached_and_keep_first_and_last():
 
 
 def test_differences_name_the_fields():
-    other = Config(train=TrainConfig(epochs=8), hyper=Hyperparams(seed=3))
+    other = Config(
+        data=DataConfig(data_dir="x"), train=TrainConfig(epochs=8, save_every_seconds=1.0), hyper=Hyperparams(seed=3)
+    )
     assert differences(Config(), other) == ["train.epochs: 64 here, 8 there", "hyper.seed: 0 here, 3 there"]
     assert differences(other, other) == []

@@ -69,7 +69,10 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 
 def _member(path: Path, archive, name: str) -> np.ndarray:
     try:
-        return archive[name]
+        member = archive[name]
+        if isinstance(member, np.ndarray):
+            return member
+        raise InputError(f"data.npz: {name} in {str(path)!r} must be an array, got other bytes")
     except _UNREADABLE as error:
         if "allow_pickle" in str(error):
             reason = "holds Python objects, which are never unpickled; save it as numbers or text"

@@ -27,7 +27,7 @@ def draw(
 
     rows, columns, height, width, _ = projections.shape
     cell = min(0.62, 9.0 / rows)
-    figure = Figure(figsize=(2 * columns * cell + 1.8, rows * cell + 1.9), layout="constrained")
+    figure = Figure(figsize=(max(7.5, 2 * columns * cell + 1.8), rows * cell + 1.9), layout="constrained")
     for axes, shown, title in zip(
         figure.subplots(1, 2),
         (project_contrast(projections), patches / 255),

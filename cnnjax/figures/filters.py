@@ -26,7 +26,9 @@ def draw(
     count, _, height, width, _ = shown.shape
     rows = -(-count // BLOCKS)
     cell = 0.34
-    figure = Figure(figsize=(1.2 + BLOCKS * (len(epochs) * cell + 0.6), rows * cell + 1.3), layout="constrained")
+    figure = Figure(
+        figsize=(max(6.5, 1.2 + BLOCKS * (len(epochs) * cell + 0.6)), rows * cell + 1.3), layout="constrained"
+    )
     for block, axes in enumerate(figure.subplots(1, BLOCKS, squeeze=False)[0]):
         part = shown[block * rows : (block + 1) * rows]
         if not len(part):

@@ -129,7 +129,8 @@ def configured(config: ModelConfig, convolutions: tuple[ConvLayer, ...]) -> tupl
     for name in ("widths", "filters", "strides", "paddings", "pools"):
         value = getattr(config, name)
         if value is not None and len(value) != count:
-            raise InputError(f"model.{name} must have one entry for each of the {count} convolutions, got {value}")
+            given = "model.widths gives" if config.widths is not None else "the network has"
+            raise InputError(f"model.{name} must have one entry a convolution, and {given} {count}, got {value}")
     layers = list(convolutions[:count]) + [convolutions[-1]] * (count - len(convolutions))
     for index, layer in enumerate(layers):
         changes: dict = {}

@@ -40,7 +40,8 @@ def layers(network: ConvNet, image_shape: tuple[int, ...]) -> list[Layer]:
                 shape[:2], window, strides=stride, padding=padding, rounding=network.rounding
             )
         except InputError as error:
-            raise InputError(f"{name}: {error}") from None
+            floor = "; or leave the last pixels out with model.rounding floor" if network.rounding == "exact" else ""
+            raise InputError(f"{name}: {error}{floor}") from None
         field = geometry.compose(field, window, stride, placed.padding[0])
         output = (*placed.output, channels)
         count = weights(shape[2])

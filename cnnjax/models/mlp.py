@@ -11,9 +11,8 @@ def mlp(config: ModelConfig, num_classes: int) -> ConvNet:
     Raises:
         InputError: for a setting of convolutions, which this network has not.
     """
-    for name in ("widths", "filters", "strides", "paddings", "pools", "norm"):
-        if getattr(config, name) is not None:
-            raise InputError(
-                f"model.{name} must be None for mlp, which has no convolution, got {getattr(config, name)}"
-            )
+    names = ("widths", "filters", "strides", "paddings", "pools", "norm")
+    given = [f"model.{name}" for name in names if getattr(config, name) is not None]
+    if given:
+        raise InputError(f"{', '.join(given)} must be None for mlp, which has no convolution")
     return convnet(config, num_classes, convolutions=(), dense=(256, 256), rounding="exact", init="he")

@@ -78,5 +78,9 @@ class Checkpoints:
 
     def _load(self, manager: Any, number: int, like: TrainState) -> TrainState:
         abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
-        restored = manager.restore(number, args=self._ocp.args.StandardRestore(abstract))
+        try:
+            restored = manager.restore(number, args=self._ocp.args.StandardRestore(abstract))
+        except Exception as error:  # Orbax raises many kinds
+            folder = Path(manager.directory) / str(number)
+            raise InputError(f"{folder} cannot be read ({type(error).__name__}); move it away to go on") from error
         return jax.tree.map(jax.numpy.asarray, restored)

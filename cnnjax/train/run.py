@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import time
@@ -37,6 +38,9 @@ class Run(NamedTuple):
 
 def build(config: Config, dataset: Dataset) -> models.ConvNet:
     """The network of the config for the images of the data set, checked to fit."""
+    if config.train.batch_size > len(dataset.train):
+        rule = f"at most the number of training images ({len(dataset.train)})"
+        raise InputError(f"train.batch_size must be {rule}, got {config.train.batch_size}")
     return models.build(config.model, dataset.image_shape, dataset.num_classes)
 
 
@@ -47,6 +51,7 @@ def run(config: Config, dataset: Dataset, workdir: Path, progress: Progress | No
         InputError: if `workdir` holds a run of another config; nothing has been written then.
     """
     report = progress or (lambda description, done, total: None)
+    check(workdir, config)
     network = build(config, dataset)
     claim(workdir, config, dataset)
     preprocess = make_preprocess(jnp.asarray(mean_image(dataset.train)), config.data.unit)
@@ -102,7 +107,12 @@ def train(
         stop = min(step + length, (epoch + 1) * steps_per_epoch)
         started = time.monotonic()
         state = chunk(hyper, state, *train_arrays, epoch, stop)
-        jax.block_until_ready(state.step)
+        if not math.isfinite(float(state.metrics.loss)):
+            kept = checkpoints.epochs()[-1]
+            raise InputError(
+                f"hyper.learning_rate {config.hyper.learning_rate}: the loss is not finite between step {step} and "
+                f"{stop} (epoch {epoch + 1}); the last sound checkpoint is that of epoch {kept}"
+            )
         seconds = time.monotonic() - started
         length = max(1, min(2 * length, round((stop - step) * CHUNK_SECONDS / max(seconds, 1e-6))))
         step = stop
@@ -114,41 +124,62 @@ def train(
             saved_at = time.monotonic()
 
 
-def claim(workdir: Path, config: Config, dataset: Dataset) -> None:
-    """Makes `workdir` the run folder of `config`, or checks that it already is.
+def check(workdir: Path, config: Config) -> None:
+    """Refuses a folder that cannot be the run folder of `config`; writes nothing.
 
     Raises:
-        InputError: naming the fields in which the run that is there differs.
+        InputError: it is no folder, has other files, or holds a run of another config (naming the fields).
     """
+    try:
+        if (workdir / "config.json").exists():
+            fields = differences(config, read_config(workdir / "config.json"))
+            if fields:
+                raise InputError(f"--workdir {workdir} holds a run of another config ({'; '.join(fields)})")
+        elif workdir.exists() and any(workdir.iterdir()):
+            raise InputError(f"--workdir must be new, empty or a run's, and {workdir} has files and no config.json")
+    except OSError as error:
+        raise InputError(f"--workdir must be a folder that can be read and written, got {workdir}: {error}") from None
+
+
+def claim(workdir: Path, config: Config, dataset: Dataset) -> None:
+    """Makes `workdir` the run folder of `config`, or checks that it already is, and of the same data.
+
+    Raises:
+        InputError: as `check`, and if the run that is there was trained on other data.
+    """
+    check(workdir, config)
     path = workdir / "config.json"
+    digest = fingerprint(dataset)
     if path.exists():
-        there = read_config(path)
-        fields = differences(config, there)
-        if fields:
-            raise InputError(f"--workdir {workdir} holds a run of another config ({'; '.join(fields)}); choose another")
+        theirs = json.loads(path.read_text())["data"]["sha256"]
+        if theirs != digest:
+            raise InputError(
+                f"--workdir {workdir} holds a run on other data (sha256 {digest[:12]} here, {theirs[:12]} there)"
+            )
         return
-    if workdir.exists() and any(workdir.iterdir()):
-        raise InputError(
-            f"--workdir must be new, empty or a run folder, and {workdir} has other files and no config.json"
-        )
-    workdir.mkdir(parents=True, exist_ok=True)
     record = {
         "config": to_json(config),
         "versions": {"cnnjax": cnnjax.__version__}
         | {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")},
         "python": platform.python_version(),
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "data": {"name": dataset.name, "sha256": fingerprint(dataset)},
+        "data": {"name": dataset.name, "sha256": digest},
     }
-    write_text(path, json.dumps(record, indent=1) + "\n")
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(record, indent=1) + "\n")
+    except OSError as error:
+        raise InputError(f"--workdir must be a folder that can be written, got {workdir}: {error}") from None
 
 
 def read_config(path: Path) -> Config:
     """The config of a run, from its config.json."""
     try:
-        return from_json(json.loads(path.read_text())["config"])
-    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+        record = json.loads(path.read_text())
+        tree, _ = record["config"], record["data"]["sha256"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path} is not a run's config.json: {error!r}") from error
+    return from_json(tree)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -166,8 +197,13 @@ def read_metrics(workdir: Path) -> list[dict[str, float]]:
     path = workdir / "metrics.jsonl"
     if not path.exists():
         return []
-    lines = path.read_text().split("\n")
-    return [json.loads(line) for line in lines[:-1]]  # what stands behind the last newline is a torn line or nothing
+    try:
+        lines = path.read_text().split("\n")
+        metrics = [json.loads(line) for line in lines[:-1]]  # behind the last newline stands a torn line or nothing
+        _ = [line["epoch"] for line in metrics]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f'{path} must hold a JSON object with "epoch" on each line: {error!r}') from None
+    return metrics
 
 
 def keep_metrics_until(workdir: Path, epoch: int) -> set[int]:

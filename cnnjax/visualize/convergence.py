@@ -28,7 +28,7 @@ def filter_distance(
     """1 - cosine of the angle between each filter and its final self: 0 the same direction, 1 orthogonal."""
     a, b = kernel.reshape(-1, kernel.shape[-1]), final.reshape(-1, final.shape[-1])
     norms = np.linalg.norm(a, axis=0) * np.linalg.norm(b, axis=0)
-    return 1 - np.sum(a * b, axis=0) / np.where(norms > 0, norms, 1)
+    return np.maximum(0, 1 - np.sum(a * b, axis=0) / np.where(norms > 0, norms, 1))
 
 
 def convergence(

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend import core
 from jaxtyping import Array, Float, Int
 
@@ -75,6 +76,12 @@ def _evaluate(jaxpr: core.Jaxpr, consts, args, relu: Callable[[Array], Array]) -
             equation.primitive.name == "custom_jvp_call" and _contains_relu(inner.jaxpr)
         ):
             outputs = _evaluate(inner.jaxpr, inner.consts, inputs, relu)
+        elif equation.primitive.name in ("checkpoint", "remat2"):
+            outputs = _evaluate(inner, (), inputs, relu)  # what is stored and what is computed again changes no value
+        elif any(_contains_relu(jaxpr) for jaxpr in _inner_jaxprs(equation)):
+            raise InputError(
+                f"function must have its ReLUs outside {equation.primitive.name}, where no rule reaches them"
+            )
         else:
             outputs = equation.primitive.bind(*inputs, **equation.primitive.get_bind_params(equation.params))
             outputs = outputs if equation.primitive.multiple_results else [outputs]
@@ -104,15 +111,21 @@ def _is_relu(equation) -> bool:
 
 def _contains_relu(jaxpr: core.Jaxpr) -> bool:
     return any(
-        _is_relu(equation) or ("jaxpr" in equation.params and _contains_relu(equation.params["jaxpr"].jaxpr))
-        for equation in jaxpr.eqns
+        _is_relu(equation) or any(_contains_relu(inner) for inner in _inner_jaxprs(equation)) for equation in jaxpr.eqns
     )
+
+
+def _inner_jaxprs(equation) -> list[core.Jaxpr]:
+    """The jaxprs that an equation holds: the body of a loop, the branches of a choice, the function of a call."""
+    held = [entry for value in equation.params.values() for entry in (value if isinstance(value, tuple) else (value,))]
+    opened = [entry.jaxpr if isinstance(entry, core.ClosedJaxpr) else entry for entry in held]
+    return [entry for entry in opened if isinstance(entry, core.Jaxpr)]
 
 
 def project(
     feature_map: Callable[[Float[Array, "batch height width channels"]], Float[Array, "batch *space maps"]],
     images: Float[Array, "batch height width channels"],
-    units: Int[Array, "batch axes"],
+    units: Int[Array | np.ndarray, "batch axes"],
     *,
     rule: Rule = "deconvnet",
 ) -> Float[Array, "batch height width channels"]:
@@ -124,10 +137,26 @@ def project(
         units: where each activation stands in its image's part of the layer, (row, column, map) or (unit,).
         rule: what happens at a ReLU on the way down.
     """
+    units = _checked_units(units, jax.eval_shape(feature_map, images).shape)
     activations, backward = jax.vjp(with_relu_rule(feature_map, rule), images)
     index = (jnp.arange(images.shape[0]), *jnp.moveaxis(units, 1, 0))
     # All other units of the layer are set to zero, the other maps included.
     return backward(jnp.zeros_like(activations).at[index].set(activations[index]))[0]
+
+
+def _checked_units(units: Any, shape: tuple[int, ...]) -> Array | np.ndarray:
+    """`units` as integers, one row an image; values are checked where they are known, that is, not under `jit`."""
+    units = units if isinstance(units, jax.Array) else np.asarray(units)
+    wanted = (shape[0], len(shape) - 1)
+    if units.shape != wanted or not jnp.issubdtype(units.dtype, jnp.integer):
+        raise InputError(
+            f"units must be integers of shape {wanted} for activations {shape}, got {units.dtype}{units.shape}"
+        )
+    if not isinstance(units, jax.core.Tracer):  # pyright: ignore[reportAttributeAccessIssue]
+        bad = np.argwhere((np.asarray(units) < 0) | (np.asarray(units) >= np.array(shape[1:])))
+        if len(bad):
+            raise InputError(f"units must lie within {shape[1:]}, got {np.asarray(units)[bad[0, 0]].tolist()}")
+    return units
 
 
 def project_by_switches(
@@ -135,7 +164,7 @@ def project_by_switches(
     variables: Any,
     images: Float[Array, "batch height width channels"],
     layer: str,
-    units: Int[Array, "batch axes"],
+    units: Int[Array | np.ndarray, "batch axes"],
 ) -> Float[Array, "batch height width channels"]:
     """The deconvnet as the paper draws it (figure 1): unpool by switches, rectify, filter transposed, layer by layer.
 
@@ -170,7 +199,8 @@ def project_by_switches(
             x = ops.local_response_norm(x)
     else:
         raise InputError(f"layer must be one of {', '.join(name for name, _ in steps)}, got {layer!r}")
-    index = (jnp.arange(images.shape[0]), *jnp.moveaxis(jnp.asarray(units), 1, 0))
+    units = _checked_units(units, x.shape)
+    index = (jnp.arange(images.shape[0]), *jnp.moveaxis(units, 1, 0))
     signal = jnp.zeros_like(x).at[index].set(x[index])
     for _, down in reversed(steps):
         signal = down(signal)

@@ -108,7 +108,7 @@ def test_the_receptive_field_is_the_support_of_the_gradient(layer):
     [
         (ModelConfig("resnet"), "model.name must be one of mlp, lenet, zfnet, zfnet_small, got 'resnet'"),
         (ModelConfig("lenet", strides=(2, 1)), r"conv1: a 5×5 filter with stride 2 does not fit 28×28 with padding 2"),
-        (ModelConfig("lenet", filters=(5,)), "model.filters must have one entry for each of the 2 convolutions"),
+        (ModelConfig("lenet", filters=(5,)), "model.filters must have one entry a convolution, and the network has 2"),
         (ModelConfig("lenet", filters=(5, 15), paddings=(2, 0)), "conv2: a 15×15 filter .* padding .* would fit"),
         (ModelConfig("mlp", widths=(3,)), "model.widths must be None for mlp"),
     ],

@@ -87,9 +87,39 @@ def test_a_folder_of_another_run_is_refused_and_left_alone(dataset, whole, tmp_p
         running.run(other, dataset, workdir)
     assert sorted(str(path) for path in workdir.rglob("*")) == before
     (tmp_path / "holiday.jpg").write_text("")
-    with pytest.raises(InputError, match=r"must be new, empty or a run folder"):
+    with pytest.raises(InputError, match=r"must be new, empty or a run's"):
         running.run(CONFIG, dataset, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
+
+
+def test_a_run_on_other_data_is_refused(dataset, whole):
+    _, workdir = whole
+    changed = dataclasses.replace(dataset, train=dataclasses.replace(dataset.train, images=255 - dataset.train.images))
+    with pytest.raises(InputError, match="a run on other data .sha256"):
+        running.run(CONFIG, changed, workdir)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_before_it_is_saved(dataset, tmp_path):
+    wild = Hyperparams(learning_rate=1e3, filter_rms=np.inf, initial_scale=1e3)
+    config = dataclasses.replace(CONFIG, hyper=wild)
+    with pytest.raises(InputError, match=r"learning_rate 1000.0: the loss is not finite .* that of epoch 0"):
+        running.run(config, dataset, tmp_path)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.epochs() == [0]
+
+
+@pytest.mark.parametrize("text", ['{"loss": 1}\n', "[1]\n", "no json\n"])
+def test_metrics_that_are_damaged_are_named(tmp_path, text):
+    (tmp_path / "metrics.jsonl").write_text(text)
+    with pytest.raises(InputError, match="metrics.jsonl must hold a JSON object"):
+        running.read_metrics(tmp_path)
+
+
+def test_a_workdir_that_is_a_file_is_refused(dataset, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="--workdir must be a folder"):
+        running.check(tmp_path / "file" / "run", CONFIG)
+        running.claim(tmp_path / "file" / "run", CONFIG, dataset)
 
 
 def test_a_network_that_does_not_fit_writes_nothing(dataset, tmp_path):

@@ -127,3 +127,28 @@ def test_bad_input_is_named():
     images = jnp.zeros((1, 28, 28, 1))
     with pytest.raises(InputError, match="layer must be one of conv1, pool1, conv2, pool2, got 'conv3'"):
         project_by_switches(network, network.init(jax.random.key(0), images), images, "conv3", jnp.zeros((1, 3), int))
+
+
+@pytest.mark.parametrize(
+    "units", [[[0, 0, 9]], [[5, 0, 0]], [[-1, 0, 0]], [[0, 0]], [[0, 0, 0], [0, 0, 0]], [[0.5, 0, 0]]]
+)
+def test_units_that_do_not_exist_are_refused(units):
+    with pytest.raises(InputError, match="units must"):
+        project(jax.nn.relu, jnp.zeros((1, 5, 5, 3)), np.array(units))
+
+
+def test_a_relu_that_no_rule_reaches_is_said_and_not_passed_over():
+    def looped(x):
+        return jax.lax.scan(lambda carry, _: (jax.nn.relu(carry), None), x, length=2)[0]
+
+    def chosen(x):
+        return jax.lax.cond(x.sum() > 0, jax.nn.relu, lambda y: y, x)
+
+    for function, name in ((looped, "scan"), (chosen, "cond")):
+        with pytest.raises(InputError, match=f"outside {name}"):
+            jax.vjp(with_relu_rule(function), jnp.ones(3))
+
+
+def test_the_rule_holds_inside_a_checkpoint():
+    _, backward = jax.vjp(with_relu_rule(jax.checkpoint(lambda x: jax.nn.relu(jnp.sin(x)))), jnp.array([0.0, 4.0]))
+    np.testing.assert_allclose(backward(jnp.array([-3.0, 2.0]))[0], [0.0, 2 * np.cos(4.0)], rtol=1e-6)
