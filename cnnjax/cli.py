@@ -173,6 +173,14 @@ def _help(description: str | None) -> str:
     return f"{description or ''}\n\n--config NAME ({', '.join(known_configs())}), a Python file, or a run's config.json"
 
 
+# What tyro and Python say of a value, and what is easier to read.
+_PLAINER = (
+    (r"^Error parsing [\w.-]+: (?=(data|model|train|hyper)\.)", ""),
+    (r"^Error parsing (\S+): invalid literal for int\(\) with base 10: (.*)", r"\1 must be a whole number, got \2"),
+    (r"^Error parsing (\S+): could not convert string to float: (.*)", r"\1 must be a number, got \2"),
+)
+
+
 def _one_line(box: str) -> str:
     """The sentence in the box that tyro draws."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", box)
@@ -182,7 +190,10 @@ def _one_line(box: str) -> str:
         if set(line) <= {"─"}:
             break
         sentence.append(line)
-    return " ".join(sentence) or "the command line could not be read; see --help"
+    said = " ".join(sentence)
+    for theirs, ours in _PLAINER:
+        said = re.sub(theirs, ours, said)
+    return said or "the command line could not be read; see --help"
 
 
 class Progress:

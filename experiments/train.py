@@ -12,9 +12,6 @@ def prepared(arguments: Arguments, progress: Progress) -> tuple[Dataset, list[mo
     run.check(arguments.workdir, config)
     dataset = load(config.data, progress)
     rows = models.layers(run.build(config, dataset), dataset.image_shape)
-    progress.say(
-        cli.layer_table(rows, f"{config.model.name} on {dataset.name}, {config.train.batch_size} images a step")
-    )
     return dataset, rows
 
 

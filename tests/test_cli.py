@@ -50,9 +50,9 @@ def test_a_python_file_is_a_config_too(tmp_path):
         (["--config", "nowhere.py"], "--config must name a file that exists, got nowhere.py"),
         (["--config", "nowhere.json"], "--config must name a run's config.json, got nowhere.json"),
         (["--train.epoch", "3"], "Unrecognized options: --train.epoch"),
-        (["--train.epochs", "three"], "--train.epochs: invalid literal .*'three'"),
+        (["--train.epochs", "three"], "--train.epochs must be a whole number, got 'three'"),
         (["--train.loss", "hinge"], "invalid choice 'hinge' for argument '--train.loss'"),
-        (["--train.epochs", "0"], "train.epochs must be between 1 and 100000, got 0"),
+        (["--train.epochs", "0"], "^train.epochs must be between 1 and 100000, got 0"),
         (["--hyper.learning-rate", "nan"], "hyper.learning_rate must be between 0 and 1000, got nan"),
     ],
 )
