@@ -239,7 +239,9 @@ class Hyperparams:
         for field in dataclasses.fields(self):
             value, (low, high) = getattr(self, field.name), _RANGES[field.name]
             finite = math.isfinite(value) or (field.name == "filter_rms" and value == math.inf)
-            _require(finite and low <= value <= high, f"hyper.{field.name}", f"between {low:.10g} and {high:.10g}", value)
+            _require(
+                finite and low <= value <= high, f"hyper.{field.name}", f"between {low:.10g} and {high:.10g}", value
+            )
         _require(self.filter_rms > 0, "hyper.filter_rms", "> 0", self.filter_rms)
         _require(self.dropout_rate < 1, "hyper.dropout_rate", "less than 1", self.dropout_rate)
 
