@@ -1,7 +1,7 @@
 """How fast cnnjax is, beside plain Flax, plain lax and PyTorch doing the same work on the same machine.
 
 Every rival is a process of its own, idle while another works; they take turns, round by round, and medians count.
-`--suite step loop pool conv norm vmap memory` chooses; `--json FILE` keeps the rows. PyTorch is the `bench` extra;
+`--suite` chooses: step loop pool conv norm vmap startup evolution memory; `--json FILE` keeps the rows. PyTorch is the `bench` extra;
 without it its rows are left out, and said so.
 """
 
@@ -14,6 +14,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ SUITES: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
     "conv": ("conv", {"lax": ("lax",), "torch": ("torch conv", "torch conv channels-last")}),
     "norm": ("response norm", {"torch": ("torch norm", "torch norm channels-last")}),
     "vmap": ("members", {"single step": ("single step",), "flax": ("flax members",)}),
+    "startup": ("training", {"flax": ("flax",), "torch": ("torch",)}),
+    "evolution": ("strongest", {"forward pass": ("forward pass",)}),
     "memory": ("step memory", {"flax": ("flax memory",)}),
 }
 MEMBERS = 8  # of suite vmap: its times are a member's
@@ -38,7 +41,7 @@ DIVERGED = 3.0  # a loss above that of saying the same of ten classes (2.3) by t
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    suite: tuple[str, ...] = ("step", "loop", "pool", "conv", "norm", "vmap", "memory")
+    suite: tuple[str, ...] = ("step", "loop", "pool", "conv", "norm", "vmap", "startup", "evolution", "memory")
     rounds: int = 7
     json: str | None = None  # a file for the rows
     only: str = ""  # cases whose name holds this text
@@ -56,10 +59,13 @@ class Rival:
 
     def __init__(self, rival: str, suite: str, case: Case):
         command = [sys.executable, "-m", "experiments.rivals", rival, suite, case.name]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
+        self.command = command
+        self.process = self._start()
         self.name, self.repetitions, self.times, self.losses = rival, 1, [], []
+
+    def _start(self) -> subprocess.Popen:
+        pipe = subprocess.PIPE
+        return subprocess.Popen(self.command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
 
     def work(self, repetitions: int) -> dict[str, Any]:
         assert self.process.stdin and self.process.stdout
@@ -87,6 +93,14 @@ class Rival:
                 self.process.stdin.close()
         self.process.wait()
 
+    def start_anew(self) -> None:
+        """Measures a whole process, up to the end of its first step."""
+        self.close()
+        started = time.perf_counter()
+        self.process = self._start()
+        self.losses.append(self.work(1)["loss"])
+        self.times.append(1e3 * (time.perf_counter() - started))
+
     @property
     def figure(self) -> float:
         return statistics.median(self.times)
@@ -111,7 +125,10 @@ def measure(suite: str, case: Case, rounds: int) -> list[dict[str, Any]]:
             process.warm_up()
         for _ in range(rounds):
             for process in processes:
-                process.measure()
+                if suite == "startup" and process.name != "matrix product":
+                    process.start_anew()
+                else:
+                    process.measure()
     finally:
         for process in processes:
             process.close()

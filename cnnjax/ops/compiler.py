@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 # XLA:CPU sends convolutions to a library (YNN) that reaches half the machine's matrix rate, and a third of that in
-# the gradient of a kernel; with this option only reductions go there. Whole steps (performance.md, section 1): LeNet
+# the gradient of a kernel; with this option only reductions go there. Whole steps: LeNet
 # 107 -> 72 ms, three convolutions 317 -> 195 ms. Leaving the reductions out too makes a bias gradient 22 times slower.
 _CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
 

@@ -41,7 +41,7 @@ def plain(lhs, rhs, *, face, windows):
 def for_cpu(lhs, rhs, *, face, windows):
     """The form that is fastest on a CPU.
 
-    Groups run one after another, since XLA's grouped convolution is slow (performance.md, section 4), and a depthwise
+    Groups run one after another, since XLA's grouped convolution is slow, and a depthwise
     convolution, whose groups have one channel each, as one multiplication for each offset of the window.
     """
     if 0 in (*lhs.shape, *rhs.shape):
@@ -75,7 +75,7 @@ def _ungrouped(lhs, rhs, face, windows):
         return _kernel_gradient(lhs, rhs, windows)
     if face == "images":
         # Interleaving zeros into the cotangent multiplies by them: 108 -> 80 ms for 7×7/2 on 16×224×224×3, 120 ->
-        # 86 ms for 5×5/2 on 16×55×55×96 (performance.md, section 2). Strides with dilation keep the zeros: rare.
+        # 86 ms for 5×5/2 on 16×55×55×96. Strides with dilation keep the zeros: rare.
         if max(windows.strides) > 1 and max(windows.dilation) == 1:
             return _image_gradient_by_phase(lhs, rhs, windows)
         return _image_gradient(lhs, rhs, windows)
@@ -89,7 +89,7 @@ def _canonical(images, kernel, strides, padding, kernel_dilation=(1, 1), image_d
     """A convolution in two dimensions as XLA:CPU's library takes it.
 
     It knows these dimension numbers only. XLA brings others into this form, but not inside a loop, where the gradient
-    of a kernel then takes 29–198 times as long (performance.md, section 1). Negative padding cuts rows off.
+    of a kernel then takes 29–198 times as long. Negative padding cuts rows off.
     """
     cut = [(min(low, 0), min(high, 0), 0) for low, high in padding]
     if max(image_dilation) == 1 and any(low or high for low, high, _ in cut):

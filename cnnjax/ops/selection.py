@@ -6,7 +6,7 @@ winning offset, zeros elsewhere, and add up where windows overlap. `select` and 
 transposes, so every derivative, in either mode, is one of these two.
 
 Neither ever becomes a scatter or a sum of padded slices: forward, gradient together take 0.03 (2×2/2) and 0.17
-(3×3/2) of the time of XLA's reduce-window and select-and-scatter on a CPU (performance.md, section 3).
+(3×3/2) of the time of XLA's reduce-window and select-and-scatter on a CPU.
 Members of a `vmap` are folded into the batch.
 """
 

@@ -14,7 +14,7 @@ Groups split the channels: the in channels in order into groups, the out channel
 
 Under `vmap`, members that have only images of their own are folded into the batch, members that have only a kernel
 of their own into its out (or in) channels, and members with both run one after another inside the program. XLA's rule,
-a grouped convolution, runs 2.4–5.6 times as long as that on a CPU (reference: performance.md, sections 4 and 8).
+a grouped convolution, runs 2.4–5.6 times as long as that on a CPU.
 """
 
 import functools
@@ -33,7 +33,7 @@ from cnnjax.ops import compiler, convolution_forms
 Face: TypeAlias = Literal["output", "images", "kernel"]
 
 # Members that run one after another are unrolled up to this count: 0.64–0.79 of a single step each, but compile time
-# grows with them; beyond, a loop at 0.93–1.06 and constant compile time (performance.md, section 4: 8 members).
+# grows with them; beyond, a loop at 0.93–1.06 and constant compile time (8 members).
 UNROLLED_MEMBERS = 16
 
 

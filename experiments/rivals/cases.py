@@ -78,5 +78,11 @@ CASES: dict[str, list[Case]] = {
         dataclasses.replace(case, name=f"8 members, {case.name}", bars={"single step": 1.0, "flax": 0.3})
         for case in STEPS[3:5]
     ],
+    "startup": [
+        dataclasses.replace(STEPS[0], name="process start to the first step, LeNet", bars={"flax": 1.3, "torch": 2.0})
+    ],
+    "evolution": [
+        dataclasses.replace(STEPS[2], name="strongest activations of every layer", bars={"forward pass": 1.3})
+    ],
     "memory": [dataclasses.replace(case, bars={"flax": 1.0}) for case in (STEPS[0], STEPS[1], STEPS[5])],
 }  # fmt: skip

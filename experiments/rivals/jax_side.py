@@ -17,8 +17,9 @@ from jax import lax
 
 from cnnjax import models, ops
 from cnnjax.config import Hyperparams, TrainConfig
-from cnnjax.data import Batch
+from cnnjax.data import Batch, Split, batches
 from cnnjax.train.step import TrainState, initial_state, make_preprocess, make_train_chunk, make_train_step
+from cnnjax.visualize.evolution import make_look, strongest_activations
 from experiments.rivals.cases import CLASSES, Case
 
 Work = Callable[[int], float]
@@ -301,6 +302,39 @@ def matrix_product(case: Case) -> Work:
     return _repeated(lambda x: x @ x, x, False, jax.jit)
 
 
+def _looking(case: Case) -> tuple[Any, Callable, list[Batch], Callable]:
+    made = ours(case)
+    variables = {"params": made.state(case.shape).params}
+    images, labels = images_and_labels(case)
+    return variables, made.preprocess, list(batches(Split(images, labels), case.batch)), made.network.apply
+
+
+def strongest(case: Case) -> Work:
+    """The search of the evolution study: the strongest activation of every map of every layer, over all images."""
+    variables, preprocess, given, apply = _looking(case)
+    look = make_look(lambda variables, images: apply(variables, images)[1], preprocess)
+
+    def work(count: int) -> float:
+        for _ in range(count):
+            strongest_activations(look, variables, given)
+        return float("nan")
+
+    return work
+
+
+def forward_pass(case: Case) -> Work:
+    """The logits of the same images, and nothing else."""
+    variables, preprocess, given, apply = _looking(case)
+    forward = ops.jit(lambda variables, images: apply(variables, preprocess(images))[0])
+
+    def work(count: int) -> float:
+        for _ in range(count):
+            logits = [np.asarray(forward(variables, batch.images)) for batch in given]
+        return float("nan") * len(logits)
+
+    return work
+
+
 def _step_memory(compiled) -> float:
     """MB that one call needs: arguments, temporaries, and results that do not take an argument's place."""
     sizes = compiled.memory_analysis()
@@ -342,5 +376,7 @@ RIVALS: dict[str, Callable[[Case], Work]] = {
     "response norm": response_norm,
     "step memory": step_memory,
     "flax memory": flax_step_memory,
+    "strongest": strongest,
+    "forward pass": forward_pass,
     "matrix product": matrix_product,
 }

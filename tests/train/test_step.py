@@ -71,6 +71,20 @@ def test_where_a_chunk_ends_changes_no_bit_and_single_steps_agree(network, data)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), state.params, whole.params)
 
 
+def test_the_losses_of_20_steps_are_those_of_a_python_loop(network, data):
+    chunk = jax.jit(make_train_chunk(network, CONFIG, PREPROCESS, COUNT))
+    single = jax.jit(make_train_step(network, CONFIG, PREPROCESS, 3))
+    looped = called = initial_state(network, CONFIG, HYPER, SHAPE)
+    for step in range(20):
+        epoch, position = divmod(step, 3)
+        before = 0.0 if position == 0 else float(looped.metrics.loss)
+        looped = chunk(HYPER, looped, *data, epoch, step + 1)
+        order, masks = epoch_order(HYPER.seed, epoch, COUNT, CONFIG.batch_size)
+        rows = order[position]
+        called, metrics = single(HYPER, called, Batch(data[0][rows], data[1][rows], masks[position]))
+        assert float(looped.metrics.loss) - before == pytest.approx(float(metrics.loss), rel=1e-4, abs=1e-5)
+
+
 def test_metrics_of_an_epoch_count_every_image_once_and_start_anew(network, data):
     chunk = jax.jit(make_train_chunk(network, CONFIG, PREPROCESS, COUNT))
     state = chunk(HYPER, initial_state(network, CONFIG, HYPER, SHAPE), *data, 0, 3)

@@ -1,0 +1,124 @@
+"""Which op works under which transformation: computed here, and the table in README must say the same."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cnnjax import ops
+
+README = Path(__file__).parent.parent.parent / "README.md"
+BEGIN, END = "<!-- ops -->\n", "<!-- /ops -->"
+
+
+def random(*shape):
+    return np.random.default_rng(len(shape)).normal(size=shape)
+
+
+KERNEL = random(3, 3, 2, 3)
+SWITCHES = ops.max_pool_with_switches(jnp.asarray(random(2, 6, 6, 2)), 2).switches
+
+# One real input each, closed over what is not differentiated; float inputs of 2×6×6×2 unless it says otherwise.
+OPS = {
+    "conv": (lambda x: ops.conv(x, jnp.asarray(KERNEL, x.dtype), strides=2, padding=1), (2, 6, 6, 2)),
+    "conv, by its kernel": (lambda k: ops.conv(jnp.asarray(random(2, 6, 6, 2), k.dtype), k), (3, 3, 2, 3)),
+    "conv_transpose": (
+        lambda x: ops.conv_transpose(x, jnp.asarray(KERNEL, x.dtype), (6, 6), strides=2, padding=1), (2, 3, 3, 3),
+    ),
+    "max_pool": (lambda x: ops.max_pool(x, 3, strides=2), (2, 6, 6, 2)),
+    "max_pool_with_switches": (lambda x: ops.max_pool_with_switches(x, 2).values, (2, 6, 6, 2)),
+    "unpool": (lambda x: ops.unpool(x, SWITCHES, (6, 6)), (2, 3, 3, 2)),
+    "avg_pool": (lambda x: ops.avg_pool(x, 2), (2, 6, 6, 2)),
+    "local_response_norm": (ops.local_response_norm, (2, 3, 3, 7)),
+    "dense": (lambda x: ops.dense(x, jnp.asarray(random(5, 4), x.dtype)), (2, 5)),
+}  # fmt: skip
+
+
+def close(one, other, tolerance=2e-4):
+    np.testing.assert_allclose(
+        np.asarray(one, np.float64), np.asarray(other, np.float64), rtol=tolerance, atol=tolerance
+    )
+
+
+def total(op):
+    return lambda x: jnp.sum(jnp.sin(op(x)))
+
+
+def slope(op, x, direction):
+    """The derivative in a direction by central differences, in float64."""
+    with jax.enable_x64(True):
+        x, direction = jnp.asarray(np.asarray(x), jnp.float64), jnp.asarray(np.asarray(direction), jnp.float64)
+        return (total(op)(x + 1e-6 * direction) - total(op)(x - 1e-6 * direction)) / 2e-6
+
+
+def check_jit(op, x):
+    close(jax.jit(op)(x), op(x))
+
+
+def check_vmap(op, x):
+    stacked = jnp.stack([x, 2 * x, -x])
+    close(jax.vmap(op)(stacked), jnp.stack([op(part) for part in stacked]))
+
+
+def check_scan(op, x):
+    stacked = jnp.stack([x, 2 * x])
+    close(jax.lax.scan(lambda carry, part: (carry, op(part)), 0, stacked)[1], jnp.stack([op(part) for part in stacked]))
+
+
+def check_grad(op, x):
+    direction = jnp.asarray(random(*x.shape, 1)[..., 0], x.dtype)
+    close(jnp.vdot(jax.grad(total(op))(x), direction), slope(op, x, direction), 5e-3)
+
+
+def check_jvp(op, x):
+    direction = jnp.asarray(random(*x.shape, 1)[..., 0], x.dtype)
+    close(jax.jvp(total(op), (x,), (direction,))[1], slope(op, x, direction), 5e-3)
+
+
+def check_hessian(op, x):
+    """Forward over reverse, reverse over reverse and reverse over forward are one matrix."""
+    function, x = total(op), x[:1] if x.ndim == 4 and op(x).shape[0] == x.shape[0] and x.shape != SWITCHES.shape else x
+    forward_reverse = jax.jacfwd(jax.grad(function))(x)
+    close(forward_reverse, jax.jacrev(jax.grad(function))(x))
+    close(forward_reverse, jax.jacrev(jax.jacfwd(function))(x))
+
+
+def check_bfloat16(op, x):
+    out = op(x.astype(jnp.bfloat16))
+    assert out.dtype == jnp.bfloat16
+    close(out, op(x), 0.1)
+
+
+def check_float64(op, x):
+    with jax.enable_x64(True):
+        out = op(jnp.asarray(np.asarray(x), jnp.float64))
+        assert out.dtype == jnp.float64
+    close(out, op(x))
+
+
+CHECKS = {
+    "jit": check_jit, "vmap": check_vmap, "scan": check_scan, "grad": check_grad, "jvp": check_jvp,
+    "hessian": check_hessian, "bfloat16": check_bfloat16, "float64": check_float64,
+}  # fmt: skip
+
+
+def table() -> str:
+    lines = [f"| op | {' | '.join(CHECKS)} |", f"| --- {'| :-: ' * len(CHECKS)}|"]
+    for name, (op, shape) in OPS.items():
+        x = jnp.asarray(random(*shape), jnp.float32)
+        cells = []
+        for check in CHECKS.values():
+            try:
+                check(op, x)
+                cells.append("✓")
+            except Exception as error:
+                cells.append(f"no: {type(error).__name__}")
+        lines.append(f"| `{name}` | {' | '.join(cells)} |".replace("`conv, by its kernel`", "`conv`, by its kernel"))
+    return "\n".join(lines) + "\n"
+
+
+def test_every_op_works_under_every_transformation_and_readme_says_so():
+    computed = table()
+    assert "no:" not in computed, computed
+    assert computed in README.read_text().split(BEGIN)[1].split(END)[0]
