@@ -1,8 +1,7 @@
 """How fast cnnjax is, beside plain Flax, plain lax and PyTorch doing the same work on the same machine.
 
 Every rival is a process of its own, idle while another works; they take turns, round by round, and medians count.
-`--suite` chooses: step loop pool conv norm vmap startup evolution memory; `--json FILE` keeps the rows. PyTorch is the `bench` extra;
-without it its rows are left out, and said so.
+`--suite` chooses; `--json FILE` keeps the rows. PyTorch is the `bench` extra; without it its rows are left out.
 """
 
 import contextlib
@@ -153,7 +152,7 @@ def _row(suite: str, case: Case, rival: str, ours: Rival, rate: Rival, candidate
         "ratio": ours_figure / other, "bar": case.bars[rival],
         "spread": (max(ours.times) - min(ours.times)) / ours.figure,
         "peak_gflops": peak, "share_of_peak": flops / ours_figure / 1e6 / peak if flops else None,
-        "diverged": suite != "memory" and (ours.diverged or best.diverged),
+        "diverged": suite not in ("memory", "startup") and (ours.diverged or best.diverged),
         "loss": ours.losses[-1], "rival_loss": best.losses[-1],
     }  # fmt: skip
 
