@@ -82,7 +82,7 @@ CASES: dict[str, list[Case]] = {
         dataclasses.replace(STEPS[0], name="process start to the first step, LeNet", bars={"flax": 1.3, "torch": 2.0})
     ],
     "evolution": [
-        dataclasses.replace(STEPS[2], name="strongest activations of every layer", bars={"forward pass": 1.3})
+        dataclasses.replace(STEPS[2], batch=64, name="strongest activations of every layer", bars={"forward pass": 1.3})
     ],
     "memory": [dataclasses.replace(case, bars={"flax": 1.0}) for case in (STEPS[0], STEPS[1], STEPS[5])],
 }  # fmt: skip
