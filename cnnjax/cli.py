@@ -11,7 +11,7 @@ import runpy
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from cnnjax.config import Config, from_json
 from cnnjax.errors import InputError
@@ -31,7 +31,8 @@ def run(main: Callable[[Arguments, "Progress"], Any], options: Any = None) -> No
     Bad input of any kind ends with one line on standard error and exit status 2.
 
     Args:
-        options: an instance of a frozen dataclass with the script's own options and their defaults, or None.
+        options: an instance of a frozen dataclass with the script's own options and their defaults, or None; each field
+            says what it is in `metadata["help"]`.
     """
     _end_well(main, lambda: parse(sys.argv[1:], options, prog=_program(), description=_description()))
 
@@ -63,21 +64,27 @@ def parse(
     Raises:
         InputError: an unknown option, a value of the wrong type or out of range.
     """
+    import tyro
+
+    def helped(kind: Any, text: str) -> Any:
+        return Annotated[kind, tyro.conf.arg(help=text)]
+
     name, rest = _take_config(list(arguments))
     config = load_config(name)
-    own = (
-        [(field.name, field.type, getattr(options, field.name)) for field in dataclasses.fields(options)]
-        if options
-        else []
-    )
-    ours = [("workdir", str, f"runs/{Path(name).stem if not name.endswith('.json') else Path(name).parent.name}")]
+    where = f"runs/{Path(name).parent.name if name.endswith('.json') else Path(name).stem}"
+    names = ", ".join(known_configs())
+    ours = [
+        ("config", helped(str, f"one of {names}, a Python file (it is run), or a run's config.json"), name),
+        ("workdir", helped(str, "the run folder: made, gone on with, or found finished"), where),
+    ]
+    own = [
+        (field.name, helped(field.type, field.metadata["help"]), getattr(options, field.name))
+        for field in (dataclasses.fields(options) if options else ())
+    ]
     parts = [(field.name, field.type, getattr(config, field.name)) for field in dataclasses.fields(Config)]
-    everything = dataclasses.make_dataclass(
-        "Options",
-        [(field, kind, dataclasses.field(default=value)) for field, kind, value in ours + own + parts],
-        frozen=True,
-    )
-    told = _told(everything, rest, prog=prog, description=_help(description))
+    fields = [(field, kind, dataclasses.field(default=value)) for field, kind, value in ours + own + parts]
+    everything = dataclasses.make_dataclass("Options", fields, frozen=True)
+    told = _told(everything, rest, prog=prog, description=description)
     config = Config(**{field: getattr(told, field) for field, _, _ in parts})
     chosen = dataclasses.replace(options, **{field: getattr(told, field) for field, _, _ in own}) if options else None
     return Arguments(config, _workdir(told.workdir), chosen)
@@ -169,13 +176,9 @@ def _description() -> str | None:
     return sys.modules["__main__"].__doc__
 
 
-def _help(description: str | None) -> str:
-    return f"{description or ''}\n\n--config NAME ({', '.join(known_configs())}), a Python file, or a run's config.json"
-
-
 # What tyro and Python say of a value, and what is easier to read.
 _PLAINER = (
-    (r"^Error parsing [\w.-]+: (?=(data|model|train|hyper)\.)", ""),
+    (r"^Error parsing [\w.-]+: (?=(data|model|train|hyper)\.|--)", ""),
     (r"^Error parsing (\S+): invalid literal for int\(\) with base 10: (.*)", r"\1 must be a whole number, got \2"),
     (r"^Error parsing (\S+): could not convert string to float: (.*)", r"\1 must be a number, got \2"),
 )

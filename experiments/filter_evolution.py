@@ -30,8 +30,8 @@ LOOK_BATCH = 64  # images a forward pass: no result depends on it, and small one
 class Options:
     """What the study adds to a run."""
 
-    maps: int = 12  # feature maps of each layer that are shown
-    maps_seed: int = 0  # of their choice
+    maps: int = dataclasses.field(default=12, metadata={"help": "feature maps of each layer that are shown"})
+    maps_seed: int = dataclasses.field(default=0, metadata={"help": "of their choice"})
 
     def __post_init__(self):
         if self.maps < 1:

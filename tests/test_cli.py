@@ -12,7 +12,7 @@ from cnnjax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Own:
-    maps: int = 12
+    maps: int = dataclasses.field(default=12, metadata={"help": "how many"})
 
 
 def test_options_change_the_config_they_name():

@@ -1,0 +1,147 @@
+"""The numbers that the lecture prints, against those that are computed here."""
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import lecture
+from tests.experiments.test_filter_evolution import Quiet
+
+FIGURES = ("scanner", "rgb", "strides", "pooling", "feature_maps", "invariance", "training")
+
+
+@pytest.fixture(scope="module")
+def image():
+    return lecture.photograph()
+
+
+def loops(image, kernel):
+    """The plain definition: output pixel o is the sum of window o times the filter."""
+    rows, columns = (size - len(kernel) + 1 for size in image.shape)
+    return np.array([[(image[r : r + 3, c : c + 3] * kernel).sum() for c in range(columns)] for r in range(rows)])
+
+
+def test_the_binary_scanner_gives_the_lectures_output():
+    scanned = lecture.scan()
+    np.testing.assert_array_equal(scanned.output, [[4, 3, 4], [2, 4, 3], [2, 3, 4]])
+
+
+def test_the_three_channels_add_up_to_the_lectures_sums():
+    colour = lecture.rgb()
+    assert colour.sums.tolist() == [308, -498, 164]
+    assert lecture.RGB_BIAS == 1 and colour.output[0, 0] == -25
+    assert (colour.padded[:, 0] == 0).all() and (colour.padded[:, :, 0] == 0).all() and colour.padded.shape == (3, 5, 5)
+    by_loops = sum(loops(pixels, kernel) for pixels, kernel in zip(colour.padded, lecture.RGB_FILTER, strict=True))
+    np.testing.assert_array_equal(colour.output, by_loops + 1)
+    np.testing.assert_array_equal(colour.output[:2], [[-25, 466, 466], [295, 787, 798]])  # the animation's
+
+
+def test_strides_padding_and_the_volume_are_the_lectures():
+    sizes = lecture.sizes()
+    outputs = {(fit.stride, fit.padding): fit.output for fit in sizes.fits}
+    assert outputs == {(1, 0): 5, (2, 0): 3, (3, 0): None, (3, 1): 3}
+    assert list(sizes.refusals) == [(3, 0)]
+    assert sizes.refusals[3, 0].startswith("a 3×3 filter with stride 3 does not fit 7×7")
+    assert sizes.keeping == {3: 1, 5: 2, 7: 3} == {window: (window - 1) // 2 for window in (3, 5, 7)}
+    assert sizes.volume == (28, 28, 6)
+    assert sizes.weights == (5 * 5 * 3) * 6 + 6
+
+
+def test_max_pooling_keeps_the_largest_of_each_window():
+    pooled = lecture.max_pooling()
+    np.testing.assert_array_equal(pooled.output, [[6, 8], [3, 4]])
+    np.testing.assert_array_equal(lecture.POOLED_IMAGE.ravel()[pooled.switches], pooled.output)
+
+
+def test_the_feature_maps_are_those_of_plain_loops_after_relu(image):
+    corner = image[60:90, 100:130].astype(int)
+    maps = lecture.feature_maps(corner)
+    for index, one in enumerate(lecture.FILTERS):
+        expected = np.maximum(loops(corner, one.weights) / one.divisor, 0)
+        np.testing.assert_array_equal(maps[..., index], expected)
+
+
+def test_an_edge_is_found_by_the_filter_of_its_direction():
+    vertical = np.zeros((6, 6), int)
+    vertical[:, 3:] = 10
+    names = [one.name for one in lecture.FILTERS]
+    maps = dict(zip(names, np.moveaxis(lecture.feature_maps(vertical), 2, 0), strict=True))
+    assert maps["vertical edges (Sobel)"].max() == 40 and maps["horizontal edges (Sobel)"].max() == 0
+    maps = dict(zip(names, np.moveaxis(lecture.feature_maps(vertical.T), 2, 0), strict=True))
+    assert maps["vertical edges (Sobel)"].max() == 0 and maps["horizontal edges (Sobel)"].max() == 40
+    assert {float(one.weights.sum() / one.divisor) for one in lecture.FILTERS} == {0.0, 1.0}
+
+
+def test_maps_move_with_the_input_and_their_maxima_stay(image):
+    moved = lecture.invariance(image)
+    assert moved.shifts.tolist() == list(range(9))
+    np.testing.assert_array_equal(moved.inputs[8, :, 8:], moved.inputs[0, :, :-8])
+    assert (moved.inputs[0][:, -8:] == 0).all() and (moved.inputs > 0).any()
+    assert (moved.largest_difference == 0).all()
+    np.testing.assert_array_equal(moved.strongest, np.broadcast_to(moved.strongest[0], moved.strongest.shape))
+    assert (moved.strongest > 0).all()
+
+
+def test_pooling_makes_the_output_change_less_and_the_maximum_not_at_all(image):
+    curves = lecture.invariance(image).curves
+    order = ["convolution and ReLU", *(f"then max pooling {window}×{window}" for window in lecture.POOLS)]
+    for less, more in zip(order[1:], order, strict=False):
+        assert (curves[less][1:] < curves[more][1:]).all()
+    assert (curves["the maximum of each map"] == 0).all()
+    assert all(curve[0] == 0 for curve in curves.values())
+
+
+def test_the_total_errors_are_the_lectures():
+    """½(0.2² + 0.4² + 0.9² + 0.3²), ½(0.1² + 0.1² + 0.3² + 0.1²) and none."""
+    assert list(lecture.OUTPUTS.values())[:2] == [(0.2, 0.4, 0.1, 0.3), (0.1, 0.1, 0.7, 0.1)]
+    np.testing.assert_allclose(lecture.total_errors(), [0.55, 0.06, 0.0], rtol=1e-5, atol=1e-12)
+
+
+def test_main_writes_every_figure_its_arrays_and_the_page(tmp_path):
+    lecture.main(lecture.Options(out=tmp_path / "new", updates=60), Quiet())
+    names = {path.name for path in (tmp_path / "new").iterdir()}
+    assert names == {f"{name}.{kind}" for name in FIGURES for kind in ("png", "npz")} | {"lecture.md"}
+    for name in FIGURES:
+        with Image.open(tmp_path / "new" / f"{name}.png") as picture:
+            assert min(picture.size) > 300
+        with np.load(tmp_path / "new" / f"{name}.npz", allow_pickle=False) as arrays:
+            assert all(arrays[key].size for key in arrays.files)
+    with np.load(tmp_path / "new" / "training.npz") as arrays:
+        assert arrays["updates"][0] == 0 and arrays["updates"][-1] == 60
+        assert arrays["total_error"][-1] < 0.5 * arrays["total_error"][0]
+        assert arrays["wrong"][-1] < 0.5 * arrays["wrong"][0]
+    text = (tmp_path / "new" / "lecture.md").read_text(encoding="utf-8")
+    assert re.findall(r"!\[.*?\]\((.*?)\.png\)", text) == list(FIGURES)
+    for fact in (
+        "`4 3 4 / 2 4 3 / 2 3 4`",
+        "308 + (-498) + 164 + 1 = -25",
+        "(7 - 3 + 2·0)/1 + 1 = 5",
+        "a 3×3 filter with stride 3 does not fit 7×7 with padding 0",
+        "(5·5·3)·6 + 6 = 456",
+        "28×28×6",
+        "becomes `6 8 / 3 4`",
+        "is the same for every shift",
+        "= 0.55\n",
+        "= 0.06\n",
+    ):
+        assert fact in text, fact
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--updates", "0"], "--updates must be at least 1, got 0"),
+        (["--seed", "-1"], "--seed must be between 0 and 2147483647, got -1"),
+    ],
+)
+def test_bad_options_end_with_one_line(tmp_path, arguments, message):
+    command = [sys.executable, "-m", "experiments.lecture", "--out", str(tmp_path / "new"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ") and line.endswith(message)
+    assert not (tmp_path / "new").exists()
