@@ -35,7 +35,7 @@ SUITES: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
 }
 MEMBERS = 8  # of suite vmap: its times are a member's
 ROUND_SECONDS = 0.4
-DIVERGED = 3.0  # a loss above that of saying the same of ten classes (2.3) by this much has not trained
+MAY_GROW = 1.5  # the loss of one batch varies; beyond this share of the first one the training has diverged
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Rival:
         command = [sys.executable, "-m", "experiments.rivals", rival, suite, case.name]
         self.command = command
         self.process = self._start()
-        self.name, self.repetitions, self.times, self.losses = rival, 1, [], []
+        self.name, self.repetitions, self.times, self.losses, self.first_loss = rival, 1, [], [], None
 
     def _start(self) -> subprocess.Popen:
         pipe = subprocess.PIPE
@@ -77,7 +77,7 @@ class Rival:
 
     def warm_up(self) -> None:
         """Compiles, then settles how often the work fits into a round."""
-        self.work(2)
+        self.first_loss = self.work(2)["loss"]
         seconds = self.work(2)["seconds"] / 2
         self.repetitions = max(1, min(10_000, round(ROUND_SECONDS / max(seconds, 1e-6))))
 
@@ -106,8 +106,9 @@ class Rival:
 
     @property
     def diverged(self) -> bool:
+        """A loss that was a number is none any more, or has grown."""
         last = self.losses[-1]
-        return last is not None and not last < DIVERGED
+        return self.first_loss is not None and (last is None or last > MAY_GROW * self.first_loss)
 
 
 def measure(suite: str, case: Case, rounds: int) -> list[dict[str, Any]]:
