@@ -11,9 +11,12 @@ from cnnjax.ops.dense import dense, dropout
 from cnnjax.ops.members import members_in_turn
 from cnnjax.ops.normalization import local_response_norm
 from cnnjax.ops.pooling import Pooled, avg_pool, max_pool, max_pool_with_switches, unpool
+from cnnjax.ops.scanning import DenseLayer, apply_mlp, scan_mlp, scan_mlp_literally
 
 __all__ = [
+    "DenseLayer",
     "Pooled",
+    "apply_mlp",
     "avg_pool",
     "compiler_options",
     "conv",
@@ -25,5 +28,7 @@ __all__ = [
     "max_pool",
     "max_pool_with_switches",
     "members_in_turn",
+    "scan_mlp",
+    "scan_mlp_literally",
     "unpool",
 ]
