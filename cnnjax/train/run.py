@@ -149,13 +149,8 @@ def claim(workdir: Path, config: Config, dataset: Dataset) -> None:
     """
     check(workdir, config)
     path = workdir / "config.json"
-    digest = fingerprint(dataset)
     if path.exists():
-        theirs = json.loads(path.read_text())["data"]["sha256"]
-        if theirs != digest:
-            raise InputError(
-                f"--workdir {workdir} holds a run on other data (sha256 {digest[:12]} here, {theirs[:12]} there)"
-            )
+        check_data(workdir, dataset)
         return
     record = {
         "config": to_json(config),
@@ -163,13 +158,36 @@ def claim(workdir: Path, config: Config, dataset: Dataset) -> None:
         | {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")},
         "python": platform.python_version(),
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "data": {"name": dataset.name, "sha256": digest},
+        "data": {"name": dataset.name, "sha256": fingerprint(dataset)},
     }
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(record, indent=1) + "\n")
     except OSError as error:
         raise InputError(f"--workdir must be a folder that can be written, got {workdir}: {error}") from None
+
+
+def check_data(workdir: Path, dataset: Dataset) -> None:
+    """Raises InputError if the run in `workdir` was trained on other data."""
+    ours = fingerprint(dataset)
+    theirs = json.loads((workdir / "config.json").read_text())["data"]["sha256"]
+    if theirs != ours:
+        raise InputError(f"{workdir} holds a run on other data (sha256 {ours[:12]} here, {theirs[:12]} there)")
+
+
+def kept_epochs(workdir: Path) -> list[int]:
+    """The epochs whose checkpoints the run has kept, in order."""
+    folder = workdir / "checkpoints" / "epochs"
+    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
+
+
+def load_epoch(workdir: Path, config: Config, network: nn.Module, dataset: Dataset, epoch: int) -> TrainState:
+    """The state of the run at the end of a kept epoch."""
+    hyper = jax.tree.map(jnp.asarray, config.hyper)
+    image_shape = dataset.train.images.shape[1:]
+    like = jax.eval_shape(lambda hyper: initial_state(network, config.train, hyper, image_shape), hyper)
+    with Checkpoints(workdir) as checkpoints:
+        return checkpoints.load_epoch(epoch, like)
 
 
 def read_config(path: Path) -> Config:
