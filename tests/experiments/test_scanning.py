@@ -1,0 +1,204 @@
+"""The study of scanned networks on tiny files in the layouts of the real ones."""
+
+import dataclasses
+import gzip
+import json
+import struct
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from cnnjax import ops
+from cnnjax.errors import InputError
+from experiments import scanning
+from tests.experiments.test_filter_evolution import Quiet
+
+
+def write_sound(folder, count=30):
+    """Digits 0 to 2 are three tones of 0.1 s at any time and of any loudness."""
+    generator = np.random.default_rng(0)
+    labels = np.arange(count) % 3
+    sound = np.zeros((count, 8000))
+    for row, label in zip(sound, labels, strict=True):
+        start = generator.integers(0, 1000)
+        row[start : start + 800] = generator.uniform(0.01, 1) * np.sin(np.arange(800) * (0.2 + 0.4 * label))
+    code = np.round(127 * np.sign(sound) * np.log1p(255 * np.abs(sound)) / np.log(256)).astype(np.int8)
+    np.savez(
+        folder / "spoken_digits.npz", audio_mulaw=code, length=np.full(count, 2000, np.int32),
+        label=labels.astype(np.uint8), is_test=np.arange(count) >= count - 9,
+    )  # fmt: skip
+    return sound
+
+
+def write_images(folder):
+    (folder / "fashion-mnist").mkdir()
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 40), ("t10k", 12)):
+        labels = (np.arange(count) % 2).astype(np.uint8)
+        images = generator.integers(0, 100, (count, 28, 28)).astype(np.uint8) + 100 * labels[:, None, None]
+        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+            header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
+            path = folder / "fashion-mnist" / f"{split}-{kind}-ubyte.gz"
+            path.write_bytes(gzip.compress(header + array.astype(np.uint8).tobytes()))
+
+
+def write_volumes(folder, side=32):
+    arrays = {}
+    for split, count in (("train", 24), ("val", 4), ("test", 10)):
+        labels = (np.arange(count) % 3 == 0).astype(np.uint8)  # a third is hyperplasia: larger
+        volumes = np.zeros((count, side, side, side), np.uint8)
+        for volume, label in zip(volumes, labels, strict=True):
+            volume[8 : 14 + 8 * label, 8:14, 8:14] = 255
+        arrays |= {f"{split}_images": volumes, f"{split}_labels": labels[:, None]}
+    np.savez_compressed(folder / "adrenal3d_32.npz", **arrays)
+
+
+@pytest.fixture
+def data(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    write_sound(folder)
+    write_images(folder)
+    write_volumes(folder)
+    return folder
+
+
+def test_the_study_trains_each_network_and_writes_its_errors(data, tmp_path):
+    said = []
+    quiet = Quiet()
+    quiet.say = said.append
+    scanning.main(scanning.Options(data=data, out=tmp_path / "new" / "out", epochs=2), quiet)
+    results = json.loads((tmp_path / "new" / "out" / "results.json").read_text())
+    assert results["seed"] == 0 and list(results) == ["seed", "sound", "image", "volume"]
+    for name, (train, test) in {"sound": (21, 9), "image": (40, 12), "volume": (24, 10)}.items():
+        result = results[name]
+        assert (result["train"], result["test"], result["epochs"]) == (train, test, 2)
+        assert np.isfinite(result["last_loss"]) and result["weights"] > 1000
+        rows = {row["method"]: row for row in result["rows"]}
+        wanted = ["scanned network", "logistic regression", "nearest class mean", "most frequent class"]
+        assert list(rows) == wanted
+        assert all(0 <= row["error"] <= 1 and row["seconds"] >= 0 for row in rows.values())
+    by_class = results["volume"]["rows"][-1]  # 4 of 10 are of the rarer class
+    assert (by_class["error"], by_class["balanced_error"], by_class["auc"]) == (0.4, 0.5, 0.5)
+    assert results["image"]["rows"][1]["error"] == 0 and results["image"]["rows"][2]["error"] == 0
+    assert results["volume"]["rows"][1]["auc"] == 1
+    assert len(said) == 1 and said[0].row_count == 12
+
+
+def test_sound_is_decoded_and_split_as_published(tmp_path):
+    sound = write_sound(tmp_path)
+    train, test = scanning.read_sound([tmp_path / "spoken_digits.npz"])
+    assert train.inputs.shape == (21, 8000, 1) and test.inputs.shape == (9, 8000, 1)
+    assert train.labels.tolist() == [0, 1, 2] * 7
+    # up to its loudness each is the tone that was written, at the 37 dB of the mu-law
+    for mine, wanted in zip(test.inputs[..., 0], sound[-9:], strict=True):
+        assert np.corrcoef(mine, wanted)[0, 1] > 0.999
+    loudness = np.sqrt(np.sum((test.inputs - test.inputs[:, -1:]) ** 2, axis=(1, 2)))
+    np.testing.assert_allclose(loudness, loudness[0], rtol=2e-3)
+
+
+@pytest.mark.parametrize("name", ["sound", "volume"])
+def test_the_network_is_the_same_with_loops_over_positions(name):
+    scans = (scanning.Scan(4, (5, 4), 2, 2), scanning.Scan(2, (6,)))
+    shape = {"sound": (2, 40, 1), "volume": (2, 12, 12, 12, 1)}[name]
+    inputs = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    network = scanning.initial_network(0, scans, len(shape) - 2, 1, 3)
+    looped = scanning.features(network, scans, inputs, ops.scan_mlp_literally)
+    np.testing.assert_allclose(scanning.features(network, scans, inputs), looped, atol=1e-5)
+    assert looped.shape == (2, 6)
+
+
+def test_where_a_chunk_ends_changes_nothing(tmp_path):
+    write_sound(tmp_path)
+    split, _ = scanning.read_sound([tmp_path / "spoken_digits.npz"])
+    study = dataclasses.replace(
+        scanning.STUDIES["sound"], batch_size=5, scans=(scanning.Scan(16, (4,), 8, 4),), shift=3
+    )
+    inputs = split.inputs[:, :400]
+
+    class Zero:  # plain gradient descent without state
+        init = staticmethod(lambda network: ())
+        update = staticmethod(lambda gradient, state, network: (jax.tree.map(lambda g: -0.01 * g, gradient), state))
+
+    chunk = ops.jit(scanning.make_train_chunk(study, 0, Zero, len(inputs)))  # pyright: ignore[reportArgumentType]
+    start = (scanning.initial_network(0, study.scans, 1, 1, 3), ())
+    at_once, loss = chunk(start, inputs, split.labels, 1, 0, 5)
+    state, _ = chunk(start, inputs, split.labels, 1, 0, 2)
+    in_parts, same_loss = chunk(state, inputs, split.labels, 1, 2, 5)
+    for one, other in zip(jax.tree.leaves((at_once, loss)), jax.tree.leaves((in_parts, same_loss)), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_shifted_inputs_are_rolled_as_a_whole():
+    inputs = np.arange(2 * 5 * 6 * 1, dtype=np.float32).reshape(2, 5, 6, 1)
+    moved = np.asarray(scanning.shifted(jax.random.key(0), inputs, 2))
+    for one, source in zip(moved, inputs, strict=True):
+        places = [(np.roll(source, (a, b), (0, 1)) == one).all() for a in range(-2, 3) for b in range(-2, 3)]
+        assert sum(places) == 1
+    np.testing.assert_array_equal(scanning.shifted(jax.random.key(0), inputs, 0), inputs)
+
+
+def test_errors_count_each_class_alike_in_the_mean_over_classes():
+    scores = np.array([[1.0, 0.0], [1, 0], [1, 0], [1, 0]])
+    assert scanning.errors(scores, np.array([0, 0, 0, 1])) == (0.25, 0.5, 0.5)
+    assert scanning.errors(np.eye(3), np.array([0, 1, 0])) == (1 / 3, 0.25, None)
+
+
+def test_nearest_mean_chooses_the_nearest_mean():
+    train = scanning.Split(np.array([[[0.0]], [[2.0]], [[9.0]], [[11.0]]]), np.array([0, 0, 1, 1]))
+    scores = scanning.nearest_mean(train, np.array([[[5.4]], [[5.6]]]))  # the means are 1 and 10
+    assert scores.argmax(axis=1).tolist() == [0, 1]
+
+
+def run(*arguments):
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.scanning", *map(str, arguments)], capture_output=True, text=True
+    )
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    return line
+
+
+def test_a_missing_file_ends_with_one_line_and_nothing_written(data, tmp_path):
+    (data / "fashion-mnist" / "t10k-labels-idx1-ubyte.gz").unlink()
+    line = run("--data", data, "--out", tmp_path / "new")
+    assert line.startswith("error: --data must hold fashion-mnist/t10k-labels-idx1-ubyte.gz, and ")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"only": ("sound", "smell")}, "--only must be among sound, image, volume, got 'smell'"),
+        ({"epochs": 0}, "--epochs must be at least 1, got 0"),
+        ({"seed": -1}, "--seed must be between 0 and 2147483647, got -1"),
+    ],
+)
+def test_bad_options_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        scanning.Options(**options)
+
+
+def test_broken_files_are_refused_by_name(data, tmp_path):
+    path = data / "spoken_digits.npz"
+    arrays = dict(np.load(path))
+    for change, message in (
+        ({"audio_mulaw": np.zeros(30)}, "audio_mulaw must have 2 dimensions, got shape (30,)"),
+        ({"label": np.zeros(29)}, "the arrays must all hold 30 entries, got 29 in label"),
+        ({"label": np.full(30, 4)}, "training labels must be all of 0, 1, ..., got [4]"),
+        ({"is_test": np.zeros(30, bool)}, "each split must hold at least 1 input"),
+    ):
+        np.savez(path, **{**arrays, **change})
+        with pytest.raises(InputError) as error:
+            scanning.main(scanning.Options(data=data, only=("sound",), out=tmp_path / "new"), Quiet())
+        assert "spoken_digits.npz" in str(error.value) and message in str(error.value)
+    path.write_bytes(b"PK no archive")
+    with pytest.raises(InputError, match="spoken_digits.npz must be an npz file with audio_mulaw, length, label"):
+        scanning.read_sound([path])
+    np.savez(path, label=arrays["label"])
+    with pytest.raises(InputError, match="must be an npz file with audio_mulaw, length, label, is_test: 'audio"):
+        scanning.read_sound([path])
+    assert not (tmp_path / "new").exists()
