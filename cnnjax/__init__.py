@@ -1,3 +1,3 @@
 """Convolutional networks as pure functions in JAX, and what they learn."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -8,13 +8,14 @@ import json
 import os
 import re
 import runpy
+import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from cnnjax.config import Config, from_json
-from cnnjax.errors import InputError
+from cnnjax.errors import InputError, Terminated
 
 
 class Arguments(NamedTuple):
@@ -43,6 +44,10 @@ def run_options(main: Callable[[Any, "Progress"], Any], options: Any) -> None:
 
 
 def _end_well(main: Callable[[Any, "Progress"], Any], read: Callable[[], Any]) -> None:
+    def terminated(number: int, frame: object) -> None:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, terminated)
     try:
         with Progress() as progress:
             main(read(), progress)
@@ -50,10 +55,11 @@ def _end_well(main: Callable[[Any, "Progress"], Any], read: Callable[[], Any]) -
         # One line whatever stands in it: a file name may hold a line break.
         sys.stderr.write("error: " + " ".join(f"{error or type(error).__name__}".split()) + "\n")
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; the same command goes on from its newest checkpoint, if there is one\n")
+    except (KeyboardInterrupt, Terminated) as stop:
+        word, status = ("terminated", 143) if isinstance(stop, Terminated) else ("interrupted", 130)
+        sys.stderr.write(f"{word}; the same command goes on from its newest checkpoint, if there is one\n")
         sys.stderr.flush()
-        os._exit(130)  # the compiler's threads may still run, and tearing the interpreter down under them crashes
+        os._exit(status)  # the compiler's threads may still run, and tearing the interpreter down under them crashes
 
 
 def parse(

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnjax import cli, models
+from cnnjax.atomic import write_text
 from cnnjax.errors import InputError
 from experiments.rivals.cases import CASES, Case
 
@@ -201,7 +202,7 @@ def main(options: Options, progress: cli.Progress) -> None:
     rows = [row for suite, case in progress.over("measuring", work) for row in measure(suite, case, options.rounds)]
     progress.say(result_table(rows))
     if options.json:
-        Path(options.json).write_text(json.dumps({"machine": about, "rows": rows}, indent=1) + "\n")
+        write_text(Path(options.json), json.dumps({"machine": about, "rows": rows}, indent=1) + "\n")
 
 
 def result_table(rows: list[dict[str, Any]]) -> Any:

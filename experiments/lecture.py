@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from cnnjax import cli, geometry, models, ops
+from cnnjax.atomic import write_text
 from cnnjax.cli import Progress
 from cnnjax.config import Config, DataConfig, Hyperparams, ModelConfig, PhotosConfig, TrainConfig
 from cnnjax.data import Batch, epoch_order, load, mean_image, photos
@@ -304,7 +305,7 @@ def main(options: Options, progress: Progress) -> None:
     probabilities = np.stack(list(outputs.values()))
     files.save(out / "training.png", figure, target=target, outputs=probabilities, errors=errors, **course._asdict())
     text = page(scanned, colour, size, pooled, maps, moved, errors, course)
-    (out / "lecture.md").write_text(text, encoding="utf-8")
+    write_text(out / "lecture.md", text)
     progress.say(f"{out / 'lecture.md'} and its figures are in {out}")
 
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnnjax import models
+from cnnjax.atomic import write_text
 from cnnjax.cli import Progress
 from cnnjax.config import Config
 from cnnjax.data import Dataset, load, mean_image
@@ -99,7 +100,7 @@ class Parts:
         if not path.exists() or path.read_text() != identity:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder.mkdir(parents=True)
-            run.write_text(path, identity)
+            write_text(path, identity)
 
     def get(self, name: str, compute: Callable[[], Mapping[str, Any]]) -> dict[str, np.ndarray]:
         """The arrays of this part: read if they are there and whole, else computed and kept."""

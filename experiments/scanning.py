@@ -22,12 +22,12 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from cnnjax import cli, ops
+from cnnjax.atomic import write_text
 from cnnjax.cli import Progress
 from cnnjax.data import Purpose, address, epoch_order
 from cnnjax.data.published import read_idx
 from cnnjax.errors import InputError
 from cnnjax.ops import DenseLayer
-from cnnjax.train.run import write_text
 
 
 class Split(NamedTuple):

@@ -18,10 +18,9 @@ def prepared(arguments: Arguments, progress: Progress) -> tuple[Dataset, list[mo
 def trained(arguments: Arguments, dataset: Dataset, rows: list[models.Layer], progress: Progress) -> run.Run:
     """Shows the table of layers and trains; or goes on, or finds the run finished."""
     config = arguments.config
-    run.claim(arguments.workdir, config, dataset)
     title = f"{config.model.name} on {dataset.name}, {config.train.batch_size} images a step"
     progress.say(cli.layer_table(rows, title))
-    finished = run.run(config, dataset, arguments.workdir, progress)
+    finished = run.run(config, dataset, arguments.workdir, progress, progress.say)
     last = finished.metrics[-1]
     progress.say(
         f"{dataset.name}: test error {100 * last['test_error']:.2f} % after epoch {last['epoch']}, "

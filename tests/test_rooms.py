@@ -10,14 +10,15 @@ import pytest
 ROOT = Path(__file__).parent.parent
 MAY_IMPORT = {
     "errors": set(),
+    "atomic": set(),
     "geometry": {"errors"},
     "config": {"errors"},
     "ops": {"geometry", "errors"},
     "models": {"ops", "geometry", "errors", "config"},
-    "data": {"config", "errors"},
-    "train": {"models", "ops", "data", "config", "errors"},
+    "data": {"config", "errors", "atomic"},
+    "train": {"models", "ops", "data", "config", "errors", "atomic"},
     "visualize": {"ops", "models", "geometry", "errors"},
-    "figures": {"geometry", "errors"},
+    "figures": {"geometry", "errors", "atomic"},
     "cli": {"config", "errors"},
 }
 HEAVY = ("matplotlib", "skimage", "sklearn", "tensorflow_datasets", "grain", "orbax", "rich", "tyro", "PIL")

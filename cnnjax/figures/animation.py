@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from cnnjax.atomic import replacing
 from cnnjax.figures import tiles
 from cnnjax.figures.evolution import project_contrast
 
@@ -57,6 +58,5 @@ def save(path: Path, frames: list[np.ndarray]) -> None:
 
     pictures = [Image.fromarray(frame).quantize(256) for frame in frames]
     durations = [FRAME_MILLISECONDS] * (len(frames) - 1) + [LAST_MILLISECONDS]
-    temporary = path.with_name(path.name + ".tmp")
-    pictures[0].save(temporary, format="GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
-    temporary.replace(path)
+    with replacing(path) as file:
+        pictures[0].save(file, format="GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from cnnjax.atomic import replacing
+
 
 def save(path: Path, figure: Any, **arrays: Any) -> None:
     """Writes `path` (a .png) and the .npz beside it, each under a temporary name first.
@@ -14,15 +16,12 @@ def save(path: Path, figure: Any, **arrays: Any) -> None:
         arrays: what was drawn.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    figure.savefig(temporary, format="png", dpi=150, facecolor="white")
-    temporary.replace(path)
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=150, facecolor="white")
     save_arrays(path.with_suffix(".npz"), **arrays)
 
 
 def save_arrays(path: Path, **arrays: Any) -> None:
     """Writes an .npz that needs no pickle to be read."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
+    with replacing(path) as file:
         np.savez_compressed(file, **{name: np.asarray(value) for name, value in arrays.items()}, allow_pickle=False)
-    temporary.replace(path)

@@ -1,86 +1,335 @@
-"""Checkpoints of a run through Orbax: the set epochs, kept for ever, and the newest state, for resuming.
+"""Checkpoints of a run: whole or not there, and never other values than those that were saved.
 
-`checkpoints/epochs/N` is the state at the end of epoch N, `checkpoints/latest/S` the newest one, by step.
+`checkpoints/epochs/N` is the state at the end of epoch N, kept for ever; `checkpoints/latest/S` the newest one, by
+step. Each is a folder:
+
+    state/           the arrays, written by Orbax
+    metrics.jsonl    the run's metrics up to there; config.json, a copy of the run's
+    manifest.json    number and kind, the SHA-256 of every array and of every file, and of itself
+
+It is written in `checkpoints/tmp`, brought to the disk and renamed, by one thread while the training goes on. Orbax
+returns wrong values after a flipped bit without a word, so every digest is compared when a checkpoint is read. What
+is damaged is moved to `checkpoints/damaged`, never deleted.
 """
 
+import concurrent.futures
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+import cnnjax
+from cnnjax.atomic import sync, sync_tree
 from cnnjax.errors import InputError
-from cnnjax.train.step import TrainState
+
+FORMAT = 1
+KINDS = ("epochs", "latest")
+
+
+class Damaged(Exception):
+    """A checkpoint that is not as it was written; the message names the file and what is wrong with it."""
+
+
+class Kept(NamedTuple):
+    """What one checkpoint holds."""
+
+    state: Any
+    texts: dict[str, str]  # files of the run as they were, by name
+
+
+def write(folder: Path, temporary: Path, state: Any, texts: Mapping[str, str]) -> None:
+    """Writes a checkpoint at `temporary` and, when all of it is on the disk, renames it to `folder`.
+
+    Args:
+        state: a pytree of NumPy arrays.
+        texts: small files that go with it, by name.
+    """
+    import orbax.checkpoint as ocp
+
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    with contextlib.closing(ocp.Checkpointer(ocp.StandardCheckpointHandler())) as checkpointer:
+        checkpointer.save((temporary / "state").absolute(), args=ocp.args.StandardSave(state))  # pyright: ignore[reportCallIssue]
+    for name, text in texts.items():
+        (temporary / name).write_text(text)
+    manifest = {
+        "format": FORMAT,
+        "cnnjax": cnnjax.__version__,
+        "kind": folder.parent.name,
+        "number": int(folder.name),
+        "arrays": {name: _describe(leaf) | {"sha256": _array_digest(leaf)} for name, leaf in _leaves(state).items()},
+        "files": {name: _file_digest(temporary / name) for name in _files(temporary)},
+    }
+    (temporary / "manifest.json").write_text(json.dumps(manifest | {"sha256": _json_digest(manifest)}, indent=1) + "\n")
+    sync_tree(temporary)
+    temporary.rename(folder)
+    sync(folder.parent)
+
+
+def verify(folder: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint, after every file has been compared with it.
+
+    Raises:
+        Damaged: a file is missing or is not the one that was written.
+        InputError: it is of a format that this version cannot read.
+    """
+    path = folder / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text())
+        given = manifest.pop("sha256")
+        # A manifest of another format is checked by the rule that all formats share.
+        whole = given == _json_digest(manifest)
+        kind, number, version = manifest["kind"], manifest["number"], manifest["format"]
+    except FileNotFoundError:
+        if (folder / "_CHECKPOINT_METADATA").exists():
+            raise InputError(
+                f"{folder} is from a cnnjax before 0.2, which kept no digests, so it cannot be trusted; "
+                "train again in a new folder, or look into it with that version"
+            ) from None
+        raise Damaged(f"{path} is missing") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Damaged(f"{path} cannot be read ({type(error).__name__})") from None
+    if not whole:
+        raise Damaged(f"{path} is not as it was written")
+    if version != FORMAT:
+        raise InputError(
+            f"{folder} is of format {version}, written by cnnjax {manifest.get('cnnjax')}; this is cnnjax "
+            f"{cnnjax.__version__}, which reads format {FORMAT}: use that version"
+        )
+    if (kind, str(number)) != (folder.parent.name, folder.name):
+        raise Damaged(f"{folder} holds the checkpoint {kind}/{number}")
+    for name, digest in _in_parallel(_digest_or_none, {name: folder / name for name in manifest["files"]}).items():
+        if digest is None:
+            raise Damaged(f"{folder / name} is missing or cannot be read")
+        if digest != manifest["files"][name]:
+            raise Damaged(f"{folder / name} is not as it was written")
+    return manifest
+
+
+def read(folder: Path, like: Any) -> Kept:
+    """What a checkpoint holds, after every file and every array have been compared with their digests.
+
+    Args:
+        like: a pytree of arrays, or of their shapes and types, as the state's.
+
+    Raises:
+        Damaged, InputError: as `verify`, and InputError if the state has other arrays than `like`.
+    """
+    import orbax.checkpoint as ocp
+
+    manifest = verify(folder)
+    wanted = {name: _describe(leaf) for name, leaf in _leaves(like).items()}
+    found = {name: {"shape": one["shape"], "dtype": one["dtype"]} for name, one in manifest["arrays"].items()}
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            raise InputError(
+                f"{folder} must hold the state of this run, and {name} is {_said(found.get(name))} there and "
+                f"{_said(wanted.get(name))} here"
+            )
+    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
+    try:
+        with contextlib.closing(ocp.Checkpointer(ocp.StandardCheckpointHandler())) as checkpointer:
+            state = checkpointer.restore((folder / "state").absolute(), args=ocp.args.StandardRestore(abstract))  # pyright: ignore[reportCallIssue]
+    except Exception as error:  # Orbax raises many kinds
+        raise Damaged(f"{folder / 'state'} cannot be read ({type(error).__name__})") from error
+    for name, digest in _in_parallel(_array_digest, _leaves(state)).items():
+        if digest != manifest["arrays"][name]["sha256"]:
+            raise Damaged(f"{folder / 'state'}: {name} has other values than were saved")
+    texts = {name: (folder / name).read_text() for name in manifest["files"] if "/" not in name}
+    return Kept(jax.tree.map(jax.numpy.asarray, state), texts)
+
+
+def _in_parallel(function: Callable[[Any], Any], of: Mapping[str, Any]) -> dict[str, Any]:
+    """`function` of each value; hashing lets other threads run."""
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        return dict(zip(of, pool.map(function, of.values()), strict=True))
+
+
+def _leaves(tree: Any) -> dict[str, Any]:
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _describe(leaf: Any) -> dict[str, Any]:
+    return {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
+
+
+def _said(description: dict[str, Any] | None) -> str:
+    return f"{description['dtype']}{description['shape']}" if description else "not"
+
+
+def _array_digest(array: Any) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).view(np.uint8).data if array.size else b"").hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest_or_none(path: Path) -> str | None:
+    try:
+        return _file_digest(path)
+    except OSError:
+        return None
+
+
+def _json_digest(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def numbers(workdir: Path, kind: str) -> list[int]:
+    """The checkpoints of one kind that are there, in order, unchecked."""
+    folder = workdir / "checkpoints" / kind
+    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
+
+
+def read_epoch(workdir: Path, epoch: int, like: Any) -> Any:
+    """The state at the end of `epoch`, with the shapes and types of `like`; writes nothing.
+
+    Raises:
+        InputError: for an epoch that was not kept (the message lists those that were), or a damaged checkpoint.
+    """
+    kept = numbers(workdir, "epochs")
+    if epoch not in kept:
+        listed = ", ".join(str(number) for number in kept) or "none"
+        raise InputError(f"epoch must be one that {workdir} has kept ({listed}), got {epoch}")
+    try:
+        return read(workdir / "checkpoints" / "epochs" / str(epoch), like).state
+    except Damaged as error:
+        raise InputError(f"{error}; train again with the same command to have epoch {epoch} made anew") from None
 
 
 class Checkpoints:
-    """The two Orbax managers of one run folder; use as a context manager, so that pending saves end before it does."""
+    """The checkpoints of a run folder that this process alone writes to; a context manager that ends with all saved.
 
-    def __init__(self, workdir: Path):
-        import orbax.checkpoint as ocp
+    Damaged checkpoints are moved aside at the beginning, and `say` is told which and why.
+    """
 
-        policies = ocp.checkpoint_managers
-        self._ocp = ocp
-        self._folder = workdir / "checkpoints"
+    def __init__(self, workdir: Path, say: Callable[[str], None] = lambda text: None):
+        self._workdir, self._folder = workdir, workdir / "checkpoints"
+        self._folder.mkdir(exist_ok=True)
+        shutil.rmtree(self._folder / "tmp", ignore_errors=True)  # saves that were cut off
+        for name in ("tmp", *KINDS):
+            (self._folder / name).mkdir(exist_ok=True)
+        self._inode = os.stat(workdir).st_ino
+        self._writer = concurrent.futures.ThreadPoolExecutor(1, "checkpoints")
+        self._pending: concurrent.futures.Future | None = None
+        self._saved = {kind: set[int]() for kind in KINDS}
+        for kind in KINDS:
+            for path in sorted((self._folder / kind).iterdir()):
+                self._take_in(path, say)
 
-        def manager(name: str, keep) -> Any:
-            options = ocp.CheckpointManagerOptions(preservation_policy=keep, cleanup_tmp_directories=True)
-            return ocp.CheckpointManager((self._folder / name).absolute(), options=options)
+    def _take_in(self, path: Path, say: Callable[[str], None]) -> None:
+        try:
+            if not path.is_dir() or not path.name.isdecimal() or str(int(path.name)) != path.name:
+                raise Damaged(f"{path} is no checkpoint")
+            verify(path)
+        except Damaged as error:
+            say(f"{error}; moved to {self._move_aside(path)}")
+        else:
+            self._saved[path.parent.name].add(int(path.name))
 
-        self._epochs = manager("epochs", policies.preservation_policy.PreserveAll())
-        self._latest = manager("latest", policies.LatestN(1))
+    def _move_aside(self, path: Path) -> Path:
+        damaged = self._folder / "damaged"
+        damaged.mkdir(exist_ok=True)
+        names = (f"{path.parent.name}-{path.name}-{count}" for count in range(1, 10**6))
+        target = next(damaged / name for name in names if not (damaged / name).exists())
+        path.rename(target)
+        sync(damaged)
+        return target
 
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_) -> None:
-        self._epochs.close()
-        self._latest.close()
+    def __exit__(self, kind: type | None, *_) -> None:
+        self._writer.shutdown(wait=True)
+        if kind is None:
+            self.wait()
 
     def epochs(self) -> list[int]:
-        """The epochs that are kept, in order."""
-        return sorted(self._epochs.all_steps())
+        """The epochs that are kept, in order, those included that are still being written."""
+        return sorted(self._saved["epochs"])
 
-    def save_epoch(self, epoch: int, state: TrainState) -> None:
-        """Keeps `state` as the end of `epoch`; returns while the files are still being written."""
-        self._save(self._epochs, epoch, state)
+    def steps(self, steps_per_epoch: int) -> dict[int, tuple[str, int]]:
+        """Kind and number of the checkpoint at each step; of two the latest, which may have been rewound."""
+        epochs = {epoch * steps_per_epoch: ("epochs", epoch) for epoch in self._saved["epochs"]}
+        return epochs | {step: ("latest", step) for step in self._saved["latest"]}
 
-    def save_latest(self, state: TrainState) -> None:
-        """Keeps `state` as the newest; the one before is deleted when this one is whole."""
-        self._save(self._latest, int(state.step), state)
-
-    def _save(self, manager: Any, number: int, state: TrainState) -> None:
-        # A copy on the host, so that the training may give the device's buffers away while Orbax writes.
-        copied = jax.tree.map(lambda leaf: np.array(leaf), state)
-        if not manager.save(number, args=self._ocp.args.StandardSave(copied), force=True):
-            raise RuntimeError(f"checkpoint {number} was not saved in {manager.directory}")
-
-    def load_epoch(self, epoch: int, like: TrainState) -> TrainState:
-        """The state at the end of `epoch`, with the shapes and types of `like`.
+    def load(self, kind: str, number: int, like: Any) -> Kept:
+        """A checkpoint by kind and number.
 
         Raises:
-            InputError: for an epoch that was not kept; the message lists those that were.
+            InputError: it has been damaged since the beginning, or is of another network.
         """
-        if epoch not in self.epochs():
-            kept = ", ".join(str(kept) for kept in self.epochs()) or "none"
-            raise InputError(f"epoch must be one that {self._folder.parent} has kept ({kept}), got {epoch}")
-        return self._load(self._epochs, epoch, like)
-
-    def load_newest(self, like: TrainState) -> TrainState | None:
-        """The state with the most steps in either folder; None in a new run."""
-        latest, epoch = self._latest.latest_step(), self._epochs.latest_step()
-        candidates = []
-        if latest is not None:
-            candidates.append(self._load(self._latest, latest, like))
-        if epoch is not None:
-            candidates.append(self._load(self._epochs, epoch, like))
-        return max(candidates, key=lambda state: int(state.step), default=None)
-
-    def _load(self, manager: Any, number: int, like: TrainState) -> TrainState:
-        abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
+        self.wait()
         try:
-            restored = manager.restore(number, args=self._ocp.args.StandardRestore(abstract))
-        except Exception as error:  # Orbax raises many kinds
-            folder = Path(manager.directory) / str(number)
-            raise InputError(f"{folder} cannot be read ({type(error).__name__}); move it away to go on") from error
-        return jax.tree.map(jax.numpy.asarray, restored)
+            return read(self._folder / kind / str(number), like)
+        except Damaged as error:
+            raise InputError(f"{error}; the same command goes on from an earlier checkpoint") from None
+
+    def save_epoch(self, epoch: int, state: Any, texts: Mapping[str, str]) -> None:
+        """Keeps `state` as the end of `epoch`; returns while the files are still being written."""
+        self._save("epochs", epoch, state, texts)
+
+    def save_latest(self, state: Any, texts: Mapping[str, str], *, instead_of_later: bool = False) -> None:
+        """Keeps `state` as the newest, by its step; those before it, or all others, are deleted when it is whole."""
+        self._save("latest", int(state.step), state, texts, instead_of_later)
+
+    def _save(self, kind: str, number: int, state: Any, texts: Mapping[str, str], alone: bool = False) -> None:
+        # A copy on the host, so that the training may give the device's buffers away while the files are written.
+        copied = jax.tree.map(lambda leaf: np.array(leaf), state)
+        self.wait()
+        self._saved[kind].add(number)
+        self._pending = self._writer.submit(self._write, kind, number, copied, dict(texts), alone)
+
+    def _write(self, kind: str, number: int, state: Any, texts: dict[str, str], alone: bool) -> None:
+        try:
+            same_folder = os.stat(self._workdir).st_ino == self._inode
+        except FileNotFoundError:
+            same_folder = False
+        if not same_folder:
+            raise InputError(f"--workdir {self._workdir} must stay where it is, and was removed while training")
+        folder, temporary = self._folder / kind / str(number), self._folder / "tmp" / f"{kind}-{number}"
+        try:
+            if folder.exists():  # the same step once more, with another learning rate
+                self._delete(folder)
+            write(folder, temporary, state, texts)
+        except Exception as error:
+            self._saved[kind].discard(number)
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise InputError(f"checkpoint {folder} could not be saved: {' '.join(str(error).split())[:300]}") from error
+        if kind == "latest":
+            self._delete_latest(lambda step: step < number or (alone and step > number))
+
+    def _delete_latest(self, which: Callable[[int], bool]) -> None:
+        for step in sorted(filter(which, self._saved["latest"])):
+            self._delete(self._folder / "latest" / str(step))
+            self._saved["latest"].discard(step)
+
+    def _delete(self, folder: Path) -> None:
+        """Renamed first, so that no half of it is ever taken for damage."""
+        gone = self._folder / "tmp" / f"deleted-{folder.name}"
+        folder.rename(gone)
+        shutil.rmtree(gone)
+
+    def drop_latest(self) -> None:
+        """Deletes the newest state: the last epoch's is kept for ever."""
+        self.wait()
+        self._delete_latest(lambda step: True)
+
+    def wait(self) -> None:
+        """Returns when the last save is on the disk; raises what went wrong with it."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from cnnjax import ops
 from cnnjax.config import Hyperparams, TrainConfig
@@ -45,6 +45,8 @@ class TrainState(NamedTuple):
     opt_state: Any
     batch_stats: Any
     metrics: Metrics  # of the epoch so far
+    unsound: Int[Array, ""]  # steps that were not taken, because their loss or a gradient was not finite
+    rate_scale: Float[Array, ""]  # of the learning rate; halved at each rewind
 
 
 def make_preprocess(mean: Float[Array, "height width channels"], unit: float) -> Preprocess:
@@ -62,7 +64,9 @@ def initial_state(network: nn.Module, config: TrainConfig, hyper: Hyperparams, i
     params = variables["params"]
     params = jax.tree.map(lambda leaf, k: leaf * hyper.initial_scale if k else leaf, params, kernels(params))
     opt_state = make_optimizer(config, hyper, jnp.float32(0)).init(params)
-    return TrainState(jnp.int32(0), params, opt_state, variables.get("batch_stats", {}), zero_metrics())
+    return TrainState(
+        jnp.int32(0), params, opt_state, variables.get("batch_stats", {}), zero_metrics(), jnp.int32(0), jnp.float32(1)
+    )
 
 
 def batch_metrics(loss: Float[Array, " batch"], logits: Float[Array, "batch classes"], batch: Batch) -> Metrics:
@@ -79,40 +83,97 @@ def batch_metrics(loss: Float[Array, " batch"], logits: Float[Array, "batch clas
     )
 
 
-def make_train_step(
-    network: nn.Module, config: TrainConfig, preprocess: Preprocess, steps_per_epoch: int
-) -> Callable[[Hyperparams, TrainState, Batch], tuple[TrainState, Metrics]]:
-    """Returns the pure step (hyper, state, batch) -> (state, the metrics of this batch), steps 2 to 5."""
+def all_finite(tree: Any) -> Bool[Array, ""]:
+    """True where no leaf has a NaN or an infinity."""
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+
+
+def make_objective(network: nn.Module, config: TrainConfig, preprocess: Preprocess, steps_per_epoch: int):
+    """Returns the pure (params, hyper, state, batch) -> mean loss, (metrics, new batch_stats, feature_maps)."""
     loss_function = LOSSES[config.loss]
 
-    def gradients(hyper: Hyperparams, state: TrainState, batch: Batch):
+    def objective(params: Any, hyper: Hyperparams, state: TrainState, batch: Batch):
         epoch = state.step // steps_per_epoch
         images = augment(address(hyper.seed, Purpose.AUGMENT, epoch, state.step), preprocess(batch.images), hyper)
         mask = jnp.asarray(batch.mask, jnp.float32)
+        (logits, feature_maps), changed = network.apply(
+            {"params": params, "batch_stats": state.batch_stats},
+            images,
+            train=True,
+            dropout_rate=hyper.dropout_rate,
+            rngs={"dropout": address(hyper.seed, Purpose.DROPOUT, epoch, state.step)},
+            mutable=["batch_stats"],
+        )
+        losses = loss_function(logits, jnp.asarray(batch.labels), hyper.label_smoothing)
+        mean = jnp.sum(losses * mask) / jnp.sum(mask)
+        seen = {"images": images, **feature_maps, "logits": logits, "loss": losses}
+        return mean, (batch_metrics(losses, logits, batch), changed.get("batch_stats", {}), seen)
 
-        def objective(params):
-            (logits, _), changed = network.apply(
-                {"params": params, "batch_stats": state.batch_stats},
-                images,
-                train=True,
-                dropout_rate=hyper.dropout_rate,
-                rngs={"dropout": address(hyper.seed, Purpose.DROPOUT, epoch, state.step)},
-                mutable=["batch_stats"],
-            )
-            losses = loss_function(logits, jnp.asarray(batch.labels), hyper.label_smoothing)
-            mean = jnp.sum(losses * mask) / jnp.sum(mask)
-            return mean, (batch_metrics(losses, logits, batch), changed.get("batch_stats", {}))
+    return objective
 
-        return jax.grad(objective, has_aux=True)(state.params)
+
+def first_unsound(
+    network: nn.Module,
+    config: TrainConfig,
+    preprocess: Preprocess,
+    hyper: Hyperparams,
+    state: TrainState,
+    images,
+    labels,
+) -> str | None:
+    """Where the step at `state.step` first has a NaN or an infinity; None if it has none.
+
+    In the order of the computation: the images as the network takes them, every layer's activations, logits and loss,
+    then the gradients from the last layer to the first. `images` and `labels` are the whole training set.
+    """
+    steps_per_epoch = -(-len(labels) // config.batch_size)
+    objective = make_objective(network, config, preprocess, steps_per_epoch)
+    order, masks = epoch_order(hyper.seed, state.step // steps_per_epoch, len(labels), config.batch_size)
+    position = state.step % steps_per_epoch
+    rows = order[position]
+    batch = Batch(jnp.asarray(images)[rows], jnp.asarray(labels)[rows], masks[position])
+    # Not jitted, because a dict that comes out of `jit` or `grad` has lost its order.
+    _, (_, _, seen) = objective(state.params, hyper, state, batch)
+    gradient = jax.grad(objective, has_aux=True)(state.params, hyper, state, batch)[0]
+    last_to_first = sorted(gradient, key=lambda name: -int("".join(filter(str.isdigit, name))))
+    places = [(f"the {name}" if name in ("images", "logits", "loss") else name, value) for name, value in seen.items()]
+    places += [(f"the gradient of {name}", gradient[name]) for name in last_to_first]
+    return next((name for name, value in places if not all_finite(value)), None)
+
+
+def make_train_step(
+    network: nn.Module, config: TrainConfig, preprocess: Preprocess, steps_per_epoch: int
+) -> Callable[[Hyperparams, TrainState, Batch], tuple[TrainState, Metrics]]:
+    """Returns the pure step (hyper, state, batch) -> (state, the metrics of this batch), steps 2 to 5.
+
+    A step whose loss or gradient is not finite changes no weight and counts as unsound. With `on_nan` "skip" the
+    training goes on behind it; else the state stays where it is, at this step and for all that follow.
+    """
+    objective = make_objective(network, config, preprocess, steps_per_epoch)
+
+    def gradients(hyper: Hyperparams, state: TrainState, batch: Batch):
+        gradient, (metrics, batch_stats, _) = jax.grad(objective, has_aux=True)(state.params, hyper, state, batch)
+        return gradient, (metrics, batch_stats)
 
     gradients = ops.members_in_turn(gradients)
 
     def train_step(hyper: Hyperparams, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         gradient, (metrics, batch_stats) = gradients(hyper, state, batch)
-        rate = learning_rate(config, hyper.learning_rate, state.step, steps_per_epoch)
+        rate = learning_rate(config, hyper.learning_rate, state.step, steps_per_epoch) * state.rate_scale
         updates, opt_state = make_optimizer(config, hyper, rate).update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, opt_state, batch_stats, state.metrics), metrics
+        sound = jnp.isfinite(metrics.loss) & all_finite(gradient)
+        goes_on = config.on_nan == "skip"
+        taken = sound if goes_on else sound & (state.unsound == 0)
+
+        def chosen(new, old):
+            return jax.tree.map(lambda new, old: jnp.where(taken, new, old), new, old)
+
+        changed = state._replace(params=params, opt_state=opt_state, batch_stats=batch_stats)
+        new = chosen(changed, state)._replace(
+            step=state.step + 1 if goes_on else state.step + taken, unsound=state.unsound + ~sound
+        )
+        return new, chosen(metrics, zero_metrics())
 
     return train_step
 

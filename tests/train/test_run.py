@@ -2,14 +2,15 @@ import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from cnnjax.config import Config, DataConfig, Hyperparams, ModelConfig, TrainConfig
-from cnnjax.data import load
+from cnnjax.data import epoch_order, load
 from cnnjax.errors import InputError
 from cnnjax.train import run as running
-from cnnjax.train.checkpoints import Checkpoints
+from cnnjax.train.checkpoints import Checkpoints, read_epoch
 
 CONFIG = Config(
     data=DataConfig(name="digits"),
@@ -67,9 +68,7 @@ def test_what_a_run_folder_holds(whole):
 
 def test_a_finished_run_is_not_trained_again(dataset, whole):
     finished, workdir = whole
-    before = {
-        path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file() and path.suffix != ".jsonl"
-    }
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file() and path.name != "lock"}
     calls = []
     again = running.run(CONFIG, dataset, workdir, lambda *call: calls.append(call))
     assert not calls
@@ -102,10 +101,67 @@ def test_a_run_on_other_data_is_refused(dataset, whole):
 def test_a_loss_that_is_not_finite_ends_the_run_before_it_is_saved(dataset, tmp_path):
     wild = Hyperparams(learning_rate=1e3, filter_rms=np.inf, initial_scale=1e3)
     config = dataclasses.replace(CONFIG, hyper=wild)
-    with pytest.raises(InputError, match=r"learning_rate 1000.0: the loss is not finite .* that of epoch 0"):
+    with pytest.raises(
+        InputError, match=r"epoch 1, step \d+ of 23: NaN or infinity, first in the logits; .* that of epoch 0"
+    ):
         running.run(config, dataset, tmp_path)
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.epochs() == [0]
+
+
+def training(dataset, workdir, checkpoints, said, poisoned, **of_train):
+    """The loop, on images of which those in `poisoned` (indices) are infinitely bright."""
+    config = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, **of_train))
+    network = running.build(config, dataset)
+    bright = jnp.asarray(dataset.train.images[poisoned])
+
+    def preprocess(images):
+        same_image = jnp.any(jnp.all(images[:, None] == bright, axis=(2, 3, 4)), axis=1)
+        return jnp.where(same_image[:, None, None, None], jnp.inf, images / 16.0)
+
+    return running.Training(config, network, preprocess, dataset, workdir, checkpoints, lambda *_: None, said.append)
+
+
+@pytest.fixture
+def claimed(dataset, tmp_path):
+    with running.claimed(tmp_path, CONFIG, dataset, print), Checkpoints(tmp_path) as checkpoints:
+        yield tmp_path, checkpoints
+
+
+def test_a_step_that_is_not_finite_is_left_out_when_asked(dataset, claimed):
+    workdir, checkpoints = claimed
+    said = []
+    loop = training(dataset, workdir, checkpoints, said, [5], on_nan="skip")
+    loop.go_to(2)
+    # the image is in one batch of each epoch
+    assert int(loop.state.step) == 46 and int(loop.state.unsound) == 2
+    assert [line.split(" left out")[0] for line in said] == ["epoch 1: 1 steps", "epoch 2: 1 steps"]
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(loop.state.params))
+    lines = [json.loads(line) for line in loop.lines]
+    assert np.isfinite(lines[2]["train_loss"])
+
+
+def test_a_training_that_stops_names_the_place_and_freezes_the_state(dataset, claimed):
+    workdir, checkpoints = claimed
+    loop = training(dataset, workdir, checkpoints, [], [5])
+    with pytest.raises(InputError, match=r"first in the images; the last sound checkpoint is that of epoch 0"):
+        loop.go_to(1)
+    order, _ = epoch_order(CONFIG.hyper.seed, 0, len(dataset.train), 64)
+    (wanted,) = {row for row, batch in enumerate(np.asarray(order)) if 5 in batch}
+    assert int(loop.state.step) == wanted and int(loop.state.unsound) == 1
+
+
+def test_a_rewound_training_halves_its_rate_until_it_gives_up(dataset, claimed):
+    workdir, checkpoints = claimed
+    said = []
+    loop = training(dataset, workdir, checkpoints, said, [5], on_nan="rewind")  # at any rate there is the bright image
+    with pytest.raises(InputError, match="10 times halved"):
+        loop.go_to(1)
+    assert len(said) == 10 and "going back to epoch 0 with half the learning rate" in said[0]
+    checkpoints.wait()
+    assert running.numbers(workdir, "latest") == [0]
+    kept = checkpoints.load("latest", 0, loop.like)
+    assert float(kept.state.rate_scale) == 2.0**-10
 
 
 @pytest.mark.parametrize("text", ['{"loss": 1}\n', "[1]\n", "no json\n"])
@@ -118,8 +174,7 @@ def test_metrics_that_are_damaged_are_named(tmp_path, text):
 def test_a_workdir_that_is_a_file_is_refused(dataset, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="--workdir must be a folder"):
-        running.check(tmp_path / "file" / "run", CONFIG)
-        running.claim(tmp_path / "file" / "run", CONFIG, dataset)
+        running.run(CONFIG, dataset, tmp_path / "file" / "run")
 
 
 def test_a_network_that_does_not_fit_writes_nothing(dataset, tmp_path):
@@ -131,12 +186,10 @@ def test_a_network_that_does_not_fit_writes_nothing(dataset, tmp_path):
 
 def test_an_epoch_that_was_not_kept_is_named(dataset, whole):
     finished, workdir = whole
-    with Checkpoints(workdir) as checkpoints, pytest.raises(InputError, match=r"has kept \(0, 1, 2\), got 5"):
-        checkpoints.load_epoch(5, finished.states[0])
+    with pytest.raises(InputError, match=r"has kept \(0, 1, 2\), got 5"):
+        read_epoch(workdir, 5, finished.states[0])
 
 
 def test_a_torn_last_line_of_metrics_is_left_out(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"epoch": 0}\n{"epoch": 1, "te')
     assert running.read_metrics(tmp_path) == [{"epoch": 0}]
-    assert running.keep_metrics_until(tmp_path, 0) == {0}
-    assert (tmp_path / "metrics.jsonl").read_text() == '{"epoch": 0}\n'
