@@ -1,0 +1,164 @@
+"""Does covering the same part change the features of different images alike? (Zeiler & Fergus 2014, §4.4, table 1)
+
+The change of image i is eps_i = x_i - x~_i: its features less those of the image with the part covered. Two changes are
+compared by the Hamming distance of their signs, as a share of the features; Delta is its mean over pairs of images. It
+is lower where the network ties the part together across images, and that is read against random places.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Int8
+
+from cnnjax import ops
+
+Zeros = Literal["symbol", "half", "negative", "drop"]
+# A change below this share of the layer's largest activation is taken as rounding, whose sign has no meaning. On a CPU
+# an untouched feature is the same to the bit wherever its image stands in a batch; no other backend promises that.
+ROUNDING = 1e-6
+_CHUNK = 1000  # designations at a time
+
+
+def cover(
+    image: Float[Array | np.ndarray, "height width channels"],
+    boxes: Int[Array | np.ndarray, "boxes 4"],
+    background: Float[Array | np.ndarray, "height width channels"],
+) -> Float[Array, "boxes height width channels"]:
+    """The image with each box (top, left, height, width) shown as the background."""
+    rows, columns = jnp.arange(image.shape[0])[:, None], jnp.arange(image.shape[1])[None, :]
+
+    def one(box: Int[Array, " 4"]) -> Float[Array, "height width channels"]:
+        top, left, height, width = box
+        inside = (rows >= top) & (rows < top + height) & (columns >= left) & (columns < left + width)
+        return jnp.where(inside[..., None], background, image)
+
+    return jax.vmap(one)(jnp.asarray(boxes))
+
+
+def change_signs(
+    features: Float[Array, " *shape"], covered: Float[Array, "boxes *shape"]
+) -> Int8[Array, "boxes features"]:
+    """The signs of features - covered; 0 where a feature changes by no more than rounding does."""
+    change = (features - covered).reshape(covered.shape[0], -1)
+    return jnp.where(jnp.abs(change) > ROUNDING * jnp.abs(features).max(), jnp.sign(change), 0).astype(jnp.int8)
+
+
+def make_look(
+    outputs: Callable[[Any, Float[Array, "batch height width channels"]], Sequence[Array]],
+    background: Float[np.ndarray, "height width channels"],
+) -> Callable[..., tuple[Int8[Array, "boxes features"], ...]]:
+    """Returns the compiled (variables, image, boxes) -> signs of the changes, an array a layer.
+
+    The image, in grey levels, and all its covered versions are one batch.
+
+    Args:
+        outputs: (variables, images in grey levels) -> features of each layer.
+    """
+
+    def look(variables: Any, image: Float[Array, "height width channels"], boxes: Int[Array, "boxes 4"]):
+        image = jnp.asarray(image, jnp.float32)
+        layers = outputs(variables, jnp.concatenate([image[None], cover(image, boxes, background)]))
+        return tuple(change_signs(layer[0], layer[1:]) for layer in layers)
+
+    return ops.jit(look)
+
+
+def hamming(
+    signs: Int8[np.ndarray, "vectors features"], zeros: Zeros = "symbol"
+) -> Float[np.ndarray, "vectors vectors"]:
+    """The Hamming distance of each two vectors of signs (-1, 0, 1), as a share of the features.
+
+    Args:
+        zeros: where a feature does not change: "symbol": 0 is a sign of its own, equal to 0 only; "half": 0 against
+            -1 or 1 counts a half; "negative": 0 is read as -1; "drop": a symbol, and features that are 0 in both are
+            left out of the share (which is 0 where none is left). The paper does not say.
+    """
+    positive, none = signs > 0, signs == 0
+    negative = signs < 0
+
+    def count(a: np.ndarray, b: np.ndarray) -> np.ndarray:  # of features that are in a and in b; exact up to 2^24
+        return (a.astype(np.float32) @ b.astype(np.float32).T).astype(np.float64)
+
+    features = signs.shape[1]
+    opposite = count(positive, negative) + count(negative, positive)
+    if zeros == "negative":
+        return (opposite + count(positive, none) + count(none, positive)) / features
+    neither = count(none, none)
+    one_sided = features - neither - opposite - count(positive, positive) - count(negative, negative)
+    if zeros == "half":
+        return (opposite + one_sided / 2) / features
+    share_of = np.maximum(features - neither, 1) if zeros == "drop" else features
+    return (opposite + one_sided) / share_of
+
+
+class Delta(NamedTuple):
+    """An entry of table 1."""
+
+    mean: float  # over the pairs of images
+    over_pairs: float  # standard deviation over the pairs (n - 1); NaN for one pair
+    over_images: float  # the same of each image's mean distance to the others
+
+
+def pairs(groups: Int[np.ndarray, " images"], *, same: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """First and second image of every pair of one group, or of two."""
+    first, second = np.triu_indices(len(groups), 1)
+    taken = (groups[first] == groups[second]) == same
+    return first[taken], second[taken]
+
+
+def delta(
+    distances: Float[np.ndarray, "images images"], groups: Int[np.ndarray, " images"], *, same: bool = True
+) -> Delta:
+    """The mean distance over the pairs of one group (or of two), at least one, with both that its ± may mean."""
+    first, second = pairs(groups, same=same)
+    found = distances[first, second]
+    by_image = [found[(first == image) | (second == image)].mean() for image in np.union1d(first, second)]
+    return Delta(float(found.mean()), deviation(found), deviation(by_image))
+
+
+def deviation(values: Sequence[float] | np.ndarray) -> float:
+    """Standard deviation of a sample; NaN for one value."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+
+
+def permutation_p(
+    distances: Float[np.ndarray, "images boxes images boxes"],
+    groups: Int[np.ndarray, " images"],
+    draws: int,
+    generator: np.random.Generator,
+) -> float:
+    """How often one box of each image, taken at random, gives a mean distance as small as box 0 of each does.
+
+    If the place of box 0 (the part) meant nothing, each box of an image could as well have been called the part. All
+    boxes^images designations are tried where they are no more than `draws`; else so many random ones and the actual
+    one, so that p is at least 1 / (draws + 1).
+    """
+    images, boxes = distances.shape[:2]
+    first, second = pairs(groups)
+
+    def means(chosen: Int[np.ndarray, "designations images"]) -> np.ndarray:
+        return distances[first, chosen[:, first], second, chosen[:, second]].mean(axis=1)
+
+    if boxes**images <= draws:
+        designations = np.array(list(itertools.product(range(boxes), repeat=images)))
+    else:
+        random = generator.integers(boxes, size=(draws, images))
+        designations = np.concatenate([np.zeros((1, images), int), random])
+    of_part = means(designations[:1])[0]  # the first one, in both cases, is box 0 of every image
+    blocks = np.array_split(designations, -(-len(designations) // _CHUNK))
+    # The tolerance keeps equal means equal whatever the order in which they were added up
+    return float(np.mean(np.concatenate([means(block) for block in blocks]) <= of_part + 1e-9))
+
+
+def random_boxes(
+    generator: np.random.Generator, boxes: Int[np.ndarray, "images 4"], within: Int[np.ndarray, "images 4"], count: int
+) -> Int[np.ndarray, "images count 4"]:
+    """Boxes as large as each image's own, anywhere (uniformly) in `within`, a box that is no smaller."""
+    reach = within[:, 2:] - boxes[:, 2:]
+    corners = within[:, None, :2] + generator.integers(reach[:, None] + 1, size=(len(boxes), count, 2))
+    sizes = np.broadcast_to(boxes[:, None, 2:], (len(boxes), count, 2))
+    return np.concatenate([corners, sizes], axis=-1)
