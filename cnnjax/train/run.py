@@ -172,7 +172,7 @@ class Training:
         stop = min(step + self.length, (epoch + 1) * self.steps_per_epoch)
         unsound = int(self._state.unsound)
         started = time.monotonic()
-        self.state = self.chunk(self.hyper, self._state, *train_arrays, epoch, stop)
+        self.state = self.chunk(self.hyper, self._state, *train_arrays, epoch, step, stop)
         if int(self._state.unsound) > unsound:
             self._answer_unsound(int(self._state.unsound) - unsound)
         seconds = time.monotonic() - started

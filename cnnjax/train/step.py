@@ -106,7 +106,9 @@ def make_objective(network: nn.Module, config: TrainConfig, preprocess: Preproce
         )
         losses = loss_function(logits, jnp.asarray(batch.labels), hyper.label_smoothing)
         mean = jnp.sum(losses * mask) / jnp.sum(mask)
-        seen = {"images": images, **feature_maps, "logits": logits, "loss": losses}
+        places = {"the images": images, **feature_maps, "the logits": logits, "the loss": losses}
+        # Numbered, because a dict that comes out of `jit` or `grad` is sorted by its keys.
+        seen = {f"{number:03d} {name}": value for number, (name, value) in enumerate(places.items())}
         return mean, (batch_metrics(losses, logits, batch), changed.get("batch_stats", {}), seen)
 
     return objective
@@ -132,13 +134,17 @@ def first_unsound(
     position = state.step % steps_per_epoch
     rows = order[position]
     batch = Batch(jnp.asarray(images)[rows], jnp.asarray(labels)[rows], masks[position])
-    # Not jitted, because a dict that comes out of `jit` or `grad` has lost its order.
-    _, (_, _, seen) = objective(state.params, hyper, state, batch)
-    gradient = jax.grad(objective, has_aux=True)(state.params, hyper, state, batch)[0]
-    last_to_first = sorted(gradient, key=lambda name: -int("".join(filter(str.isdigit, name))))
-    places = [(f"the {name}" if name in ("images", "logits", "loss") else name, value) for name, value in seen.items()]
-    places += [(f"the gradient of {name}", gradient[name]) for name in last_to_first]
-    return next((name for name, value in places if not all_finite(value)), None)
+
+    @ops.jit
+    def finite(state):
+        gradient, (_, _, seen) = jax.grad(objective, has_aux=True)(state.params, hyper, state, batch)
+        return {name: all_finite(part) for name, part in {**seen, **gradient}.items()}
+
+    found = finite(state)
+    forward = {name[4:]: found.pop(name) for name in sorted(found) if name[0].isdigit()}
+    backward = sorted(found, key=lambda name: -int("".join(filter(str.isdigit, name))))
+    places = forward | {f"the gradient of {name}": found[name] for name in backward}
+    return next((name for name, is_finite in places.items() if not is_finite), None)
 
 
 def make_train_step(
@@ -181,28 +187,36 @@ def make_train_step(
 def make_train_chunk(
     network: nn.Module, config: TrainConfig, preprocess: Preprocess, num_images: int
 ) -> Callable[..., TrainState]:
-    """Returns the pure chunk (hyper, state, images, labels, epoch, stop) -> state.
+    """Returns the pure chunk (hyper, state, images, labels, epoch, start, stop) -> state.
 
-    It runs the steps from `state.step` to `stop` (at most the end of `epoch`) on batches gathered from the whole
-    training set in the order of (seed, epoch). Both bounds are traced: one compilation serves chunks of any length,
-    and where a chunk ends changes no bit of the result.
+    It runs the steps from `start`, which is the state's own, to `stop` (at most the end of `epoch`) on batches
+    gathered from the whole training set in the order of (seed, epoch). Both bounds are traced: one compilation serves
+    chunks of any length, and where a chunk ends changes no bit of the result. A state that stands still at an earlier
+    step stays as it is.
+
+    Under `jax.vmap` over `hyper` and `state` the members share the bounds, and on a CPU each runs the whole chunk
+    before the next one begins.
     """
     steps_per_epoch = -(-num_images // config.batch_size)
     train_step = make_train_step(network, config, preprocess, steps_per_epoch)
 
-    def train_chunk(hyper: Hyperparams, state: TrainState, images, labels, epoch, stop) -> TrainState:
+    def train_chunk(hyper: Hyperparams, state: TrainState, images, labels, epoch, start, stop) -> TrainState:
         order, masks = epoch_order(hyper.seed, epoch, num_images, config.batch_size)
 
         def body(step, state):
             position = step - epoch * steps_per_epoch
             rows = order[position]
             before = jax.tree.map(lambda total: jnp.where(position == 0, 0.0, total), state.metrics)
-            state, metrics = train_step(hyper, state, Batch(images[rows], labels[rows], masks[position]))
-            return state._replace(metrics=jax.tree.map(jnp.add, before, metrics))
+            # The loop's own counter, because it has no member axis: what only depends on it is computed once.
+            new, metrics = train_step(
+                hyper, state._replace(step=step), Batch(images[rows], labels[rows], masks[position])
+            )
+            reached = jnp.where(new.step > step, new.step, state.step)
+            return new._replace(step=reached, metrics=jax.tree.map(jnp.add, before, metrics))
 
-        return lax.fori_loop(state.step, stop, body, state)
+        return lax.fori_loop(start, stop, body, state)
 
-    return train_chunk
+    return ops.members_in_turn(train_chunk)
 
 
 def make_evaluate(network: nn.Module, config: TrainConfig, preprocess: Preprocess, num_images: int):
@@ -224,4 +238,4 @@ def make_evaluate(network: nn.Module, config: TrainConfig, preprocess: Preproces
 
         return lax.fori_loop(0, steps, body, zero_metrics())
 
-    return evaluate
+    return ops.members_in_turn(evaluate)

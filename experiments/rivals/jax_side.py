@@ -86,8 +86,9 @@ def training(case: Case) -> Work:
         last = step + count
         while step < last:
             epoch = step // steps
-            step = min((epoch + 1) * steps, last)
-            state = chunk(made.hyper, state, *made.data, epoch, step)
+            stop = min((epoch + 1) * steps, last)
+            state = chunk(made.hyper, state, *made.data, epoch, step, stop)
+            step = stop
         return float(state.metrics.loss / state.metrics.count)
 
     return work
