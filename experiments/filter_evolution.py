@@ -20,10 +20,8 @@ from cnnjax.figures import convergence as convergence_figure
 from cnnjax.figures import evolution as evolution_figure
 from cnnjax.figures import filters as filters_figure
 from cnnjax.visualize.convergence import Convergence, convergence
-from cnnjax.visualize.evolution import Evolution, choose_maps, make_look, strongest_activations, tile_evolution
+from cnnjax.visualize.evolution import GROUP, Evolution, choose_maps, make_look, strongest_activations, tile_evolution
 from experiments import train
-
-LOOK_BATCH = 64  # images a forward pass; no result depends on it, and 128 took longer an image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,10 +56,10 @@ def main(arguments: Arguments, progress: Progress) -> None:
         return {layer: maps[layer] for layer in layers}
 
     look = make_look(feature_maps, finished.preprocess)
-    strongest = {
-        epoch: strongest_activations(look, variables[epoch], batches(dataset.train, LOOK_BATCH))
-        for epoch in progress.over("looking for the strongest", epochs)
-    }
+    strongest = {}
+    for epoch in progress.over("looking for the strongest", epochs):
+        found = strongest_activations(look, variables[epoch], batches(dataset.train, GROUP))
+        strongest[epoch] = {layer: of_layer.at_rank(0) for layer, of_layer in found.items()}
     evolutions = {}
     for layer in progress.over("projecting", layers):
         chosen = choose_maps(strongest[epochs[-1]][layer], options.maps, options.maps_seed)

@@ -23,5 +23,6 @@ def save(path: Path, figure: Any, **arrays: Any) -> None:
 
 def save_arrays(path: Path, **arrays: Any) -> None:
     """Writes an .npz that needs no pickle to be read."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
         np.savez_compressed(file, **{name: np.asarray(value) for name, value in arrays.items()}, allow_pickle=False)

@@ -4,7 +4,8 @@ For every kept epoch and feature map: the strongest activation over all training
 and that one activation projected to the pixels with that epoch's weights and its image's switches.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,15 +17,24 @@ from cnnjax import ops
 from cnnjax.geometry import ReceptiveField
 from cnnjax.visualize.deconvnet import project
 
+GROUP = 64  # images in a forward pass or a projection: they stay in the cache; 128 took longer an image
+
 FeatureMaps = Callable[[Any, Array], Mapping[str, Any]]  # (variables, images) -> activations by layer
 
 
 class Strongest(NamedTuple):
-    """The strongest activation of every map of a layer over a data set. A map that never fires has value 0."""
+    """The strongest activations of every map of a layer over a data set, at most one an image.
 
-    value: Float[np.ndarray | Array, " maps"]
-    image: Int[np.ndarray | Array, " maps"]  # index into the data set; the first one on ties
-    unit: Int[np.ndarray | Array, "maps axes"]  # (row, column) in the map; no axes for a dense layer
+    With a first axis of ranks, the strongest first, as they are found; without it as `at_rank` takes one out. A map
+    that never fires has value 0; where there are fewer images than ranks the value is -inf.
+    """
+
+    value: Float[np.ndarray | Array, "*rank maps"]
+    image: Int[np.ndarray | Array, "*rank maps"]  # index into the data set; the first one on ties
+    unit: Int[np.ndarray | Array, "*rank maps axes"]  # (row, column) in the map; no axes for a dense layer
+
+    def at_rank(self, rank: int) -> "Strongest":
+        return Strongest(self.value[rank], self.image[rank], self.unit[rank])
 
 
 class Evolution(NamedTuple):
@@ -38,72 +48,92 @@ class Evolution(NamedTuple):
     patches: Float[np.ndarray, "rows epochs height width channels"]  # grey levels 0 to 255; NaN outside the image
 
 
-def best_of_batch(
-    activations: Float[Array, "batch *space maps"], mask: Float[Array, " batch"]
-) -> tuple[Float[Array, " maps"], Int[Array, " maps"], Int[Array, "maps axes"]]:
-    """The value, the image and the place of the strongest activation of each map in a batch; the first one on ties."""
-    flat = activations.reshape(activations.shape[0], -1, activations.shape[-1])
-    flat = jnp.where(mask[:, None, None] > 0, flat, -jnp.inf)
-    over_space = _max_by_halves(flat)
-    image = jnp.argmax(over_space, axis=0)
-    maps = jnp.arange(flat.shape[-1])
-    space = activations.shape[1:-1]
-    places = jnp.unravel_index(jnp.argmax(flat[image, :, maps], axis=1), space) if space else []
-    return over_space[image, maps], image, jnp.stack([*places], axis=-1) if space else jnp.zeros((len(maps), 0), int)
+def make_look(
+    feature_maps: FeatureMaps, preprocess: Callable[[Any], Array], count: int = 1
+) -> Callable[..., dict[str, Strongest]]:
+    """Returns the compiled (variables, images, mask, seen, best) -> best: one more group of images looked through.
 
-
-def _max_by_halves(x: Float[Array, "batch space maps"]) -> Float[Array, "batch maps"]:
-    """The maximum over space, as the maximum of its two halves, and so on.
-
-    XLA:CPU's reduction over the middle axis takes one strided read after another: 4.3 ms for 128×1024×24, this 0.5.
-    """
-    while x.shape[1] > 1:
-        half = x.shape[1] // 2
-        rest = x[:, 2 * half :]
-        x = jnp.concatenate([jnp.maximum(x[:, :half], x[:, half : 2 * half]), rest], axis=1)
-    return x[:, 0]
-
-
-def make_look(feature_maps: FeatureMaps, preprocess: Callable[[Any], Array]) -> Callable[..., dict[str, Strongest]]:
-    """Returns the compiled (variables, images, mask, seen, best) -> best: one more batch looked through.
-
-    `seen` is the number of images before this batch; `best` is what was found in them, None before the first batch.
-    What was found stays on the device.
+    `seen` is the number of images before this group; `best` is what was found in them, the `count` strongest
+    activations of each map. What was found stays on the device.
     """
 
     def look(variables, images, mask, seen, best):
         maps = feature_maps(variables, preprocess(images))
-        found = {layer: best_of_batch(activations, mask) for layer, activations in maps.items()}
-        new = {layer: Strongest(value, image + seen, unit) for layer, (value, image, unit) in found.items()}
-        return new if best is None else {layer: _stronger(best[layer], new[layer]) for layer in new}
+        best = best or {layer: _nothing(count, found.shape[-1], found.ndim - 2) for layer, found in maps.items()}
+        return {layer: _stronger(best[layer], activations, mask, seen) for layer, activations in maps.items()}
 
     return ops.jit(look)
 
 
-def _stronger(old: Strongest, new: Strongest) -> Strongest:
-    better = new.value > old.value
+def _nothing(count: int, maps: int, axes: int) -> Strongest:
+    """What is found in no image."""
+    ranks = (count, maps)
+    return Strongest(jnp.full(ranks, -jnp.inf), jnp.zeros(ranks, jnp.int32), jnp.zeros((*ranks, axes), jnp.int32))
+
+
+def _stronger(best: Strongest, activations: Float[Array, "group *space maps"], mask, seen) -> Strongest:
+    """`best` with the activations of one more group; earlier images, and earlier places in them, win ties."""
+    count, space = len(best.value), activations.shape[1:-1]
+    rows = activations.reshape(len(activations), *(space or (1,))[:1], -1, activations.shape[-1])
+    by_row = jnp.max(rows, axis=2)
+    by_image = jnp.where(mask[:, None] > 0, jnp.max(by_row, axis=1), -jnp.inf)
+    candidates = jnp.concatenate([best.value, by_image])
+    value, chosen = (part.T for part in jax.lax.top_k(candidates.T, count))  # of equal ones the first
+    # The row, then the place in it: gathering whole maps took longer than finding the strongest.
+    image, maps = jnp.maximum(chosen - count, 0), jnp.arange(activations.shape[-1])
+    row = jnp.argmax(by_row[image, :, maps], axis=-1)
+    place = row * rows.shape[2] + jnp.argmax(rows[image, row, :, maps], axis=-1)
+    unit = jnp.stack(jnp.unravel_index(place, space), axis=-1) if space else best.unit
+    rank, is_old = jnp.minimum(chosen, count - 1), chosen < count
     return Strongest(
-        jnp.where(better, new.value, old.value),
-        jnp.where(better, new.image, old.image),
-        jnp.where(better[:, None], new.unit, old.unit),
+        value,
+        jnp.where(is_old, best.image[rank, maps], chosen - count + seen),
+        jnp.where(is_old[..., None], best.unit[rank, maps], unit),
     )
 
 
 def strongest_activations(
-    look: Callable[..., dict[str, Strongest]], variables: Any, batches: Iterable[Any]
+    look: Callable[..., dict[str, Strongest]],
+    variables: Any,
+    batches: Iterable[Any],
+    *,
+    group: int = GROUP,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> dict[str, Strongest]:
-    """For every layer and map the strongest activation over all batches, in one pass; the first one on ties.
+    """For every layer and map the strongest activations over all batches, in one pass; the first image on ties.
+
+    The images are looked through in groups of one size whatever the batches: a matrix product of another size rounds
+    differently, and a different image would then win where many are equal up to rounding (blank corners, say).
 
     Args:
         look: from `make_look`; the same one for every epoch, so that it is compiled once.
-        batches: with `images` and `mask`, 0 for padding.
+        batches: with `images` and `mask`, 0 for padding, which is left out.
+        group: images a forward pass, on each device.
+        mesh: the devices that share the work, along its axis `data`; none: one device.
     """
+    by_image, whole = (jax.NamedSharding(mesh, jax.P(*axes)) if mesh else None for axes in (("data",), ()))
+    variables = jax.device_put(variables, whole)
+    size = group * (mesh.shape["data"] if mesh else 1)
     best, seen = None, 0
-    for batch in batches:
+    for images, mask in _regrouped(batches, size):
+        if best is None:  # of the shapes that `look` returns, so that it is not compiled for None too
+            shapes = jax.eval_shape(look, variables, images, mask, seen, None)
+            best = jax.device_put({layer: _nothing(*found.unit.shape) for layer, found in shapes.items()}, whole)
+        images, mask = jax.device_put((images, mask), by_image)
         # Waited for, because programs that are queued on a CPU run into one another: 17.7 ms a batch against 22.5.
-        best = jax.block_until_ready(look(variables, batch.images, batch.mask, seen, best))
-        seen += len(batch.mask)
+        best = jax.block_until_ready(look(variables, images, mask, seen, best))
+        seen += size
     return {layer: Strongest(*(np.asarray(part) for part in found)) for layer, found in (best or {}).items()}
+
+
+def _regrouped(batches: Iterable[Any], size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The images that `mask` counts in groups of `size` with their mask; zeros fill up the last group."""
+    images = (
+        image for batch in batches for image, counts in zip(np.asarray(batch.images), batch.mask, strict=True) if counts
+    )
+    while group := list(itertools.islice(images, size)):
+        missing = size - len(group)
+        yield np.stack(group + [np.zeros_like(group[0])] * missing), (np.arange(size) < size - missing)
 
 
 def choose_maps(final: Strongest, count: int, seed: int) -> Int[np.ndarray, " rows"]:
@@ -134,40 +164,77 @@ def tile_evolution(
         field: receptive field, jump and start of the layer's units.
     """
     maps = np.asarray(maps)
-
-    @ops.jit
-    def projections_of(variables, chosen, units):
-        return project(lambda x: feature_maps(variables, x)[layer], preprocess(chosen), units)
-
+    projector = make_projector(feature_maps, layer, preprocess)
     values, indices, projections, patches = [], [], [], []
     for epoch, variables in variables_by_epoch.items():
         strongest = strongest_by_epoch[epoch]
-        image, unit = strongest.image[maps], strongest.unit[maps]
-        chosen = images[image]
-        pixels = np.asarray(projections_of(variables, chosen, np.column_stack([unit, maps])))
+        image, unit = np.asarray(strongest.image)[maps], np.asarray(strongest.unit)[maps]
+        projected, seen = tile_units(projector, variables, images, image, unit, maps, field)
         values.append(np.maximum(strongest.value[maps], 0))
         indices.append(image)
-        projections.append([crop(p, field, u, fill=0.0) for p, u in zip(pixels, unit, strict=True)])
-        patches.append([crop(c.astype(np.float32), field, u) for c, u in zip(chosen, unit, strict=True)])
+        projections.append(projected)
+        patches.append(seen)
     return Evolution(
         maps,
         np.array(list(variables_by_epoch)),
         np.stack(values, axis=1),
         np.stack(indices, axis=1),
-        np.stack([np.stack(row) for row in projections], axis=1).astype(np.float32),
-        np.stack([np.stack(row) for row in patches], axis=1).astype(np.float32),
+        np.stack(projections, axis=1),
+        np.stack(patches, axis=1),
     )
+
+
+def make_projector(feature_maps: FeatureMaps, layer: str, preprocess: Callable[[Any], Array]) -> Callable[..., Array]:
+    """Returns the compiled (variables, images, units) -> pixels: one unit of `layer` in each image, projected."""
+
+    def projector(variables, images, units):
+        return project(lambda x: feature_maps(variables, x)[layer], preprocess(images), units)
+
+    # Not `ops.jit`: the gradient to the image of a first layer (7×7, 24 maps) took 22 ms with its options, this 5.
+    return jax.jit(projector)
+
+
+def tile_units(
+    projector: Callable[..., Array],
+    variables: Any,
+    images: np.ndarray,
+    image: Int[np.ndarray, " units"],
+    unit: Int[np.ndarray, "units axes"],
+    maps: Int[np.ndarray, " units"],
+    field: ReceptiveField | None,
+) -> tuple[Float[np.ndarray, "units height width channels"], Float[np.ndarray, "units height width channels"]]:
+    """What each unit's projection and each unit's image show within its receptive field.
+
+    Args:
+        projector: from `make_projector`.
+        images: the data set; only those that `image` names are read.
+        field: of the layer's units; None: they see the whole image.
+
+    Returns:
+        The projections, signed, in units of the network's input, 0 outside the image; and the patches, grey levels 0
+        to 255, NaN outside the image.
+    """
+    size = -(-len(image) // -(-len(image) // GROUP))  # of as few groups as can be, all of one size
+    projections, patches = [], []
+    for start in range(0, len(image), size):
+        rows = slice(start, start + size)
+        filled = np.resize(np.arange(len(image))[rows], size)  # the last group with its own units once more
+        pixels = projector(variables, images[image[filled]], np.column_stack([unit, maps])[filled])
+        places = unit[rows]
+        projections += [crop(p, field, u, 0.0) for p, u in zip(np.asarray(pixels), places, strict=False)]
+        patches += [crop(images[i].astype(np.float32), field, u) for i, u in zip(image[rows], places, strict=True)]
+    return np.stack(projections), np.stack(patches)
 
 
 def crop(
     image: Float[np.ndarray, "height width channels"],
-    field: ReceptiveField,
+    field: ReceptiveField | None,
     unit: Int[np.ndarray, " axes"],
     fill: float = np.nan,
 ) -> Float[np.ndarray, "side side channels"]:
     """What the unit at (row, column) sees of the image, `fill` outside; the whole image where it sees as much."""
     height, width = image.shape[:2]
-    if field.size >= max(height, width) or unit.size == 0:
+    if field is None or field.size >= max(height, width) or unit.size == 0:
         return image
     side = field.size
     tile = np.full((side, side, image.shape[2]), fill, image.dtype)

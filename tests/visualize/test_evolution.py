@@ -25,7 +25,8 @@ def split():
 
 @pytest.mark.parametrize("batch_size", [1, 4, 11, 64])
 def test_the_strongest_activation_by_a_plain_loop_whatever_the_batch(split, batch_size):
-    found = strongest_activations(make_look(two_layers, preprocess), 2.0, batches(split, batch_size))
+    look = make_look(two_layers, preprocess)
+    found = {n: of.at_rank(0) for n, of in strongest_activations(look, 2.0, batches(split, batch_size)).items()}
     for channel in range(3):
         value, image, row, column = max(
             (split.images[i, r, c, channel] / 8, -i, -r, -c) for i in range(11) for r in range(4) for c in range(5)
@@ -77,7 +78,9 @@ def test_tiles_hold_the_projection_of_that_activation_and_its_patch(split):
     """A layer that is the scaled image: the projection of a unit is `scale * activation` at that pixel alone."""
     look = make_look(two_layers, preprocess)
     variables = {0: 2.0, 3: 5.0}
-    strongest = {epoch: strongest_activations(look, v, batches(split, 4))["conv1"] for epoch, v in variables.items()}
+    strongest = {
+        epoch: strongest_activations(look, v, batches(split, 4))["conv1"].at_rank(0) for epoch, v in variables.items()
+    }
     field = ReceptiveField(1, 1, 0.0)
     evolution = tile_evolution(two_layers, "conv1", variables, strongest, [0, 2], split.images, preprocess, field)
     assert evolution.projections.shape == (2, 2, 1, 1, 3)

@@ -1,0 +1,122 @@
+"""A grey square over an image, and what the network then says (Zeiler & Fergus 2014, figure 7)."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from cnnjax.figures import tiles
+from cnnjax.figures.activations import block
+
+# Okabe and Ito's colours, told apart by the colour-blind.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#56B4E9", "#D55E00")
+ANOTHER = "#999999"
+
+
+class Row(NamedTuple):
+    """One image of the figure."""
+
+    number: int  # the image's index
+    label: int
+    image: UInt8[np.ndarray, "height width channels"]
+    tops: Int[np.ndarray, " rows"]
+    lefts: Int[np.ndarray, " columns"]
+    map: int
+    activity: Float[np.ndarray, "rows columns"]  # of that map
+    whole_activity: float
+    probability: Float[np.ndarray, "rows columns"]  # of the true class
+    whole_probability: float
+    best: Int[np.ndarray, "rows columns"]  # the most probable class
+    projections: Float[np.ndarray, "count height width channels"]  # this image's, then other images'
+
+
+def draw(rows: Sequence[Row], class_names: Sequence[str], layer: str, activity: str, side: int, grey: int) -> Any:
+    """A row an image: (a) the image, (b) the strongest map's activity, (c) projections, (d), (e) class.
+
+    In (b), (d) and (e) a cell stands where the centre of the square is; (d) has one scale, 0 to 1, (b) one a row, from
+    0. In (e) the classes beyond the seven most frequent ones share a grey.
+
+    Args:
+        activity: how a map's activity is taken over its positions, "sum" or "max".
+        side: of the square, in pixels.
+        grey: its grey level, 0 to 255.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    colours = class_colours([row.best for row in rows])
+    figure = Figure(figsize=(12.5, 2.45 * len(rows) + 1.5))
+    figure.set_layout_engine("constrained", h_pad=0.1)
+    for row, (picture, active, projected, probable, classes) in zip(
+        rows, figure.subplots(len(rows), 5, squeeze=False), strict=True
+    ):
+        _draw_image(picture, row, side, grey)
+        picture.set_title(f"(a) test image {row.number},\nclass: {class_names[row.label]}", fontsize=9)
+        top = max(float(row.activity.max()), row.whole_activity)
+        shown = _over_places(active, row, side, row.activity, cmap="viridis", vmin=0, vmax=top if top > 0 else 1)
+        figure.colorbar(shown, ax=active, shrink=0.75)
+        active.set_title(
+            f"(b) {activity} of map {row.map} of {layer};\nno square: {row.whole_activity:.3g}", fontsize=9
+        )
+        _draw_projections(projected, row.projections)
+        projected.set_title(f"(c) map {row.map} projected: this\nimage (framed) and others", fontsize=9)
+        shown = _over_places(probable, row, side, row.probability, cmap="viridis", vmin=0, vmax=1)
+        figure.colorbar(shown, ax=probable, shrink=0.75)
+        probable.set_title(f"(d) probability of the true\nclass; no square: {row.whole_probability:.2f}", fontsize=9)
+        _over_places(classes, row, side, _rgb(row.best, colours))
+        classes.set_title("(e) most probable class", fontsize=9)
+    names = [Patch(color=colour, label=class_names[number]) for number, colour in colours.items() if colour != ANOTHER]
+    others = [Patch(color=ANOTHER, label="another class")] if ANOTHER in colours.values() else []
+    figure.legend(
+        handles=names + others, loc="outside lower right", ncols=8, fontsize=9, title="(e) most probable class"
+    )
+    figure.suptitle(
+        f"A {side}×{side} square of grey level {grey} over the image, in (a) where (d) is lowest\n"
+        "(b), (d), (e): a cell stands where the centre of the square is, in pixels of the image",
+        fontsize=11,
+    )
+    return figure
+
+
+def class_colours(best: Sequence[Int[np.ndarray, "rows columns"]]) -> dict[int, str]:
+    """A colour for each class that occurs, the most frequent first; one grey for those beyond the colours there are."""
+    found, counts = np.unique(np.concatenate([part.ravel() for part in best]), return_counts=True)
+    ordered = found[np.argsort(-counts, kind="stable")]
+    return {int(number): COLOURS[index] if index < len(COLOURS) else ANOTHER for index, number in enumerate(ordered)}
+
+
+def _rgb(best: Int[np.ndarray, "rows columns"], colours: dict[int, str]) -> Float[np.ndarray, "rows columns 3"]:
+    from matplotlib.colors import to_rgb
+
+    return np.array([[to_rgb(colours[int(number)]) for number in row] for row in best])
+
+
+def _draw_image(axes: Any, row: Row, side: int, grey: int) -> None:
+    """The image, with the square at the place where it lowers the true class most."""
+    top, left = np.unravel_index(np.argmin(row.probability), row.probability.shape)
+    covered = row.image.copy()
+    covered[row.tops[top] : row.tops[top] + side, row.lefts[left] : row.lefts[left] + side] = grey
+    height, width = row.image.shape[:2]
+    axes.imshow(tiles.grid(covered[None, None] / 255), interpolation="nearest", extent=(0, width, height, 0))
+    axes.tick_params(labelsize=7)
+
+
+def _over_places(axes: Any, row: Row, side: int, values: np.ndarray, **scale: Any) -> Any:
+    """A cell for each position of the square, where its centre is, on axes of the image's size."""
+    height, width = row.image.shape[:2]
+    drawn = axes.pcolormesh(row.lefts + side / 2, row.tops + side / 2, values, shading="nearest", **scale)
+    axes.set(xlim=(0, width), ylim=(height, 0), aspect="equal", facecolor=str(tiles.OUTSIDE))
+    axes.tick_params(labelsize=7)
+    return drawn
+
+
+def _draw_projections(axes: Any, projections: Float[np.ndarray, "count height width channels"]) -> None:
+    """Every projection on its own robust scale, this image's in a black frame."""
+    from matplotlib.patches import Rectangle
+
+    shown = np.stack([tiles.signed(tile, tiles.robust_scale(tile)) for tile in projections])
+    axes.imshow(block(shown), interpolation="nearest")
+    height, width = projections.shape[1:3]
+    axes.add_patch(Rectangle((-0.5, -0.5), width, height, fill=False, edgecolor="black", linewidth=2, clip_on=False))
+    axes.set_axis_off()

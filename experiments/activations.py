@@ -1,0 +1,97 @@
+"""What excites each feature map most: figure 2 of Zeiler & Fergus (2014) for a trained network and its images.
+
+Looks once through all images of a split; for the maps of each layer the strongest activations, at most one an image,
+each projected to the pixels by the deconvnet, beside the part of its image that the unit sees.
+"""
+
+import dataclasses
+from typing import Literal
+
+import numpy as np
+
+from cnnjax import cli
+from cnnjax.cli import Progress
+from cnnjax.data import batches
+from cnnjax.errors import InputError
+from cnnjax.figures import activations as activations_figure
+from cnnjax.figures import files
+from cnnjax.visualize.activations import Activations, tile_activations
+from cnnjax.visualize.evolution import GROUP, Strongest, choose_maps, make_look, strongest_activations
+from experiments.looking import Parts, RunOptions, Trained, open_run
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(RunOptions):
+    """Which network, and what to see of it."""
+
+    layers: tuple[str, ...] = ()  # which layers; none: the convolutions
+    maps: tuple[int, ...] = ()  # which feature maps of each layer; none: a seeded choice
+    random_maps: int = 12  # how many maps that choice takes, out of those that fire at all
+    maps_seed: int = 0  # of that choice
+    count: int = 9  # strongest activations of each map
+    split: Literal["train", "test"] = "test"  # the images that are searched; the paper takes images not trained on
+
+    def __post_init__(self):
+        for name in ("random_maps", "count"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+        if self.maps_seed < 0:
+            raise InputError(f"--maps-seed must be at least 0, got {self.maps_seed}")
+
+
+def main(options: Options, progress: Progress) -> None:
+    trained = open_run(options, progress)
+    split = {"train": trained.dataset.train, "test": trained.dataset.test}[options.split]
+    layers = checked_layers(options, trained)
+    if options.count > len(split):
+        raise InputError(
+            f"--count must be at most the {len(split)} images of the {options.split} split, got {options.count}"
+        )
+    parts = Parts(trained, "activations", {"layers": layers, "count": options.count, "split": options.split})
+
+    def search() -> dict[str, np.ndarray]:
+        look = make_look(feature_maps, trained.preprocess, options.count)
+        groups = range(0, len(split), GROUP)
+        told = (batch for batch, _ in zip(batches(split, GROUP), progress.over("looking", groups), strict=True))
+        found = strongest_activations(look, trained.variables, told)
+        return {f"{layer} {part}": array for layer in layers for part, array in found[layer]._asdict().items()}
+
+    def feature_maps(variables, images):
+        of_all = trained._replace(variables=variables).feature_maps(images)
+        return {layer: of_all[layer] for layer in layers}
+
+    found = parts.get("search", search)
+    searched = (
+        f"the {len(split):,} {'training' if options.split == 'train' else 'test'} images of {trained.dataset.name}"
+    )
+    for layer in progress.over("projecting", layers):
+        strongest = Strongest(*(found[f"{layer} {part}"] for part in Strongest._fields))
+        maps = options.maps or choose_maps(strongest.at_rank(0), options.random_maps, options.maps_seed)
+        seen = tile_activations(
+            feature_maps, layer, trained.variables, strongest, maps, split.images, trained.preprocess,
+            trained.layers[layer].field,
+        )  # fmt: skip
+        draw(trained, seen, layer, searched)
+    progress.say(f"figures in {trained.figures}")
+
+
+def checked_layers(options: Options, trained: Trained) -> tuple[str, ...]:
+    """The layers that were asked for, each of which has the maps that were asked for."""
+    layers = options.layers or tuple(name for name in trained.layers if name.startswith("conv"))
+    if not layers:
+        raise InputError(f"--layers must be given for a network without convolutions: {', '.join(trained.layers)}")
+    for name in layers:
+        width = trained.layer(name, "--layers").output_shape[-1]
+        for number in options.maps:
+            if not 0 <= number < width:
+                raise InputError(f"--maps must be from 0 to {width - 1} in {name}, got {number}")
+    return layers
+
+
+def draw(trained: Trained, seen: Activations, layer: str, searched: str) -> None:
+    figure = activations_figure.draw(seen.projections, seen.patches, seen.value, seen.maps, layer, searched)
+    files.save(trained.figures / f"activations_{layer}.png", figure, **seen._asdict())
+
+
+if __name__ == "__main__":
+    cli.run_options(main, Options())

@@ -1,0 +1,186 @@
+"""Covering parts of images with a grey square: figure 7 of Zeiler & Fergus (2014) for a trained network.
+
+For a few test images the square stands at every position of a grid: how active the strongest map of a layer still is,
+how probable the true class, and which class is the most probable. Then, over many test images: does a square over the
+centre, where the object mostly is, lower the true class more than one in a corner?
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from cnnjax import cli
+from cnnjax.cli import Progress
+from cnnjax.data import Purpose, Split, address, batches, mean_image
+from cnnjax.errors import InputError
+from cnnjax.figures import files
+from cnnjax.figures import occlusion as occlusion_figure
+from cnnjax.visualize.evolution import GROUP, Strongest, make_look, make_projector, strongest_activations, tile_units
+from cnnjax.visualize.occlusion import Activity, bootstrap_interval, corners_along, falls, make_respond, occlusion
+from experiments.looking import Parts, RunOptions, Trained, open_run
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(RunOptions):
+    """Which network, and what to cover."""
+
+    images: tuple[int, ...] = ()  # which test images; none: a seeded choice of rightly classified ones
+    random_images: int = 3  # how many that choice takes, of different classes
+    layer: str | None = None  # whose strongest map is watched; none: the last convolution, as the paper
+    activity: Activity = "sum"  # how active a map is, from its positions: the paper's total, or the maximum
+    side: int | None = None  # of the square, in pixels; none: a quarter of the image's shorter side
+    step: int | None = None  # at most so many pixels between positions; none: a sixteenth of that side
+    grey: int | None = None  # grey level of the square, 0 to 255; none: the mean of the training images
+    others: int = 3  # projections of the same map from the training images that excite it most
+    tested: int = 1000  # test images, the first ones, for the centre against the corners; fewer if there are fewer
+    seed: int = 0  # of the choice of images, and of the confidence interval
+
+    def __post_init__(self):
+        for name, low in (("random_images", 1), ("others", 1), ("tested", 2), ("seed", 0)):
+            if getattr(self, name) < low:
+                raise InputError(f"--{name.replace('_', '-')} must be at least {low}, got {getattr(self, name)}")
+        if self.grey is not None and not 0 <= self.grey <= 255:
+            raise InputError(f"--grey must be from 0 to 255, got {self.grey}")
+
+
+class Settings(NamedTuple):
+    """The options with what they leave open filled in."""
+
+    layer: str
+    activity: Activity
+    side: int
+    step: int
+    grey: int
+
+
+def main(options: Options, progress: Progress) -> None:
+    trained = open_run(options, progress)
+    test = trained.dataset.test
+    settings = checked_settings(options, trained)
+    parts = Parts(trained, "occlusion", {**settings._asdict(), "others": options.others, "tested": options.tested})
+    square = {"side": settings.side, "grey": settings.grey}
+
+    def feature_maps(variables, images):
+        return trained._replace(variables=variables).feature_maps(images)
+
+    respond = make_respond(
+        feature_maps, settings.layer, list(trained.layers)[-1], trained.preprocess, settings.activity
+    )
+
+    def compare() -> dict[str, Any]:
+        images, labels = test.images[: options.tested], test.labels[: options.tested]
+        centre, corners, whole = falls(respond, trained.variables, images, labels, **square)
+        return {"centre": centre, "corners": corners, "whole": whole, "labels": labels}
+
+    compared = parts.get("compared", compare)
+    key = address(options.seed, Purpose.ORDER)
+    more = compared["centre"] - compared["corners"].mean(axis=1)
+    interval = bootstrap_interval(jax.random.fold_in(key, 1), more)
+
+    def search() -> dict[str, np.ndarray]:
+        return strongest(trained, settings.layer, trained.dataset.train, options.others, progress)._asdict()
+
+    found = Strongest(**parts.get("search", search))
+    projector = make_projector(feature_maps, settings.layer, trained.preprocess)
+    rows = []
+    for number in progress.over("covering", options.images or chosen_images(key, compared, options.random_images)):
+
+        def cover(number=number) -> dict[str, Any]:
+            seen = occlusion(respond, trained.variables, test.images[number], step=settings.step, **square)
+            watched = int(np.argmax(seen.whole.activity))
+            return {
+                "tops": seen.tops,
+                "lefts": seen.lefts,
+                "map": watched,
+                "activity": seen.covered.activity[..., watched],
+                "whole_activity": seen.whole.activity[watched],
+                "probability": seen.covered.probabilities[..., test.labels[number]],
+                "whole_probability": seen.whole.probabilities[test.labels[number]],
+                "best": np.argmax(seen.covered.probabilities, axis=-1),
+                "projections": projections(projector, trained, settings.layer, number, watched, found),
+            }
+
+        part: dict[str, Any] = {
+            key: array if array.ndim else array.item() for key, array in parts.get(f"image_{number}", cover).items()
+        }
+        rows.append(occlusion_figure.Row(int(number), int(test.labels[number]), test.images[number], **part))
+    figure = occlusion_figure.draw(rows, trained.dataset.class_names, settings.layer, settings.activity, **square)
+    arrays = {f"{name}_{row.number}": value for row in rows for name, value in row._asdict().items()}
+    files.save(trained.figures / "occlusion.png", figure, **arrays, **compared, interval=interval)
+    progress.say(sentence(settings, compared, more, interval))
+    progress.say(f"figure in {trained.figures}")
+
+
+def checked_settings(options: Options, trained: Trained) -> Settings:
+    """The settings, every one of them checked against the run."""
+    test = trained.dataset.test
+    convolutions = [name for name in trained.layers if name.startswith("conv")]
+    if options.layer is None and not convolutions:
+        raise InputError(f"--layer must be given for a network without convolutions: {', '.join(trained.layers)}")
+    layer = options.layer or convolutions[-1]
+    trained.layer(layer)
+    for number in options.images:
+        if not 0 <= number < len(test):
+            raise InputError(f"--images must be from 0 to {len(test) - 1}, got {number}")
+    if options.others > len(trained.dataset.train):
+        raise InputError(
+            f"--others must be at most the {len(trained.dataset.train)} training images, got {options.others}"
+        )
+    shorter = min(trained.dataset.image_shape[:2])
+    side = max(1, shorter // 4) if options.side is None else options.side
+    step = max(1, shorter // 16) if options.step is None else options.step
+    corners_along(shorter, side, step)
+    grey = round(float(mean_image(trained.dataset.train).mean())) if options.grey is None else options.grey
+    return Settings(layer, options.activity, side, step, grey)
+
+
+def strongest(trained: Trained, layer: str, split: Split, count: int, progress: Progress) -> Strongest:
+    """The `count` strongest activations of every map of the layer in these images."""
+
+    def feature_map(variables, images):
+        return {layer: trained._replace(variables=variables).feature_maps(images)[layer]}
+
+    look = make_look(feature_map, trained.preprocess, count)
+    groups = progress.over("looking", range(0, len(split), GROUP))
+    told = (batch for batch, _ in zip(batches(split, GROUP), groups, strict=True))
+    return strongest_activations(look, trained.variables, told)[layer]
+
+
+def projections(
+    projector: Callable[..., jax.Array], trained: Trained, layer: str, number: int, watched: int, found: Strongest
+) -> np.ndarray:
+    """The map's strongest activation in this test image, projected, then those found in the training images."""
+    own = trained.dataset.test.images[number : number + 1]
+    active = trained.feature_maps(trained.preprocess(own))[layer][0, ..., watched]
+    place = np.array(np.unravel_index(np.argmax(active), active.shape), int)
+    images = np.concatenate([own, trained.dataset.train.images[found.image[:, watched]]])
+    units = np.concatenate([place[None], found.unit[:, watched]])
+    every, maps, field = np.arange(len(images)), np.full(len(images), watched), trained.layers[layer].field
+    return tile_units(projector, trained.variables, images, every, units, maps, field)[0]
+
+
+def chosen_images(key: Any, compared: dict[str, np.ndarray], count: int) -> list[int]:
+    """A seeded choice of rightly classified images, of different classes as long as there are any."""
+    order = np.asarray(jax.random.permutation(key, len(compared["labels"])))
+    right = order[np.argmax(compared["whole"], axis=1)[order] == compared["labels"][order]]
+    firsts = np.sort(np.unique(compared["labels"][right], return_index=True)[1])
+    return [*right[firsts], *np.delete(right, firsts)][:count]
+
+
+def sentence(settings: Settings, compared: dict[str, np.ndarray], more: np.ndarray, interval: tuple) -> str:
+    """Whether covering the centre costs the true class more than covering a corner, with the numbers."""
+    low, high = interval
+    verdict = "the centre costs more" if low > 0 else "a corner costs more" if high < 0 else "not decided"
+    return (
+        f"a square of {settings.side}×{settings.side} px, grey {settings.grey}, on {len(more):,} test images lowers "
+        f"the probability of the true class by {compared['centre'].mean():.3f} at the centre and by "
+        f"{compared['corners'].mean():.3f} in a corner (mean of four): difference {more.mean():.3f}, "
+        f"95 % interval {low:.3f} to {high:.3f}: {verdict}"
+    )
+
+
+if __name__ == "__main__":
+    cli.run_options(main, Options())

@@ -1,0 +1,83 @@
+"""Figure 2 of a small run: its files and numbers, and every bad option before anything is written."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from cnnjax import cli
+from cnnjax.config import ModelConfig, TrainConfig
+from cnnjax.data import load
+from cnnjax.errors import InputError
+from cnnjax.train import run
+from experiments import activations
+from experiments.activations import Options
+from experiments.looking import open_run
+from tests.experiments.test_filter_evolution import Quiet
+
+
+def trained(folder, **changes):
+    config = dataclasses.replace(cli.load_config("digits"), train=TrainConfig(epochs=1, keep_epochs=(1,)), **changes)
+    run.run(config, load(config.data), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("activations") / "run")
+
+
+def test_every_layer_that_is_asked_for_is_drawn_with_its_numbers(folder):
+    options = Options(run=folder, layers=("conv2", "fc4"), maps=(2, 0), count=5)
+    activations.main(options, Quiet())
+    opened = open_run(options, Quiet())
+    assert {path.name for path in opened.figures.iterdir()} == {
+        f"activations_{layer}.{kind}" for layer in options.layers for kind in ("png", "npz")
+    }
+    images = opened.dataset.test.images
+    maps = opened.feature_maps(opened.preprocess(images))
+    for layer in options.layers:
+        strength = np.asarray(maps[layer]).reshape(len(images), -1, maps[layer].shape[-1]).max(axis=1)
+        with np.load(opened.figures / f"activations_{layer}.npz") as arrays:
+            assert list(arrays["maps"]) == [2, 0]
+            for row, number in enumerate((2, 0)):
+                wanted = np.sort(strength[:, number])[:-6:-1]
+                np.testing.assert_allclose(arrays["value"][row], wanted, rtol=1e-4, atol=1e-5)
+                np.testing.assert_allclose(strength[arrays["image"][row], number], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_second_call_reads_what_was_found_and_draws_other_maps(folder):
+    activations.main(Options(run=folder, layers=("conv1",), count=4), Quiet())
+    (search,) = (folder / "parts" / "activations").glob("*.npz")
+    before = search.stat().st_mtime_ns
+    activations.main(Options(run=folder, layers=("conv1",), count=4, random_maps=3, maps_seed=5), Quiet())
+    assert search.stat().st_mtime_ns == before
+    with np.load(next((folder / "figures").glob("*/activations_conv1.npz"))) as arrays:
+        assert len(set(arrays["maps"])) == 3
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({"layers": ("conv9",)}, "--layers must be one of conv1, "),
+    ({"layers": ("fc4",), "maps": (3, 10)}, "--maps must be from 0 to 9 in fc4, got 10"),
+    ({"maps": (-1,)}, "--maps must be from 0 to "),
+    ({"count": 10**6}, "--count must be at most the "),
+])  # fmt: skip
+def test_what_the_network_has_not_is_refused_before_anything_is_written(folder, changes, said):
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    with pytest.raises(InputError, match=said):
+        activations.main(Options(run=folder, **changes), Quiet())
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+@pytest.mark.parametrize(("name", "value"), [("count", 0), ("random_maps", 0), ("maps_seed", -1)])
+def test_numbers_out_of_range_are_refused(name, value):
+    with pytest.raises(InputError, match=f"--{name.replace('_', '-')} must be at least"):
+        Options(**{name: value})
+
+
+def test_without_convolutions_layers_must_be_named(tmp_path):
+    folder = trained(tmp_path / "run", model=ModelConfig("mlp"))
+    with pytest.raises(InputError, match="--layers must be given for a network without convolutions: fc1, fc2, fc3"):
+        activations.main(Options(run=folder), Quiet())
+    activations.main(Options(run=folder, layers=("fc1",), random_maps=2), Quiet())
+    assert [path.name for path in (folder / "figures").rglob("*.png")] == ["activations_fc1.png"]
