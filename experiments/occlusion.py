@@ -76,7 +76,7 @@ def main(options: Options, progress: Progress) -> None:
         return {"centre": centre, "corners": corners, "whole": whole, "labels": labels}
 
     compared = parts.get("compared", compare)
-    key = address(options.seed, Purpose.ORDER)
+    key = address(options.seed, Purpose.STUDY, 3)
     more = compared["centre"] - compared["corners"].mean(axis=1)
     interval = bootstrap_interval(jax.random.fold_in(key, 1), more)
 

@@ -16,6 +16,7 @@ class Purpose(enum.IntEnum):
     ORDER = 1
     AUGMENT = 2
     DROPOUT = 3
+    STUDY = 4  # what a study of a trained network draws
 
 
 def address(seed: int | Int[Array, ""], purpose: Purpose, *place: int | Int[Array, ""]) -> Key[Array, ""]:

@@ -1,5 +1,8 @@
 """The deconvnet as a transformation of functions, against numbers by hand and against the explicit form."""
 
+from typing import NamedTuple
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,14 +11,45 @@ import pytest
 from cnnjax import models, ops
 from cnnjax.config import ModelConfig
 from cnnjax.errors import InputError
-from cnnjax.visualize.deconvnet import BACKWARD, project, project_by_switches, with_relu_rule
+from cnnjax.geometry import ReceptiveField
+from cnnjax.visualize.deconvnet import (
+    BACKWARD,
+    feature_maps_of,
+    project,
+    project_by_switches,
+    with_offset,
+    with_relu_rule,
+)
+from cnnjax.visualize.evolution import make_look, strongest_activations, tile_evolution
+
+
+class Batch(NamedTuple):
+    images: np.ndarray
+    mask: np.ndarray
 
 
 @pytest.mark.parametrize(
     ("rule", "expected"), [("gradient", [0, -2, 3]), ("deconvnet", [5, 0, 3]), ("guided", [0, 0, 3])]
 )
 @pytest.mark.parametrize(
-    "relu", [jax.nn.relu, lambda x: jnp.maximum(x, 0), lambda x: jnp.maximum(0.0, x), jax.jit(jax.nn.relu)]
+    "relu",
+    [
+        jax.nn.relu,
+        lambda x: jnp.maximum(x, 0),
+        lambda x: jnp.maximum(0.0, x),
+        lambda x: jnp.maximum(x, jnp.zeros_like(x)),
+        lambda x: jnp.maximum(x, np.zeros(3, np.float32)),
+        lambda x: jnp.where(x > 0, x, 0),
+        lambda x: jnp.where(x <= 0, jnp.zeros(3), x),
+        lambda x: jnp.where(jnp.zeros_like(x) < x, x, 0),
+        lambda x: jnp.clip(x, 0, None),
+        lambda x: jnp.clip(x, 0, jnp.inf),
+        lambda x: jax.lax.max(x, 0.0),
+        jax.jit(lambda x: jnp.where(x > 0, x, jnp.zeros_like(x))),
+        jax.checkpoint(jax.nn.relu),
+        jax.vmap(jax.nn.relu),
+        lambda x: jax.lax.cond(x.sum() > 0, jax.nn.relu, lambda y: y, x),
+    ],
 )
 def test_the_three_rules_at_one_relu(rule, expected, relu):
     """Inputs -1, 2, 4 and signals 5, -2, 3 from above."""
@@ -23,7 +57,7 @@ def test_the_three_rules_at_one_relu(rule, expected, relu):
     np.testing.assert_array_equal(backward(jnp.array([5.0, -2.0, 3.0]))[0], expected)
 
 
-def test_the_gradient_rule_is_the_gradient_and_values_never_change():
+def test_the_gradient_rule_is_the_function_itself_and_values_never_change():
     network = models.build(
         ModelConfig("zfnet_small", widths=(4, 4), filters=(3, 3), strides=(1, 1), pools=(2, 1)), (12, 12, 3), 3
     )
@@ -33,13 +67,12 @@ def test_the_gradient_rule_is_the_gradient_and_values_never_change():
     def logits(x):
         return network.apply(variables, x)[0]
 
+    assert with_relu_rule(logits, "gradient") is logits
     value, backward = jax.vjp(logits, images)
     for rule in BACKWARD:
         other, changed = jax.vjp(with_relu_rule(logits, rule), images)
         np.testing.assert_array_equal(value, other)
-        assert np.allclose(changed(jnp.ones_like(value))[0], backward(jnp.ones_like(value))[0], atol=1e-6) == (
-            rule == "gradient"
-        )
+        assert not np.allclose(changed(jnp.ones_like(value))[0], backward(jnp.ones_like(value))[0], atol=1e-6)
 
 
 def test_a_4x4_image_by_hand():
@@ -64,14 +97,17 @@ def test_a_4x4_image_by_hand():
 
 NETWORKS = {
     "overlapping pools, stride, padding, odd sizes": (ModelConfig("zfnet", widths=(4, 5, 6), norm="none"), (39, 33, 3)),
-    "grey": (ModelConfig("lenet"), (28, 28, 1)),
+    "grey": (ModelConfig("lenet", widths=(4, 5)), (16, 16, 1)),
     "no pool": (ModelConfig("lenet", pools=(1, 1), widths=(3, 4)), (16, 16, 1)),
+    "one layer, an even filter, a pool with padding": (
+        ModelConfig("zfnet", widths=(4,), filters=(4,), strides=(3,), pools=(2,), paddings=(2,), norm="none"),
+        (17, 22, 1),
+    ),
     "contrast normalization": (ModelConfig("zfnet", widths=(4, 5, 6)), (39, 33, 3)),
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize(("name", "batch"), [(name, 1 if name == "no pool" else 3) for name in NETWORKS])
 def test_both_forms_agree_on_every_layer(name, batch):
     config, shape = NETWORKS[name]
     network = models.build(config, shape, 4)
@@ -101,16 +137,13 @@ def test_the_projection_is_homogeneous_in_the_activation():
     np.testing.assert_allclose(backward(7 * seed)[0], 7 * backward(seed)[0], rtol=1e-5)
 
 
-def test_one_relu_used_twice_and_functions_of_plain_numpy_code():
-    def network(x):
-        relu = jax.jit(lambda v: jnp.maximum(v, 0.0))
-        return relu(jnp.tanh(relu(x) @ jnp.ones((3, 3))) - 0.5)
-
+def test_one_relu_used_twice_by_hand():
+    """relu([1, -1, 0.2]) sums to 1.2 in each of three outputs; the three signals of 1 add up, at x[1] < 0 too."""
+    relu = jax.jit(lambda v: jnp.maximum(v, 0.0))
     x = jnp.array([[1.0, -1.0, 0.2]])
-    inside = jnp.sum(jnp.maximum(x, 0))
-    signal = 3 * (1 - jnp.tanh(inside) ** 2)  # three outputs, each with the same signal; x[1] < 0 still gets it
-    _, backward = jax.vjp(with_relu_rule(network), x)
-    np.testing.assert_allclose(backward(jnp.ones((1, 3)))[0], [[signal] * 3], rtol=1e-5)
+    value, backward = jax.vjp(with_relu_rule(lambda x: relu(2 * (relu(x) @ jnp.ones((3, 3))) - 0.5)), x)
+    np.testing.assert_allclose(value, [[1.9] * 3], rtol=1e-6)
+    np.testing.assert_allclose(backward(jnp.ones((1, 3)))[0], [[6.0] * 3], rtol=1e-6)
 
 
 def test_it_runs_under_jit_and_vmap():
@@ -137,18 +170,311 @@ def test_units_that_do_not_exist_are_refused(units):
         project(jax.nn.relu, jnp.zeros((1, 5, 5, 3)), np.array(units))
 
 
+WEIGHTS = jax.random.normal(jax.random.key(5), (3, 3))
+DATA = jax.random.normal(jax.random.key(6), (2, 3))
+
+
+def exp_softmax(x):
+    return jnp.exp(x) / jnp.exp(x).sum(axis=-1, keepdims=True)
+
+
+def of_flax(module):
+    variables = module.init(jax.random.key(0), DATA)
+    return lambda x: module.apply(variables, x)
+
+
+LEGITIMATE = {
+    "batch norm, running": of_flax(nn.BatchNorm(use_running_average=True)),
+    "batch norm, of the batch": lambda x: (x - x.mean(0)) / jnp.sqrt(x.var(0) + 1),
+    "layer norm": of_flax(nn.LayerNorm()),
+    "group norm": of_flax(nn.GroupNorm(num_groups=1)),
+    "RMS norm": of_flax(nn.RMSNorm()),
+    "unit length, where there is one": lambda x: jnp.where(
+        (x * x).sum() > 0, x / jnp.where((x * x).sum() > 0, jnp.linalg.norm(x), 1), 0
+    ),
+    "softmax": jax.nn.softmax,
+    "softmax by hand": exp_softmax,
+    "log_softmax": jax.nn.log_softmax,
+    "logsumexp": jax.nn.logsumexp,
+    "top_k": lambda x: jax.lax.top_k(x, 2)[0],
+    "sort": jnp.sort,
+    "maximum of two": lambda x: jnp.maximum(x @ WEIGHTS, x),
+    "the largest, by its place": lambda x: (x * jax.nn.one_hot(x.argmax(axis=-1), 3)).sum(axis=-1),
+    "nonlinear weights": lambda x: x @ jax.nn.softplus(WEIGHTS),
+}
+
+
+@pytest.mark.parametrize("name", LEGITIMATE)
+def test_normalization_choices_and_a_softmax_at_the_end_pass(name):
+    """And the derivative is theirs: without a ReLU in it the rule changes nothing."""
+    function = LEGITIMATE[name]
+    value, expected = jax.vjp(function, DATA)
+    same, changed = jax.vjp(with_relu_rule(function), DATA)
+    np.testing.assert_allclose(same, value, rtol=1e-6)
+    np.testing.assert_allclose(changed(value)[0], expected(value)[0], rtol=1e-5, atol=1e-6)
+    with_relu_rule(lambda x: function(jax.nn.relu(x @ WEIGHTS)))(DATA)
+
+
+WITHOUT_RULE = {
+    "tanh": jnp.tanh,
+    "logistic": jax.nn.sigmoid,
+    "silu": jax.nn.silu,
+    "elu": jax.nn.elu,
+    "leaky_relu": jax.nn.leaky_relu,
+    "relu6": jax.nn.relu6,
+    "log1p": lambda x: jnp.log1p(jnp.exp(x)),
+    "sin": jnp.sin,
+    "abs": jnp.abs,
+    "integer_pow": lambda x: jax.nn.relu(x) ** 2,
+    "exp": lambda x: x / (1 + jnp.exp(-x)),  # silu by hand
+    "gt": lambda x: jnp.where(x > 0, 1.0, 0.0),
+    "min": lambda x: jnp.clip(x, 0, 1),
+    "max": lambda x: jnp.maximum(x, 0.5),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_RULE)
+@pytest.mark.parametrize(
+    "then", [lambda x: x, lambda x: x @ jnp.ones((3, 2)), lambda x: x.mean(axis=0) @ jnp.ones((3, 2))]
+)
+def test_a_nonlinearity_without_a_rule_is_named(name, then):
+    function = lambda x: then(WITHOUT_RULE[name](x))  # noqa: E731
+    with pytest.raises(InputError, match=f"function must have ReLUs only as its nonlinearities, got {name}$"):
+        with_relu_rule(function)(DATA)
+    np.testing.assert_array_equal(with_relu_rule(function, "gradient")(DATA), function(DATA))
+    np.testing.assert_allclose(feature_maps_of(function)(DATA)[0], function(DATA), rtol=1e-6)
+
+
+@pytest.mark.parametrize("approximate", [True, False])
+def test_gelu_and_attention_are_refused(approximate):
+    for function in (
+        lambda x: jax.nn.gelu(x, approximate=approximate),
+        lambda x: jax.nn.softmax(x @ x.T) @ x,
+        lambda x: jax.nn.softmax(x) @ WEIGHTS,
+        lambda x: jax.lax.scan(lambda c, _: (jnp.tanh(c), None), x, length=2)[0],
+    ):
+        with pytest.raises(InputError, match="function must have ReLUs only"):
+            with_relu_rule(function)(DATA)
+
+
+@pytest.mark.parametrize("rule", ["gradient", "deconvnet", "guided"])
+def test_relus_in_a_scan_are_those_of_the_same_steps_written_out(rule):
+    def scanned(x):
+        return jax.lax.scan(lambda c, bias: (jax.nn.relu(c @ WEIGHTS + bias), c.sum()), x, DATA)
+
+    def written(x):
+        first = jax.nn.relu(x @ WEIGHTS + DATA[0])
+        return jax.nn.relu(first @ WEIGHTS + DATA[1]), jnp.stack([x.sum(), first.sum()])
+
+    x = jnp.array([[-1.0, 2.0, 4.0]])
+    value, backward = jax.vjp(with_relu_rule(scanned, rule), x)
+    expected, other = jax.vjp(with_relu_rule(written, rule), x)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), value, expected)
+    signal = jax.tree.map(lambda leaf: leaf - 1, value)
+    np.testing.assert_allclose(backward(signal)[0], other(signal)[0], rtol=1e-5)
+
+
 def test_a_relu_that_no_rule_reaches_is_said_and_not_passed_over():
-    def looped(x):
-        return jax.lax.scan(lambda carry, _: (jax.nn.relu(carry), None), x, length=2)[0]
+    @jax.custom_vjp
+    def own(x):
+        return jax.nn.relu(x)
 
-    def chosen(x):
-        return jax.lax.cond(x.sum() > 0, jax.nn.relu, lambda y: y, x)
+    own.defvjp(lambda x: (jax.nn.relu(x), None), lambda _, signal: (signal,))
 
-    for function, name in ((looped, "scan"), (chosen, "cond")):
+    def repeated(x):
+        return jax.lax.while_loop(lambda c: c.sum() < 9, lambda c: jax.nn.relu(c) + 1, x)
+
+    for function, name in ((own, "custom_vjp_call"), (repeated, "while")):
         with pytest.raises(InputError, match=f"outside {name}"):
-            jax.vjp(with_relu_rule(function), jnp.ones(3))
+            with_relu_rule(function)(jnp.ones(3))
+    for function, name in (
+        (lambda x: jax.lax.scan(lambda c, _: (jax.nn.relu(c), None), x, length=2)[0], "scan"),
+        (lambda x: jax.lax.cond(x.sum() > 0, jax.nn.relu, lambda y: y, x), "cond"),
+    ):
+        with pytest.raises(InputError, match=f"outside {name}"):
+            feature_maps_of(function)(jnp.ones(3))
 
 
 def test_the_rule_holds_inside_a_checkpoint():
-    _, backward = jax.vjp(with_relu_rule(jax.checkpoint(lambda x: jax.nn.relu(jnp.sin(x)))), jnp.array([0.0, 4.0]))
-    np.testing.assert_allclose(backward(jnp.array([-3.0, 2.0]))[0], [0.0, 2 * np.cos(4.0)], rtol=1e-6)
+    _, backward = jax.vjp(with_relu_rule(jax.checkpoint(lambda x: jax.nn.relu(2 * x - 1))), jnp.array([0.0, 4.0]))
+    np.testing.assert_allclose(backward(jnp.array([-3.0, 2.0]))[0], [0.0, 4.0], rtol=1e-6)
+
+
+def test_feature_maps_of_our_networks_are_those_that_they_return():
+    network = models.build(ModelConfig("zfnet", widths=(4, 5, 6)), (39, 33, 3), 4)
+    images = jax.random.normal(jax.random.key(0), (2, 39, 33, 3))
+    variables = network.init(jax.random.key(1), images)
+    logits, expected = network.apply(variables, images)
+    output, maps = jax.jit(feature_maps_of(lambda x: network.apply(variables, x)[0]))(images)
+    np.testing.assert_allclose(output, logits, rtol=1e-5, atol=1e-7)
+    after_relu = [value for name, value in expected.items() if name.startswith(("conv", "fc"))]
+    assert len(maps) == len(after_relu)
+    before = jax.jit(feature_maps_of(lambda x: network.apply(variables, x)[0], before=True))(images)[1]
+    for value, other in zip(before, after_relu, strict=True):
+        np.testing.assert_allclose(np.maximum(value, 0), other, rtol=1e-5, atol=1e-7)
+    for one, other in zip(maps, after_relu, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+
+
+def test_the_derivative_by_an_offset_is_that_by_the_feature_map():
+    def function(x):
+        return jax.nn.relu(jax.nn.relu(x @ WEIGHTS) @ WEIGHTS + 1)
+
+    (maps,) = feature_maps_of(lambda x: jax.nn.relu(x @ WEIGHTS))(DATA)[1]
+    expected = jax.grad(lambda first: (jax.nn.relu(first @ WEIGHTS + 1) ** 2).sum())(maps)
+    moved = with_offset(function, 0)
+    np.testing.assert_allclose(
+        jax.grad(lambda offset: (moved(offset, DATA) ** 2).sum())(jnp.zeros((2, 3))), expected, rtol=1e-5
+    )
+    with pytest.raises(InputError, match="number must be that of a ReLU, 0 to 1, got 2"):
+        with_offset(function, 2)(0.0, DATA)
+
+
+def test_a_network_of_flax_nnx_with_residuals_branches_and_batch_norm():
+    """Against the same network written out in jnp with the rule by hand at each of its three ReLUs."""
+    from flax import nnx
+
+    class Block(nnx.Module):
+        def __init__(self, rngs):
+            self.first = nnx.Conv(3, 4, (3, 3), rngs=rngs)
+            self.norm = nnx.BatchNorm(4, use_running_average=True, rngs=rngs)
+            self.left = nnx.Conv(4, 4, (3, 3), rngs=rngs)
+            self.right = nnx.Conv(4, 2, (1, 1), rngs=rngs)
+            self.out = nnx.Linear(6, 5, rngs=rngs)
+
+        def __call__(self, x, relu=nnx.relu):
+            x = relu(self.norm(self.first(x)))
+            branches = [x + relu(self.left(x)), relu(self.right(x))]
+            return self.out(jnp.concatenate([nnx.max_pool(b, (2, 2), (2, 2)) for b in branches], -1).mean((1, 2)))
+
+    block = Block(nnx.Rngs(0))
+    block.norm.mean[...], block.norm.var[...] = jnp.array([0.1, -0.2, 0.3, 0.0]), jnp.array([1.0, 2.0, 0.5, 1.0])
+    images = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
+    signal = jnp.eye(5)[jnp.array([1, 3])]
+
+    @jax.custom_vjp
+    def rectify(x):
+        return jax.nn.relu(x)
+
+    rectify.defvjp(lambda x: (jax.nn.relu(x), x), lambda x, s: (jnp.where((x > 0) & (s > 0), s, 0),))
+    expected = jax.vjp(lambda x: block(x, rectify), images)[1](signal)[0]
+    found = jax.vjp(with_relu_rule(block, "guided"), images)[1](signal)[0]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+    output, maps = feature_maps_of(block)(images)
+    np.testing.assert_allclose(output, block(images), rtol=1e-5)
+    assert [value.shape[-1] for value in maps] == [4, 4, 2] and all(float(value.min()) == 0 for value in maps)
+
+
+def test_a_network_of_equinox():
+    equinox = pytest.importorskip("equinox")
+    network = equinox.nn.Sequential(
+        [
+            equinox.nn.Conv2d(3, 4, 3, key=jax.random.key(0)),
+            equinox.nn.Lambda(jax.nn.relu),
+            equinox.nn.MaxPool2d(2, 2),
+            equinox.nn.Lambda(jnp.ravel),
+            equinox.nn.Linear(36, 3, key=jax.random.key(1)),
+        ]
+    )
+    images = jax.random.normal(jax.random.key(2), (2, 3, 8, 8))  # one image a call, channels first
+    kernel, bias, weight = network[0].weight, network[0].bias, network[4].weight
+
+    def by_hand(image):
+        """Deconvnet of logit 1: its weights, unpooled to the places of the maxima, rectified, filter transposed."""
+        before, down = jax.vjp(lambda x: jax.lax.conv(x[None], kernel, (1, 1), "VALID")[0] + bias, image)
+        windows = jax.nn.relu(before).reshape(4, 3, 2, 3, 2).swapaxes(2, 3).reshape(4, 3, 3, 4)
+        placed = jax.nn.one_hot(windows.argmax(-1), 4) * weight[1].reshape(4, 3, 3, 1)
+        signal = placed.reshape(4, 3, 3, 2, 2).swapaxes(2, 3).reshape(4, 6, 6)
+        return down(jnp.maximum(signal, 0))[0]
+
+    function = jax.vmap(network)
+    value, backward = jax.vjp(with_relu_rule(function), images)
+    found = backward(jnp.zeros_like(value).at[:, 1].set(1.0))[0]
+    np.testing.assert_allclose(found, jax.vmap(by_hand)(images), rtol=1e-5, atol=1e-6)
+
+
+def test_the_deconvnet_of_pytorch():
+    """Two layers with overlapping pools, by max_unpool2d's switches added up and conv_transpose2d."""
+    torch = pytest.importorskip("torch")
+    functional = torch.nn.functional
+    config = ModelConfig("zfnet_small", widths=(5, 6), filters=(3, 3), strides=(2, 1), pools=(2, 2), norm="none")
+    network = models.build(config, (30, 26, 3), 4)
+    images = jax.random.normal(jax.random.key(0), (2, 30, 26, 3))
+    variables = network.init(jax.random.key(1), images)
+    maps = network.apply(variables, images)[1]
+    x = torch.from_numpy(np.asarray(images).transpose(0, 3, 1, 2).copy())
+    down = []
+    for number, spec in enumerate(network.convolutions, 1):
+        params = variables["params"][f"conv{number}"]
+        kernel = torch.from_numpy(np.asarray(params["kernel"]).transpose(3, 2, 0, 1).copy())
+        size, window = x.shape[2:], {"stride": spec.stride, "padding": spec.padding}
+        x = functional.relu(functional.conv2d(x, kernel, torch.from_numpy(np.array(params["bias"])), **window))
+        extra = [
+            n - ((m - 1) * spec.stride - 2 * spec.padding + spec.filter) for n, m in zip(size, x.shape[2:], strict=True)
+        ]
+        down.append(
+            lambda s, k=kernel, w=window, e=extra: functional.conv_transpose2d(s.clamp(min=0), k, output_padding=e, **w)
+        )
+        pool = spec.pool
+        size = x.shape[2:]
+        x, places = functional.max_pool2d(x, pool.window, pool.stride, pool.padding, return_indices=True)
+        down.append(
+            lambda s, i=places, p=pool, z=size: functional.max_unpool2d(
+                s, i, p.window, p.stride, p.padding, output_size=z
+            )
+        )
+    np.testing.assert_allclose(np.asarray(maps["pool2"]), x.numpy().transpose(0, 2, 3, 1), rtol=1e-4, atol=1e-5)
+    units = np.stack(np.unravel_index(np.asarray(maps["pool2"]).reshape(2, -1).argmax(1), maps["pool2"].shape[1:]), 1)
+    found = project(lambda x: network.apply(variables, x)[1]["pool2"], images, units)
+    signal = torch.zeros_like(x)
+    for image, (row, column, channel) in enumerate(units):
+        signal[image, channel, row, column] = x[image, channel, row, column]
+    for step in reversed(down):
+        signal = step(signal)
+    expected = signal.numpy().transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max(), rtol=0)
+
+
+def test_the_evolution_of_a_residual_network():
+    """With normalization, a shortcut and two branches: the strongest of all images, and their projections."""
+
+    class Residual(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = first = nn.relu(nn.BatchNorm(use_running_average=True)(nn.Conv(4, (3, 3))(x)))
+            inner = nn.Conv(4, (3, 3))(nn.relu(nn.Conv(4, (3, 3))(nn.max_pool(x, (2, 2), (2, 2)))))
+            x = block = nn.relu(nn.avg_pool(first, (2, 2), (2, 2)) + nn.LayerNorm()(inner))
+            x = branches = jnp.concatenate([nn.relu(nn.Conv(2, (1, 1))(x)), nn.relu(nn.Conv(3, (3, 3))(x))], axis=-1)
+            return nn.softmax(nn.Dense(3)(x.mean((1, 2)))), {"conv1": first, "block2": block, "branches3": branches}
+
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
+    network = Residual()
+    variables = network.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+
+    def preprocess(images):
+        return images.astype(jnp.float32) / 64 - 2
+
+    def feature_maps(variables, images):
+        return network.apply(variables, images)[1]
+
+    maps = feature_maps(variables, preprocess(jnp.asarray(images)))
+    batches = [Batch(images[:3], np.ones(3)), Batch(images[[3, 4, 4]], np.array([1, 1, 0]))]
+    looked = strongest_activations(make_look(feature_maps, preprocess), variables, batches)
+    found = {layer: strongest.at_rank(0) for layer, strongest in looked.items()}
+    for layer, values in maps.items():
+        np.testing.assert_allclose(found[layer].value, values.max(axis=(0, 1, 2)), rtol=1e-5)
+        at = (found[layer].image, *found[layer].unit.T, np.arange(values.shape[-1]))
+        np.testing.assert_allclose(values[at], found[layer].value, rtol=1e-5)
+        field = ReceptiveField(64, 1, 0.0)  # the whole image
+        of_layer = {0: found[layer]}
+        tiles = tile_evolution(feature_maps, layer, {0: variables}, of_layer, [0, 1], images, preprocess, field)
+        chosen = preprocess(jnp.asarray(images[found[layer].image[:2]]))
+        units = np.column_stack([found[layer].unit[:2], [0, 1]])
+        expected = project(lambda x, layer=layer: feature_maps(variables, x)[layer], chosen, units)
+        assert float(jnp.abs(expected).max()) > 0
+        np.testing.assert_allclose(tiles.projections[:, 0], expected, atol=1e-5 * float(jnp.abs(expected).max()))
+    output, relus = feature_maps_of(lambda x: network.apply(variables, x)[0])(preprocess(jnp.asarray(images)))
+    np.testing.assert_allclose(output.sum(axis=1), 1, rtol=1e-6)
+    shapes = [value.shape[1:] for value in relus]
+    assert shapes == [(8, 8, 4), (4, 4, 4), (4, 4, 4), (4, 4, 2), (4, 4, 3)]  # conv, inner, block, two branches
+    np.testing.assert_allclose(relus[2], maps["block2"], rtol=1e-5, atol=1e-6)

@@ -1,0 +1,94 @@
+"""Which pixels made the network say a class, method by method; and whether the weights matter (Adebayo et al. 2018)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from cnnjax.figures import tiles
+from cnnjax.figures.convergence import MARKERS
+
+PERCENTILE = 99.0  # of a map, drawn as its largest value
+
+
+def draw(
+    images: Float[np.ndarray, "images height width channels"],
+    maps: Mapping[str, Float[np.ndarray, "images height width"]],
+    projections: Mapping[str, Float[np.ndarray, "images height width channels"]],
+    labels: Sequence[str],
+    note: str,
+) -> Any:
+    """A row an image, a column a method: magnitudes as brightness, and signed projections with zero as mid grey.
+
+    Args:
+        images: grey levels, 0 to 255.
+        maps: by method, not negative; each tile has its own scale, from 0 to its 99th percentile.
+        projections: by method, signed; each tile has its own scale, the 99.5th percentile of its absolute values.
+        labels: of the rows.
+        note: what the rows are, for the title.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    bright = matplotlib.colormaps["viridis"]
+    columns = {"image": images / 255}
+    for name, of in maps.items():
+        top = np.percentile(of, PERCENTILE, axis=(1, 2), keepdims=True)
+        columns[name] = bright(np.clip(of / np.where(top > 0, top, 1), 0, 1))[..., :3]
+    for name, of in projections.items():
+        columns[name] = np.stack([tiles.signed(tile, tiles.robust_scale(tile)) for tile in of])
+    colour = [np.broadcast_to(column, (*column.shape[:3], 3)) for column in columns.values()]
+    shown = np.stack(colour, axis=1)
+    rows, count, height, width, _ = shown.shape
+    cell = 1.05
+    figure = Figure(figsize=(count * cell + 1.7, rows * cell + 1.3), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(tiles.grid(shown), interpolation="nearest")
+    axes.set_xticks(tiles.centres(count, width), [name.replace(" ", "\n") for name in columns], fontsize=8)
+    axes.set_yticks(tiles.centres(rows, height), labels, fontsize=8)
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    figure.suptitle(note, fontsize=11)
+    mapped = f"{', '.join(maps)}: dark 0, bright the tile's {PERCENTILE:g}th percentile"
+    signed = f"{', '.join(projections)}: mid grey 0, contrast by tile"
+    figure.supxlabel(f"{mapped};\n{signed}", fontsize=8)
+    return figure
+
+
+def draw_sanity(
+    stages: Sequence[str],
+    rank: Mapping[str, Float[np.ndarray, "stages images"]],
+    structure: Mapping[str, Float[np.ndarray, "stages images"]],
+    note: str,
+) -> Any:
+    """How alike the maps remain while layers are randomized from the top down: a line a method, mean over images.
+
+    Args:
+        stages: the layer that was randomized last, the first one "none".
+        note: over which images, for the title.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10.5, 4.0), layout="constrained")
+    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(rank)))
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, curves, title in zip(
+        panels, (rank, structure), ("rank correlation (Spearman)", "structural similarity (SSIM)"), strict=True
+    ):
+        for number, (name, values) in enumerate(curves.items()):
+            alive = ~np.isnan(values)
+            mean = np.where(alive, values, 0).sum(axis=1) / np.maximum(alive.sum(axis=1), 1)
+            mean = np.where(alive.any(axis=1), mean, np.nan)
+            axes.plot(mean, color=colours[number], marker=MARKERS[number % len(MARKERS)], ms=5, label=name)
+        axes.set_xticks(range(len(stages)), stages, fontsize=8)
+        axes.set_xlabel("layers with random weights: from the last one down to")
+        axes.set_title(title, fontsize=9)
+        axes.grid(alpha=0.3)
+        axes.axhline(0, color="0.5", lw=0.8)
+    panels[0].set_ylabel("with the map of the trained network")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
+    figure.suptitle(note, fontsize=11)
+    return figure

@@ -1,0 +1,48 @@
+"""Images that excite units the most, layer by layer (Olah et al. 2017)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from cnnjax.figures import tiles
+
+
+def draw(
+    images: Mapping[str, Float[np.ndarray, "units height width channels"]],
+    values: Mapping[str, Float[np.ndarray, " units"]],
+    best: Mapping[str, Float[np.ndarray, " units"]],
+    labels: Mapping[str, Sequence[str]],
+    note: str,
+) -> Any:
+    """A row a layer, each with its units' images, and under each how it compares with the best of the data.
+
+    Args:
+        images: grey levels 0 to 255, NaN outside the image.
+        values: of the units at these images.
+        best: of the units at the data's best image.
+        labels: of the units.
+    """
+    from matplotlib.figure import Figure
+
+    columns = max(len(of) for of in images.values())
+    cell = 1.0
+    figure = Figure(figsize=(columns * cell + 0.9, len(images) * (cell + 0.42) + 1.2), layout="constrained")
+    panels = figure.subplots(len(images), columns, squeeze=False)
+    for row, (layer, of) in zip(panels, images.items(), strict=True):
+        row[0].set_ylabel(layer, fontsize=9)
+        for axes in row[len(of) :]:
+            axes.set_axis_off()
+        for axes, image, value, rival, label in zip(row, of, values[layer], best[layer], labels[layer], strict=False):
+            axes.imshow(tiles.grid(np.clip(image / 255, 0, 1)[None, None]), interpolation="nearest")
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.set_title(label, fontsize=8, pad=3)
+            axes.set_xlabel(f"{value:.3g} | {rival:.3g}", fontsize=7, labelpad=2)
+            axes.spines[:].set_visible(False)
+    figure.suptitle(note, fontsize=11)
+    figure.supxlabel(
+        "under each tile: the value there | the largest over the training images, both before the ReLU", fontsize=8
+    )
+    return figure

@@ -1,0 +1,202 @@
+"""Which pixels made the network say a class: six methods on the same images, and whether the weights matter to them.
+
+The methods are the gradient (Simonyan et al. 2014), SmoothGrad (Smilkov et al. 2017), integrated gradients
+(Sundararajan et al. 2017), Grad-CAM (Selvaraju et al. 2017), guided backpropagation (Springenberg et al. 2014) and the
+deconvnet (Zeiler & Fergus 2014), all of the logit of one class, before the softmax.
+
+The sanity check (Adebayo et al. 2018) replaces the layers' weights by random ones from the last layer down to the
+first. A map that explains the network must change with it; one that stays the same has drawn the image.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from cnnjax import cli, ops
+from cnnjax.cli import Progress
+from cnnjax.data import Purpose, address
+from cnnjax.errors import InputError
+from cnnjax.figures import attribution as figure
+from cnnjax.figures import files
+from cnnjax.visualize.attribution import (
+    grad_cam,
+    integrated_gradients,
+    magnitude,
+    randomized_from_the_top,
+    saliency,
+    similarity,
+    smooth_grad,
+)
+from experiments.looking import Parts, RunOptions, Trained, open_run
+
+COLOURED = ("guided backpropagation", "deconvnet")  # drawn as they are, signed; their shapes are the point
+BATCH = 32  # images at a time; no result depends on it
+
+Maps = Callable[[Any, Any, Any, Any], jax.Array]  # (variables, images, classes, keys) -> maps
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(RunOptions):
+    """What is left open by the papers is named."""
+
+    images: tuple[int, ...] | None = None  # indices of test images; none: the first of each class, ten at most
+    explain: Literal["answer", "label"] = "answer"  # the class whose logit is explained: the network's, or the true one
+    layer: str | None = None  # the convolution of Grad-CAM; none: the last one
+    steps: int = 32  # of integrated gradients, from the mean image
+    samples: int = 32  # of SmoothGrad
+    noise: float = 0.15  # of SmoothGrad, as a share of the image's range
+    sanity_images: int = 16  # test images of the sanity check (the first ones); 0: no sanity check
+    seed: int = 0  # of the noise and of the random weights
+
+    def __post_init__(self):
+        for name, bound in {"steps": 1, "samples": 1, "noise": 0, "sanity_images": 0, "seed": 0}.items():
+            if getattr(self, name) < bound:
+                raise InputError(f"--{name.replace('_', '-')} must be at least {bound}, got {getattr(self, name)}")
+
+
+def main(options: Options, progress: Progress) -> None:
+    trained = open_run(options, progress)
+    methods = make_methods(trained, options)
+    chosen = chosen_images(trained, options.images)
+    settings = {**dataclasses.asdict(options), "run": None, "epoch": None, "images": chosen}
+    parts = Parts(trained, "attribution", settings)
+    explained = classes(trained, chosen, options)
+    maps = {
+        name: parts.get(slug(name), lambda name=name: {"maps": computed(trained, methods[name], chosen, options)})[
+            "maps"
+        ]
+        for name in progress.over("attributing", list(methods))
+    }
+    names = trained.dataset.class_names
+    labels = trained.dataset.test.labels[chosen]
+    rows = [
+        names[said] if said == label else f"{names[said]}\n(is {names[label]})"
+        for said, label in zip(explained, labels, strict=True)
+    ]
+    drawing = figure.draw(
+        trained.dataset.test.images[chosen],
+        {name: brightness(of) for name, of in maps.items() if name not in COLOURED},
+        {name: maps[name] for name in COLOURED},
+        rows,
+        f"What speaks for {'the answer' if options.explain == 'answer' else 'the label'} at epoch {trained.epoch}",
+    )
+    arrays = {slug(name): of for name, of in maps.items()}
+    files.save(trained.figures / "attribution.png", drawing, images=chosen, classes=explained, **arrays)
+    if options.sanity_images:
+        sanity(trained, methods, options, parts, progress)
+    progress.say(f"figures in {trained.figures}")
+
+
+def sanity(trained: Trained, methods: dict[str, Maps], options: Options, parts: Parts, progress: Progress) -> None:
+    """The maps of the same images and classes with more and more random layers, compared with the trained network's."""
+    chosen = np.arange(min(options.sanity_images, len(trained.dataset.test.labels)))
+    layers = [name for name, row in trained.layers.items() if row.weights]
+    key = address(options.seed, Purpose.STUDY, 1)
+    fresh = trained.network.init(key, np.zeros((1, *trained.dataset.image_shape), np.float32))
+    every = randomized_from_the_top(trained.variables["params"], fresh["params"], layers)
+
+    def compared(name: str) -> dict[str, Any]:
+        stages = [
+            brightness(
+                computed(
+                    trained._replace(variables={**trained.variables, "params": params}),
+                    methods[name],
+                    chosen,
+                    options,
+                    classes(trained, chosen, options),
+                )
+            )
+            for params in every
+        ]
+        found = [similarity(stage, stages[0]) for stage in stages]
+        return {"rank": np.stack([one.rank for one in found]), "structure": np.stack([one.structure for one in found])}
+
+    found = {
+        name: parts.get(f"sanity-{slug(name)}", lambda name=name: compared(name))
+        for name in progress.over("randomizing layers", list(methods))
+    }
+    rank, structure = ({name: of[field] for name, of in found.items()} for field in ("rank", "structure"))
+    stages = ["none", *reversed(layers)]
+    note = f"Sanity check: mean over {len(chosen)} test images, epoch {trained.epoch}"
+    arrays = {f"{slug(name)}-{field}": of[field] for name, of in found.items() for field in of}
+    drawing = figure.draw_sanity(stages, rank, structure, note)
+    files.save(trained.figures / "attribution_sanity.png", drawing, stages=stages, images=chosen, **arrays)
+
+
+def make_methods(trained: Trained, options: Options) -> dict[str, Maps]:
+    """The compiled methods by name."""
+    convolutions = [name for name in trained.layers if name.startswith("conv")]
+    if not convolutions:
+        raise InputError(f"--run must be of a network with convolutions, got {trained.config.model.name!r}")
+    layer = options.layer or convolutions[-1]
+    if layer not in convolutions:
+        raise InputError(f"--layer must be one of {', '.join(convolutions)}, got {layer!r}")
+    relu = convolutions.index(layer)
+
+    def compiled(method: Callable[..., jax.Array]) -> Maps:
+        def maps(variables, images, classes, keys):
+            return method(lambda x: trained.network.apply(variables, x)[0], trained.preprocess(images), classes, keys)
+
+        return ops.jit(maps)
+
+    methods = {
+        "gradient": lambda f, x, c, _: saliency(f, x, c),
+        "SmoothGrad": lambda f, x, c, keys: smooth_grad(f, x, c, keys, noise=options.noise, samples=options.samples),
+        "integrated gradients": lambda f, x, c, _: integrated_gradients(f, x, c, steps=options.steps),
+        "Grad-CAM": lambda f, x, c, _: grad_cam(f, x, c, relu=relu),
+        "guided backpropagation": lambda f, x, c, _: saliency(f, x, c, rule="guided"),
+        "deconvnet": lambda f, x, c, _: saliency(f, x, c, rule="deconvnet"),
+    }
+    return {name: compiled(method) for name, method in methods.items()}
+
+
+def chosen_images(trained: Trained, images: tuple[int, ...] | None) -> np.ndarray:
+    labels = trained.dataset.test.labels
+    if images is None:
+        return np.array([np.argmax(labels == label) for label in np.unique(labels)[:10]])
+    for index in images:
+        if not 0 <= index < len(labels):
+            raise InputError(f"--images must be indices of the {len(labels)} test images, from 0, got {index}")
+    if not images:
+        raise InputError("--images must name at least one image, got none")
+    return np.array(images)
+
+
+def classes(trained: Trained, chosen: np.ndarray, options: Options) -> np.ndarray:
+    """The class of each image that is explained."""
+    if options.explain == "label":
+        return trained.dataset.test.labels[chosen]
+    logits = trained.network.apply(trained.variables, trained.preprocess(trained.dataset.test.images[chosen]))[0]
+    return np.asarray(logits.argmax(axis=1))
+
+
+def computed(
+    trained: Trained, method: Maps, chosen: np.ndarray, options: Options, explained: np.ndarray | None = None
+) -> np.ndarray:
+    """The maps of the chosen images, a batch at a time; of `explained` where the class is not this network's own."""
+    explained = classes(trained, chosen, options) if explained is None else explained
+    keys = jax.vmap(lambda index: address(options.seed, Purpose.STUDY, 0, index))(chosen)
+    return np.concatenate(
+        [
+            np.asarray(
+                method(trained.variables, trained.dataset.test.images[chosen[part]], explained[part], keys[part])
+            )
+            for part in (slice(start, start + BATCH) for start in range(0, len(chosen), BATCH))
+        ]
+    )
+
+
+def brightness(maps: np.ndarray) -> np.ndarray:
+    """One number a pixel, not negative."""
+    return maps if maps.ndim == 3 else magnitude(maps)
+
+
+def slug(name: str) -> str:
+    return name.lower().replace(" ", "_")
+
+
+if __name__ == "__main__":
+    cli.run_options(main, Options())

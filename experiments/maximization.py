@@ -1,0 +1,144 @@
+"""What excites a unit the most: images grown from noise for units of every layer and for the classes.
+
+Not a reconstruction of one image, as the deconvnet's, but the image of a given contrast at which the unit's activation
+is largest (Erhan et al. 2009), with the spectrum and the jitter of Olah et al. (2017). Of a convolution the unit in the
+middle is excited: only what it sees is grown, in the middle of the mean image. The colours vary together as those of
+the training images do; the contrast is that of the one that excites the unit the most, in what the unit sees of it.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cnnjax import cli, ops
+from cnnjax.cli import Progress
+from cnnjax.data import Purpose, address, mean_image
+from cnnjax.errors import InputError
+from cnnjax.figures import files
+from cnnjax.figures import maximization as figure
+from cnnjax.visualize.deconvnet import feature_maps_of
+from cnnjax.visualize.maximization import colour_directions, maximize
+from experiments.looking import Parts, RunOptions, Trained, open_run
+
+BATCH = 100  # training images at a time; no result depends on it
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(RunOptions):
+    """What is open is named."""
+
+    layers: tuple[str, ...] | None = None  # conv* and fc*; none: all convolutions and the classes
+    units: int = 10  # of each layer: the first ones that are alive on the training images
+    steps: int = 128  # of Adam
+    rate: float = 0.05  # of Adam
+    jitter: int = 3  # largest shift, px; at most an eighth of what the unit sees
+    decay: float = 1.0  # amplitudes are scaled by 1/frequency to this power
+    contrast: float = (
+        1.0  # RMS of what the unit sees, as a share of that of the training images (mean image subtracted)
+    )
+    images: int = 2000  # training images to compare with (the first ones)
+    seed: int = 0  # of the noise
+
+    def __post_init__(self):
+        for name, bound in {"units": 1, "steps": 1, "jitter": 0, "images": 1, "seed": 0}.items():
+            if getattr(self, name) < bound:
+                raise InputError(f"--{name} must be at least {bound}, got {getattr(self, name)}")
+        for name in ("rate", "contrast"):
+            if getattr(self, name) <= 0:
+                raise InputError(f"--{name} must be above 0, got {getattr(self, name)}")
+
+
+def main(options: Options, progress: Progress) -> None:
+    trained = open_run(options, progress)
+    layers = chosen_layers(trained, options)
+    settings = {**dataclasses.asdict(options), "run": None, "epoch": None, "layers": None}
+    parts = Parts(trained, "maximization", settings)
+    found = {
+        layer: parts.get(layer, lambda layer=layer: excited(trained, layer, options))
+        for layer in progress.over("exciting", layers)
+    }
+    last = list(trained.layers)[-1]
+    labels = {
+        layer: [trained.dataset.class_names[unit] if layer == last else f"map {unit}" for unit in of["units"]]
+        for layer, of in found.items()
+    }
+    values, best = ({layer: of[field] for layer, of in found.items()} for field in ("values", "best"))
+    note = f"Images that excite a unit the most, at the contrast of its best training image, epoch {trained.epoch}"
+    arrays = {f"{layer}-{field}": of[field] for layer, of in found.items() for field in of}
+    drawing = figure.draw({layer: of["images"] for layer, of in found.items()}, values, best, labels, note)
+    files.save(trained.figures / "maximization.png", drawing, **arrays)
+    progress.say(f"figures in {trained.figures}")
+
+
+def excited(trained: Trained, layer: str, options: Options) -> dict[str, Any]:
+    """The layer's first live units: `units`, `images` in grey levels, `values` there, `best` of the training images.
+
+    An image is what the unit sees, where that is less than the whole.
+    """
+    index = [name for name, row in trained.layers.items() if row.weights and not name.startswith("norm")].index(layer)
+
+    def middles(images: jax.Array) -> jax.Array:
+        """Of every map, the unit in the middle, before the ReLU."""
+        logits, maps = feature_maps_of(lambda x: trained.network.apply(trained.variables, x)[0], before=True)(images)
+        outputs = [*maps, logits][index]
+        return outputs[:, outputs.shape[1] // 2, outputs.shape[2] // 2] if outputs.ndim == 4 else outputs
+
+    split, mean = trained.dataset.train, mean_image(trained.dataset.train)
+    images = trained.preprocess(split.images[: options.images])
+    colours = colour_directions(np.asarray(images))
+    look = ops.jit(middles)
+    found = np.concatenate([look(images[start : start + BATCH]) for start in range(0, len(images), BATCH)])
+    best = found.max(axis=0)
+    alive = np.flatnonzero(best > 0) if layer != list(trained.layers)[-1] else np.arange(len(best))
+    units = alive[: options.units]
+    if not len(units):
+        raise InputError(f"--layers must have units that are alive on the training images, got {layer}")
+
+    rows, columns = seen(trained, layer)
+    patches = np.asarray(images)[found[:, units].argmax(axis=0), rows, columns]
+    shape, contrast = patches.shape[1:], options.contrast * np.sqrt(np.mean(patches**2, axis=(1, 2, 3)))
+
+    def climb(keys, units):
+        def objective(patches):
+            whole = jnp.zeros((len(units), *images.shape[1:])).at[:, rows, columns].set(patches)
+            return middles(whole)[jnp.arange(len(units)), units]
+
+        search = {"steps": options.steps, "rate": options.rate, "decay": options.decay, "colours": colours}
+        return maximize(objective, keys, shape, rms=contrast, jitter=min(options.jitter, min(shape[:2]) // 8), **search)
+
+    keys = jax.vmap(lambda unit: address(options.seed, Purpose.STUDY, 2, index, unit))(units)
+    result = ops.jit(climb)(keys, units)
+    grey_levels = np.asarray(result.images) * trained.config.data.unit + np.asarray(mean)[rows, columns]
+    return {"units": units, "images": grey_levels, "values": result.values, "best": best[units]}
+
+
+def chosen_layers(trained: Trained, options: Options) -> tuple[str, ...]:
+    """Raises InputError for layers that do not exist or hold no weights."""
+    last = list(trained.layers)[-1]
+    layers = options.layers or (*(name for name in trained.layers if name.startswith("conv")), last)
+    for layer in layers:
+        if not layer.startswith(("conv", "fc")) or layer not in trained.layers:
+            good = ", ".join(name for name in trained.layers if name.startswith(("conv", "fc")))
+            raise InputError(f"--layers must be of {good}, got {layer!r}")
+    return tuple(layers)
+
+
+def seen(trained: Trained, layer: str) -> tuple[slice, slice]:
+    """The rows and columns of the image that the unit in the middle sees."""
+    row, sides = trained.layers[layer], trained.dataset.image_shape[:2]
+    if row.field is None:
+        return slice(0, sides[0]), slice(0, sides[1])
+    centres = (row.field.start + row.field.jump * (units // 2) for units in row.output_shape[:2])
+    firsts = [math.ceil(centre - (row.field.size - 1) / 2) for centre in centres]
+    height, width = (
+        slice(max(first, 0), min(first + row.field.size, side)) for first, side in zip(firsts, sides, strict=True)
+    )
+    return height, width
+
+
+if __name__ == "__main__":
+    cli.run_options(main, Options())
