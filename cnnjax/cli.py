@@ -24,9 +24,14 @@ class Arguments(NamedTuple):
     config: Config
     workdir: Path
     options: Any
+    taken: Any = None  # what the script took from the command line itself
 
 
-def run(main: Callable[[Arguments, "Progress"], Any], options: Any = None) -> None:
+def run(
+    main: Callable[[Arguments, "Progress"], Any],
+    options: Any = None,
+    take: Callable[[list[str]], tuple[Any, list[str]]] = lambda arguments: (None, arguments),
+) -> None:
     """Reads the command line of a script that works on a run, and calls `main(arguments, progress)`.
 
     Bad input of any kind ends with one line on standard error and exit status 2.
@@ -34,8 +39,14 @@ def run(main: Callable[[Arguments, "Progress"], Any], options: Any = None) -> No
     Args:
         options: an instance of a frozen dataclass with the script's own options and their defaults, or None; each field
             says what it is in `metadata["help"]`.
+        take: from the command line to what the script reads itself and the rest.
     """
-    _end_well(main, lambda: parse(sys.argv[1:], options, prog=_program(), description=_description()))
+
+    def read() -> Arguments:
+        taken, rest = take(sys.argv[1:])
+        return parse(rest, options, prog=_program(), description=_description())._replace(taken=taken)
+
+    _end_well(main, read)
 
 
 def run_options(main: Callable[[Any, "Progress"], Any], options: Any) -> None:

@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "train": {"models", "ops", "data", "config", "errors", "atomic"},
     "visualize": {"ops", "models", "geometry", "errors"},
     "figures": {"geometry", "errors", "atomic"},
+    "sweep": {"train", "models", "ops", "data", "config", "errors", "atomic"},
     "cli": {"config", "errors"},
 }
 HEAVY = ("matplotlib", "skimage", "sklearn", "tensorflow_datasets", "grain", "orbax", "rich", "tyro", "PIL")

@@ -16,9 +16,11 @@ import concurrent.futures
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,7 +57,7 @@ def write(folder: Path, temporary: Path, state: Any, texts: Mapping[str, str]) -
 
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
-    with contextlib.closing(ocp.Checkpointer(ocp.StandardCheckpointHandler())) as checkpointer:
+    with _said_once(), contextlib.closing(ocp.Checkpointer(ocp.StandardCheckpointHandler())) as checkpointer:
         checkpointer.save((temporary / "state").absolute(), args=ocp.args.StandardSave(state))  # pyright: ignore[reportCallIssue]
     for name, text in texts.items():
         (temporary / name).write_text(text)
@@ -71,6 +73,20 @@ def write(folder: Path, temporary: Path, state: Any, texts: Mapping[str, str]) -
     sync_tree(temporary)
     temporary.rename(folder)
     sync(folder.parent)
+
+
+@contextlib.contextmanager
+def _said_once() -> Iterator[None]:
+    """Without the log entries and tracebacks that Orbax and its threads print of a failure, which is raised anyway."""
+    logger, hook = logging.getLogger("absl"), sys.unraisablehook
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    sys.unraisablehook = lambda problem: None if "Event loop is closed" in str(problem.exc_value) else hook(problem)
+    try:
+        yield
+        sys.unraisablehook = hook  # not after a failure: those threads end later
+    finally:
+        logger.setLevel(level)
 
 
 def verify(folder: Path) -> dict[str, Any]:
@@ -282,9 +298,9 @@ class Checkpoints:
         """Keeps `state` as the end of `epoch`; returns while the files are still being written."""
         self._save("epochs", epoch, state, texts)
 
-    def save_latest(self, state: Any, texts: Mapping[str, str], *, instead_of_later: bool = False) -> None:
-        """Keeps `state` as the newest, by its step; those before it, or all others, are deleted when it is whole."""
-        self._save("latest", int(state.step), state, texts, instead_of_later)
+    def save_latest(self, step: int, state: Any, texts: Mapping[str, str], *, instead_of_later: bool = False) -> None:
+        """Keeps `state` as the newest, by `step`; those before it, or all others, are deleted when it is whole."""
+        self._save("latest", step, state, texts, instead_of_later)
 
     def _save(self, kind: str, number: int, state: Any, texts: Mapping[str, str], alone: bool = False) -> None:
         # A copy on the host, so that the training may give the device's buffers away while the files are written.
@@ -308,7 +324,10 @@ class Checkpoints:
         except Exception as error:
             self._saved[kind].discard(number)
             shutil.rmtree(temporary, ignore_errors=True)
-            raise InputError(f"checkpoint {folder} could not be saved: {' '.join(str(error).split())[:300]}") from error
+            # The end of what Orbax says is the reason, such as a full disk.
+            raise InputError(
+                f"checkpoint {folder} could not be saved: {' '.join(str(error).split())[-300:]}"
+            ) from error
         if kind == "latest":
             self._delete_latest(lambda step: step < number or (alone and step > number))
 

@@ -94,7 +94,7 @@ def test_a_damaged_newest_state_is_answered_by_an_older_one(dataset, copied):  #
     newest = workdir / "checkpoints" / "latest" / "30"
     with Checkpoints(workdir) as checkpoints:
         state = finished.states[1]._replace(step=jax.numpy.int32(30))  # no state that the run ever had
-        checkpoints.save_latest(state, {"metrics.jsonl": "", "config.json": ""})
+        checkpoints.save_latest(30, state, {"metrics.jsonl": "", "config.json": ""})
     verify(newest)
     flip(newest / "manifest.json", 77)
     said = []
@@ -128,7 +128,7 @@ def test_a_save_that_fails_is_an_error_and_leaves_the_others(copied):
     finished, workdir = copied
     with pytest.raises(InputError, match="must stay where it is, and was removed"), Checkpoints(workdir) as checkpoints:
         workdir.rename(workdir.with_name("elsewhere"))
-        checkpoints.save_latest(finished.states[1], {})
+        checkpoints.save_latest(23, finished.states[1], {})
     assert not workdir.exists()
 
 

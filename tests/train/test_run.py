@@ -11,6 +11,7 @@ from cnnjax.data import epoch_order, load
 from cnnjax.errors import InputError
 from cnnjax.train import run as running
 from cnnjax.train.checkpoints import Checkpoints, read_epoch
+from cnnjax.train.training import Training, compiled
 
 CONFIG = Config(
     data=DataConfig(name="digits"),
@@ -119,7 +120,8 @@ def training(dataset, workdir, checkpoints, said, poisoned, **of_train):
         same_image = jnp.any(jnp.all(images[:, None] == bright, axis=(2, 3, 4)), axis=1)
         return jnp.where(same_image[:, None, None, None], jnp.inf, images / 16.0)
 
-    return running.Training(config, network, preprocess, dataset, workdir, checkpoints, lambda *_: None, said.append)
+    programs = compiled(config, network, preprocess, dataset)
+    return Training(config, programs, dataset, workdir, checkpoints, lambda *_: None, said.append, {})
 
 
 @pytest.fixture

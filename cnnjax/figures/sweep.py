@@ -1,0 +1,179 @@
+"""What a sweep found: error over each axis, learning curves, two axes at once, importance, filters by member."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from cnnjax.figures import tiles
+
+CURVE_COLOURS = "viridis"
+
+
+def text_of(value: Any) -> str:
+    """An axis's value, short."""
+    if isinstance(value, tuple):
+        return "×".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _positions(axes: Any, values: Sequence[Any]) -> np.ndarray:
+    """Where the values stand: as numbers (on a logarithmic scale where they span it), else at equal distances."""
+    if not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values) or len(values) < 3:
+        axes.set_xticks(range(len(values)), [text_of(value) for value in values])
+        return np.arange(len(values))
+    numbers = np.array(values, float)
+    if numbers.min() > 0 and numbers.max() >= 20 * numbers.min():
+        axes.set_xscale("log")
+    if len(values) <= 8:
+        axes.set_xticks(numbers, [text_of(value) for value in values], minor=False, rotation=30)
+        axes.minorticks_off()
+    return numbers
+
+
+def draw_axes(
+    names: Sequence[str],
+    values: Sequence[Sequence[Any]],
+    mean: Sequence[np.ndarray],
+    low: Sequence[np.ndarray],
+    high: Sequence[np.ndarray],
+    epoch: int,
+) -> Any:
+    """A panel an axis: the mean test error at each of its values over all other axes and seeds, and the whole span.
+
+    All panels have one scale of errors.
+    """
+    from matplotlib.figure import Figure
+
+    columns = min(3, len(names))
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(3.4 * columns + 0.6, 2.7 * rows + 0.7), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False, sharey=True).reshape(-1)
+    for axes, name, axis, middle, bottom, top in zip(panels, names, values, mean, low, high, strict=False):
+        positions = _positions(axes, axis)
+        axes.fill_between(positions, 100 * bottom, 100 * top, color="tab:blue", alpha=0.2, lw=0)
+        axes.plot(positions, 100 * middle, color="tab:blue", marker="o", ms=4)
+        axes.set_xlabel(name)
+        axes.grid(alpha=0.3)
+    for axes in panels[len(names) :]:
+        axes.set_axis_off()
+    for row in panels.reshape(rows, columns):
+        row[0].set_ylabel(f"test error at epoch {epoch}, %")
+    figure.supxlabel("line: mean over everything else; band: from the best to the worst member", fontsize=8)
+    return figure
+
+
+def draw_curves(
+    epochs: Sequence[int], errors: Float[np.ndarray, "members epochs"], name: str, values: Sequence[Any]
+) -> Any:
+    """The test error of every member by epoch, coloured by one axis; NaN where a member was stopped."""
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    order = list(dict.fromkeys(values))
+    colours = matplotlib.colormaps[CURVE_COLOURS](np.linspace(0, 0.9, len(order)))
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for row, value in zip(errors, values, strict=True):
+        axes.plot(epochs, 100 * row, color=colours[order.index(value)], lw=0.9, alpha=0.8)
+        last = int(np.flatnonzero(np.isfinite(row))[-1])
+        if last < len(epochs) - 1:
+            axes.plot(epochs[last], 100 * row[last], "x", color=colours[order.index(value)], ms=5)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("test error, %")
+    axes.set_ylim(0, None)
+    axes.grid(alpha=0.3)
+    if len(order) <= 12:
+        handles = [
+            Line2D([], [], color=colour, label=text_of(value)) for colour, value in zip(colours, order, strict=True)
+        ]
+        figure.legend(handles=handles, title=name, loc="outside right center", frameon=False, fontsize=8)
+    else:
+        figure.supxlabel(f"from dark to light: {name} from {text_of(order[0])} to {text_of(order[-1])}", fontsize=8)
+    if not np.isfinite(errors).all():
+        axes.set_title("x: stopped early", fontsize=9)
+    return figure
+
+
+def draw_heat(
+    first: str,
+    rows: Sequence[Any],
+    second: str,
+    columns: Sequence[Any],
+    cells: Float[np.ndarray, "rows columns"],
+    epoch: int,
+) -> Any:
+    """The mean test error of each combination of two axes' values; empty where there is none."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(
+        figsize=(max(4.5, 1.9 + 0.75 * len(columns)), max(2.6, 1.3 + 0.45 * len(rows))), layout="constrained"
+    )
+    axes = figure.subplots()
+    image = axes.imshow(100 * cells, cmap="cividis_r", aspect="auto")
+    axes.set_xticks(range(len(columns)), [text_of(value) for value in columns])
+    axes.set_yticks(range(len(rows)), [text_of(value) for value in rows])
+    axes.set_xlabel(second)
+    axes.set_ylabel(first)
+    middle = 100 * (np.nanmin(cells) + np.nanmax(cells)) / 2
+    for i, j in np.ndindex(*cells.shape):
+        if np.isfinite(cells[i, j]):
+            dark = 100 * cells[i, j] > middle
+            text = f"{100 * cells[i, j]:.1f}"
+            axes.text(j, i, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
+    figure.colorbar(image, label=f"mean test error at epoch {epoch}, %")
+    return figure
+
+
+def draw_importance(names: Sequence[str], shares: Float[np.ndarray, " axes"]) -> Any:
+    """A bar an axis: the share of the errors' variance that its values explain by themselves."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 0.8 + 0.4 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    order = np.argsort(shares)
+    axes.barh([names[i] for i in order], 100 * shares[order], color="tab:blue")
+    for place, index in enumerate(order):
+        axes.text(float(100 * shares[index] + 1), place, f"{100 * shares[index]:.0f}", va="center", fontsize=8)
+    axes.set_xlim(0, 108)
+    axes.set_xlabel("share of the variance of the final test errors, % (main effect)")
+    return figure
+
+
+def draw_filters(
+    kernels: Float[np.ndarray, "rows epochs height width channels filters"],
+    labels: Sequence[str],
+    epochs: Sequence[int],
+    name: str,
+    errors: Float[np.ndarray, " rows"],
+) -> Any:
+    """First-layer filters by member: a row a value of one axis, a column an epoch, in each cell the same filters.
+
+    One scale a cell, its largest weight, which is written below it: rates differ in how large they make the weights.
+    """
+    from matplotlib.figure import Figure
+
+    rows, columns = kernels.shape[:2]
+    largest = np.abs(kernels).max(axis=(2, 3, 4, 5))
+    across = int(np.ceil(np.sqrt(kernels.shape[-1])))
+    figure = Figure(figsize=(1.5 + 1.25 * columns, 0.9 + 1.45 * rows), layout="constrained")
+    panels: Any = figure.subplots(rows, columns, squeeze=False)
+    for i, j in np.ndindex(rows, columns):
+        shown = tiles.signed(np.moveaxis(kernels[i, j], -1, 0), largest[i, j])
+        missing = -len(shown) % across
+        block = np.concatenate([shown, np.full((missing, *shown.shape[1:]), tiles.BACKGROUND)])
+        axes = panels[i, j]
+        axes.imshow(tiles.grid(block.reshape(-1, across, *shown.shape[1:])), interpolation="nearest")
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.spines[:].set_visible(False)
+        axes.set_xlabel(f"±{largest[i, j]:.2g}", fontsize=7, labelpad=1)
+        if i == 0:
+            axes.set_title(f"epoch {epochs[j]}", fontsize=9)
+        if j == 0:
+            axes.set_ylabel(f"{labels[i]}\n{100 * errors[i]:.1f} % error", fontsize=8)
+    figure.suptitle(f"First-layer filters by {name}", fontsize=11)
+    figure.supxlabel("one scale a cell: mid grey 0, black and white ± its largest weight, given below it", fontsize=8)
+    return figure

@@ -1,0 +1,227 @@
+"""Members trained together: `jax.vmap` of the one train chunk over `Hyperparams` and state, in the one loop.
+
+How the members run inside the program is the batching rule's business: on a CPU one after another, each a whole chunk
+of steps with its data in the cache; elsewhere as a batch. Over several devices the members are divided.
+"""
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from cnnjax import ops
+from cnnjax.config import Config, Hyperparams
+from cnnjax.data.dataset import Dataset, mean_image
+from cnnjax.errors import InputError
+from cnnjax.sweep.space import Member
+from cnnjax.train.run import build
+from cnnjax.train.step import initial_state, make_evaluate, make_preprocess, make_train_chunk
+from cnnjax.train.training import Programs, Training
+
+CANDIDATES = (1, 4, 16, 64, 256, 1024)
+TIMED_SECONDS = 0.3
+MOST_PROGRAM_SECONDS = 60.0  # a chunk size whose program takes longer to compile is not tried with more members
+
+
+class Group(NamedTuple):
+    """Members that one program trains, a chunk of them at a time."""
+
+    config: Config  # of all, but for the hyperparameters
+    members: list[Member]
+    axes: Hyperparams  # 0 for what differs between the members, None for what they share
+
+
+def group_of(members: Sequence[Member]) -> Group:
+    """What differs gets an axis. A shared seed makes the members share batches, augmentation and dropout masks."""
+    every = [member.config.hyper for member in members]
+    axes = {
+        field.name: 0 if len({getattr(hyper, field.name) for hyper in every}) > 1 else None
+        for field in dataclasses.fields(Hyperparams)
+    }
+    if not any(axis == 0 for axis in axes.values()):
+        axes["learning_rate"] = 0  # vmap needs one
+    return Group(members[0].config, list(members), Hyperparams(**axes))  # pyright: ignore[reportArgumentType]
+
+
+def stacked(group: Group, members: Sequence[Member]) -> Hyperparams:
+    """The members' hyperparameters: arrays with a leading member axis where they differ in the group."""
+
+    def of(field: str) -> Any:
+        if getattr(group.axes, field) is None:
+            return jnp.asarray(getattr(members[0].config.hyper, field))
+        return jnp.asarray(np.array([getattr(member.config.hyper, field) for member in members]))
+
+    return Hyperparams(**{field.name: of(field.name) for field in dataclasses.fields(Hyperparams)})
+
+
+def programs(group: Group, dataset: Dataset, sequential: bool) -> Programs:
+    """The compiled functions of a group, of one member as it runs alone or of any number under `jax.vmap`."""
+    config = group.config
+    network = build(config, dataset)
+    preprocess = make_preprocess(jnp.asarray(mean_image(dataset.train)), config.data.unit)
+    image_shape = dataset.train.images.shape[1:]
+
+    def init(hyper):
+        return initial_state(network, config.train, hyper, image_shape)
+
+    chunk = make_train_chunk(network, config.train, preprocess, len(dataset.train))
+    evaluate = make_evaluate(network, config.train, preprocess, len(dataset.test))
+    spread = _alone if sequential else _over_members
+    init = spread(init, (group.axes,))
+    chunk = spread(chunk, (group.axes, 0, None, None, None, None, None))
+    evaluate = spread(evaluate, (group.axes, 0, None, None))
+    return Programs(network, preprocess, ops.jit(init), ops.jit(chunk, donate_argnums=1), ops.jit(evaluate))
+
+
+def _alone(function: Callable[..., Any], axes: tuple) -> Callable[..., Any]:
+    """The same interface for a single member without `vmap`: its axis is taken off and put back."""
+
+    def of_one(*args):
+        own = jax.tree.map(
+            lambda axis, part: part if axis is None else jax.tree.map(lambda leaf: leaf[0], part),
+            axes,
+            args,
+            is_leaf=lambda axis: axis is None,
+        )
+        return jax.tree.map(lambda leaf: leaf[None], function(*own))
+
+    return of_one
+
+
+def _over_members(function: Callable[..., Any], axes: tuple) -> Callable[..., Any]:
+    """`jax.vmap`, and each device its share of the members."""
+    mapped = jax.vmap(function, in_axes=axes)
+    if jax.device_count() == 1:
+        return mapped
+    mesh = Mesh(np.array(jax.devices()), ("member",))
+    specs = jax.tree.map(lambda axis: P() if axis is None else P("member"), axes, is_leaf=lambda axis: axis is None)
+    return jax.shard_map(mapped, mesh=mesh, in_specs=specs, out_specs=P("member"), check_vma=False)
+
+
+class Plan(NamedTuple):
+    """How many members of a group are trained at a time, and why; 0: one after another, each as a run alone."""
+
+    size: int
+    reasons: list[str]
+
+
+def plan(group: Group, dataset: Dataset, memory: int, say: Callable[[str], None]) -> tuple[Plan, Programs]:
+    """The chunk size: as many members as the memory holds by XLA's own analysis, and as are fastest in a short timing.
+
+    With it the programs for chunks of that size, already compiled.
+
+    Args:
+        memory: bytes that a program may take with its arguments and results.
+
+    Raises:
+        InputError: if not even one member fits.
+    """
+    arrays = jax.device_put((dataset.train.images, dataset.train.labels))
+    count, reasons, best = len(group.members), [], None
+    for size in [size for size in CANDIDATES if size < count] + [count]:
+        alone = size == 1
+        made = programs(group, dataset, sequential=alone)
+        size = chunk_length(count, size)
+        hyper = stacked(group, padded(group.members[:size], size))
+        started = time.monotonic()
+        state = made.init(hyper)
+        program = made.chunk.lower(hyper, state, *arrays, 0, 0, 1).compile()
+        seconds = time.monotonic() - started
+        needed = _bytes(program)
+        if needed > memory:
+            reasons.append(
+                f"{size} members need {needed / 2**20:,.0f} MB, more than the {memory / 2**20:,.0f} MB allowed"
+            )
+            break
+        per_member = _timed(program, hyper, state, arrays, group.config, dataset) / size
+        reasons.append(
+            f"{size} at a time: {1e3 * per_member:.2f} ms a step and member, {needed / 2**20:,.0f} MB, "
+            f"compiled in {seconds:.1f} s"
+        )
+        say(reasons[-1])
+        if best is None or per_member < best[1]:
+            best = (0 if alone else size, per_member, made._replace(chunk=program))
+        elif per_member > 1.05 * best[1] or seconds > MOST_PROGRAM_SECONDS:
+            break
+    if best is None:
+        raise InputError(f"--memory-gb must be at least what one member needs: {reasons[-1]}")
+    return Plan(best[0], reasons), best[2]
+
+
+def _bytes(program: Any) -> int:
+    analysis = program.memory_analysis()
+    return int(analysis.temp_size_in_bytes + analysis.argument_size_in_bytes + analysis.output_size_in_bytes)
+
+
+def _timed(program: Any, hyper: Any, state: Any, arrays: tuple, config: Config, dataset: Dataset) -> float:
+    """Seconds a step, the best of three short stretches; the state is given away."""
+    steps, most = 1, -(-len(dataset.train) // config.train.batch_size)
+    best = np.inf
+    for _ in range(3):
+        started = time.monotonic()
+        state = jax.block_until_ready(program(hyper, state, *arrays, 0, 0, steps))
+        seconds = (time.monotonic() - started) / steps
+        best = min(best, seconds)
+        steps = max(1, min(most, round(TIMED_SECONDS / seconds)))
+    return best
+
+
+def memory_at_hand() -> int:
+    """Half of the memory of the device, in bytes, or of what the machine has left."""
+    statistics = jax.devices()[0].memory_stats() or {}
+    if "bytes_limit" in statistics:
+        return statistics["bytes_limit"] // 2
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def rounded_up(count: int, multiple: int) -> int:
+    return -(-count // multiple) * multiple
+
+
+def chunk_length(count: int, size: int) -> int:
+    """The length of chunks of about `size` members: nearly even, a multiple of the devices; 1 for a size of 0 or 1."""
+    even = -(-count // -(-count // max(size, 1)))
+    return even if even == 1 else rounded_up(even, jax.device_count())
+
+
+def padded(members: Sequence[Member], size: int) -> list[Member]:
+    """The members, the last one repeated up to `size`, so that all chunks of a group have one shape."""
+    return [*members, *[members[-1]] * (size - len(members))]
+
+
+def chunks(members: Sequence[Member], size: int) -> list[list[Member]]:
+    """The members in chunks of nearly the same length, at most `size` (0: one each)."""
+    number = -(-len(members) // max(size, 1))
+    bounds = [len(members) * index // number for index in range(number)] if number else []
+    return [list(members[start:stop]) for start, stop in zip(bounds, [*bounds[1:], len(members)], strict=True)]
+
+
+class MembersTraining(Training):
+    """A chunk of members, trained as one: the state's leaves and the lists in metrics.jsonl have a member axis.
+
+    A member whose loss or gradient is not finite stands still from that step on; the others go on.
+    """
+
+    hyper: Any
+    kept_epochs: tuple[int, ...]
+    start: tuple[int, Any] | None = None  # an epoch and the state at its end, where another chunk's members go on
+
+    def _begin(self) -> None:
+        if self.start is None:
+            return super()._begin()
+        epoch, self.state = self.start
+        self.step, self.lines = epoch * self.steps_per_epoch, []
+
+    def _answer_unsound(self, count: np.ndarray) -> None:
+        pass  # the state says which member stands still and since when
+
+    def _writes_metrics_of(self, epoch: int) -> bool:
+        """The epoch at which the members came here has its line where they came from."""
+        return super()._writes_metrics_of(epoch) and (self.start is None or epoch > self.start[0])

@@ -1,0 +1,214 @@
+"""The loop of a training: chunks of steps, and at the end of an epoch its metrics and its checkpoint."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cnnjax import ops
+from cnnjax.atomic import append_text, write_text
+from cnnjax.config import Config
+from cnnjax.data.dataset import Dataset
+from cnnjax.errors import InputError
+from cnnjax.train import interruption
+from cnnjax.train.checkpoints import Checkpoints, Kept
+from cnnjax.train.optimizers import learning_rate
+from cnnjax.train.step import (
+    Metrics,
+    Preprocess,
+    TrainState,
+    first_unsound,
+    initial_state,
+    make_evaluate,
+    make_train_chunk,
+)
+
+Progress = Callable[[str, int, int], None]  # description, done, total
+CHUNK_SECONDS = 0.5  # a chunk of steps is about this long, so that the progress bar moves
+MOST_REWINDS = 10  # a learning rate that has been halved this often is not halved again
+
+
+class Programs(NamedTuple):
+    """A network, and the compiled functions that train it."""
+
+    network: nn.Module
+    preprocess: Preprocess
+    init: Callable[..., TrainState]  # (hyper)
+    chunk: Callable[..., TrainState]  # (hyper, state, images, labels, epoch, start, stop); gives its state away
+    evaluate: Callable[..., Metrics]  # (hyper, state, images, labels)
+
+
+def compiled(config: Config, network: nn.Module, preprocess: Preprocess, dataset: Dataset) -> Programs:
+    """The programs of one training; they are compiled when they are first called."""
+    image_shape = dataset.train.images.shape[1:]
+    return Programs(
+        network,
+        preprocess,
+        ops.jit(lambda hyper: initial_state(network, config.train, hyper, image_shape)),
+        ops.jit(make_train_chunk(network, config.train, preprocess, len(dataset.train)), donate_argnums=1),
+        ops.jit(make_evaluate(network, config.train, preprocess, len(dataset.test))),
+    )
+
+
+class Training:
+    """One training in a run folder, as far as it has come."""
+
+    def __init__(
+        self,
+        config: Config,
+        programs: Programs,
+        dataset: Dataset,
+        workdir: Path,
+        checkpoints: Checkpoints,
+        report: Progress,
+        say: Callable[[str], None],
+        texts: Mapping[str, str],
+    ):
+        """`texts` are files of the run that are kept beside each state."""
+        self.config, self.programs, self.dataset = config, programs, dataset
+        self.workdir, self.checkpoints, self.report, self.say = workdir, checkpoints, report, say
+        self.steps_per_epoch = -(-len(dataset.train) // config.train.batch_size)
+        self.kept_epochs: tuple[int, ...] = config.train.kept_epochs
+        self.hyper: Any = jax.tree.map(jnp.asarray, config.hyper)
+        self.texts = dict(texts)
+        self.state: TrainState | None = None
+        self.step = 0  # of the state
+        self.lines: list[str] = []  # of metrics.jsonl, for the epochs that the state has finished
+        self.length = 1  # steps in a chunk
+
+    @property
+    def like(self) -> TrainState:
+        """Shapes and types of the state."""
+        return jax.eval_shape(self.programs.init, self.hyper)
+
+    def go_to(self, epoch: int) -> None:
+        """Trains to the end of `epoch`, from the state at hand or the newest sound checkpoint before it."""
+        target = epoch * self.steps_per_epoch
+        kept = self.checkpoints.steps(self.steps_per_epoch)
+        newest = max((step for step in kept if step <= target), default=-1)
+        if newest > (-1 if self.state is None else self.step):
+            self._take(newest, self.checkpoints.load(*kept[newest], self.like))
+        elif self.state is None:
+            self._begin()
+        self._write_metrics()
+        train_arrays = jax.device_put((self.dataset.train.images, self.dataset.train.labels))
+        test_arrays = jax.device_put((self.dataset.test.images, self.dataset.test.labels))
+        with interruption.deferred() as asked:
+            self._end_epoch(test_arrays)
+            saved_at = time.monotonic()
+            while self.step < target:
+                self._advance(train_arrays)
+                self._end_epoch(test_arrays)
+                if asked.exception or time.monotonic() - saved_at > self.config.train.save_every_seconds:
+                    self.checkpoints.save_latest(self.step, self._state, self._texts())
+                    saved_at = time.monotonic()
+                if asked.exception:
+                    break
+        if asked.exception:
+            self.checkpoints.wait()
+            raise asked.exception
+
+    @property
+    def _state(self) -> TrainState:
+        assert self.state is not None
+        return self.state
+
+    def _begin(self) -> None:
+        """The state before the first step."""
+        self.state, self.step, self.lines = self.programs.init(self.hyper), 0, []
+
+    def _take(self, step: int, kept: Kept) -> None:
+        self.state, self.step = kept.state, step
+        self.lines = kept.texts["metrics.jsonl"].splitlines(keepends=True)
+
+    def _texts(self) -> dict[str, str]:
+        return {"metrics.jsonl": "".join(self.lines), **self.texts}
+
+    def _advance(self, train_arrays: tuple) -> None:
+        """One chunk of steps, at most to the end of the epoch."""
+        step, total = self.step, self.config.train.epochs * self.steps_per_epoch
+        epoch = step // self.steps_per_epoch
+        stop = min(step + self.length, (epoch + 1) * self.steps_per_epoch)
+        before = np.asarray(self._state.unsound)
+        started = time.monotonic()
+        self.state = self.programs.chunk(self.hyper, self._state, *train_arrays, epoch, step, stop)
+        more = np.asarray(self._state.unsound) - before
+        self.step = stop
+        if more.any():
+            self._answer_unsound(more)
+        seconds = time.monotonic() - started
+        self.length = max(1, min(2 * self.length, round((stop - step) * CHUNK_SECONDS / max(seconds, 1e-6))))
+        self.report("training", self.step, total)
+
+    def _answer_unsound(self, count: np.ndarray) -> None:
+        """What `on_nan` says, now that the loss or a gradient was not finite in `count` more steps."""
+        state, config = self._state, self.config.train
+        if config.on_nan == "skip":
+            epoch = (self.step - 1) // self.steps_per_epoch + 1
+            self.say(f"epoch {epoch}: {count} steps left out, their loss or gradient is not finite")
+            return
+        step, epoch = int(state.step), int(state.step) // self.steps_per_epoch + 1
+        arrays = self.dataset.train.images, self.dataset.train.labels
+        network, preprocess = self.programs.network, self.programs.preprocess
+        where = first_unsound(network, config, preprocess, self.hyper, state, *arrays) or "the loss"
+        position = step % self.steps_per_epoch + 1
+        scale = float(state.rate_scale)
+        rate = float(learning_rate(config, self.hyper.learning_rate, state.step, self.steps_per_epoch)) * scale
+        found = f"epoch {epoch}, step {position} of {self.steps_per_epoch}: NaN or infinity, first in {where}"
+        kept = max(epoch for epoch in self.checkpoints.epochs() if epoch * self.steps_per_epoch <= step)
+        if config.on_nan == "stop" or scale <= 2.0**-MOST_REWINDS:
+            rewound = f", {MOST_REWINDS} times halved" if config.on_nan == "rewind" else ""
+            raise InputError(
+                f"hyper.learning_rate {self.config.hyper.learning_rate:g} (here {rate:.3g}{rewound}) must be one with "
+                f"which the training stays finite: {found}; the last sound checkpoint is that of epoch {kept}"
+            )
+        self.say(f"{found}, learning rate {rate:.3g}; going back to epoch {kept} with half the learning rate")
+        self._take(kept * self.steps_per_epoch, self.checkpoints.load("epochs", kept, self.like))
+        self.state = self._state._replace(rate_scale=state.rate_scale / 2)
+        self.checkpoints.save_latest(self.step, self.state, self._texts(), instead_of_later=True)
+        self._write_metrics()
+
+    def _end_epoch(self, test_arrays: tuple) -> None:
+        """At the end of an epoch: its line of metrics, and its checkpoint if it is to be kept; else nothing."""
+        state = self._state
+        epoch, position = divmod(self.step, self.steps_per_epoch)
+        if position:
+            return
+        if self._writes_metrics_of(epoch):
+            line = metrics_line(epoch, state.metrics, self.programs.evaluate(self.hyper, state, *test_arrays))
+            self.lines.append(line)
+            append_text(self.workdir / "metrics.jsonl", line)
+        if epoch in self.kept_epochs and epoch not in self.checkpoints.epochs():
+            self.checkpoints.save_epoch(epoch, state, self._texts())
+
+    def _writes_metrics_of(self, epoch: int) -> bool:
+        """Whether the line of this epoch, which has just ended, is still to be written."""
+        return epoch not in {json.loads(line)["epoch"] for line in self.lines[-1:]}
+
+    def _write_metrics(self) -> None:
+        write_text(self.workdir / "metrics.jsonl", "".join(self.lines))
+
+
+def metrics_line(epoch: int, train: Metrics, test: Metrics) -> str:
+    """A line of metrics.jsonl: means over the epoch's training batches (none for epoch 0) and over the test split.
+
+    Where the metrics are those of several members, each mean is a list; null where a member has none.
+    """
+    line: dict[str, Any] = {"epoch": epoch}
+    for split, sums in (("train", train), ("test", test)):
+        count = np.asarray(sums.count, float)
+        for name, total in (("loss", sums.loss), ("error", sums.errors), ("error_top5", sums.errors_top5)):
+            if count.any():
+                mean = np.asarray(total, float) / np.where(count > 0, count, np.nan)
+                line[f"{split}_{name}"] = [_or_null(one) for one in mean] if count.ndim else float(mean)
+    return json.dumps(line) + "\n"
+
+
+def _or_null(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

@@ -1,0 +1,210 @@
+"""Many trainings at once: a sweep over hyperparameters, its table, its figures and its best member.
+
+    python -m experiments.sweep --config digits --sweep.learning-rate 1e-3,1e-2,1e-1 --sweep.seed 0:4
+
+An axis is any number of `--hyper` (its bare name), or a field of the network or the training that changes a shape
+(`--sweep.model.filters 5x3,7x3`, `--sweep.train.batch-size 64,128`). Values are a list by commas, a range of whole
+numbers START:STOP, or drawn: log:LOW:HIGH, uniform:LOW:HIGH.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cnnjax import cli
+from cnnjax.cli import Arguments, Progress
+from cnnjax.data import load
+from cnnjax.errors import InputError
+from cnnjax.figures import files
+from cnnjax.figures import sweep as figure
+from cnnjax.sweep import results, space, study
+from cnnjax.sweep.study import Halving, Sweep
+from cnnjax.train import run
+
+
+def _help(text: str, default: Any = None) -> Any:
+    return dataclasses.field(default=default, metadata={"help": text})
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a sweep adds to a config; the axes are read from the command line before the rest."""
+
+    members: str | None = _help("a CSV file with one member a line, in place of --sweep axes")
+    samples: int = _help("how many times the drawn axes are drawn", 16)
+    sampling_seed: int = _help("of the draws", 0)
+    engine: str = _help("together: members at a time as measured; sequential: one after another", "together")
+    chunk: int | None = _help("members at a time, instead of what is measured")
+    memory_gb: float | None = _help("that a program may take; none: half of what there is")
+    halve_at: tuple[int, ...] = _help("epochs at which only the best members go on", ())
+    keep: float = _help("share of the members that goes on at each of those epochs", 0.5)
+    best: str | None = _help("also write the best member into this folder, as an ordinary run")
+    yes: bool = _help("train more than 100,000 members", False)
+
+    def __post_init__(self):
+        if self.engine not in ("together", "sequential"):
+            raise InputError(f"--engine must be together or sequential, got {self.engine!r}")
+        if self.chunk is not None and (self.chunk < 1 or self.engine == "sequential"):
+            raise InputError(f"--chunk must be at least 1 and goes with --engine together, got {self.chunk}")
+        if self.memory_gb is not None and not self.memory_gb > 0:
+            raise InputError(f"--memory-gb must be more than 0, got {self.memory_gb}")
+        if self.sampling_seed < 0:
+            raise InputError(f"--sampling-seed must be at least 0, got {self.sampling_seed}")
+
+
+def take_axes(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """The axes, `--sweep.NAME VALUES`, and the other arguments."""
+    axes, rest, waiting = {}, [], None
+    for argument in arguments:
+        if waiting is not None:
+            axes[waiting], waiting = space.parse_axis(waiting, argument), None
+        elif argument.startswith("--sweep."):
+            name, equals, text = argument.removeprefix("--sweep.").partition("=")
+            name = name.replace("-", "_")
+            space.check_axis(name, "--sweep.NAME")
+            if name in axes:
+                raise InputError(f"--sweep.{name} must be given once, got it twice")
+            if equals:
+                axes[name] = space.parse_axis(name, text)
+            else:
+                waiting = name
+        else:
+            rest.append(argument)
+    if waiting is not None:
+        raise InputError(f"--sweep.{waiting} must be followed by values, got nothing")
+    return axes, rest
+
+
+def members_of(arguments: Arguments) -> list[space.Member]:
+    """The members that the command line asks for."""
+    options, config, axes = arguments.options, arguments.config, arguments.taken
+    if options.members is None:
+        return space.grid_and_draws(config, axes, options.samples, options.sampling_seed, options.yes)
+    if axes:
+        raise InputError(f"--members and --sweep exclude each other, got both ({', '.join(axes)})")
+    return space.read_members(config, Path(options.members), options.yes)
+
+
+def main(arguments: Arguments, progress: Progress) -> None:
+    options, config = arguments.options, arguments.config
+    members = members_of(arguments)
+    halving = Halving(options.halve_at, options.keep)
+    halving.check(config)
+    study.check(arguments.workdir, config, members, halving)
+    dataset = load(config.data, progress)
+    size = 0 if options.engine == "sequential" else options.chunk
+    memory = None if options.memory_gb is None else int(options.memory_gb * 2**30)
+    swept = study.run_sweep(
+        config, members, dataset, arguments.workdir, halving=halving, size=size, memory=memory, progress=progress,
+        say=progress.say,
+    )  # fmt: skip
+    for plan in swept.plans:
+        size_text = f"{plan.size} members at a time" if plan.size else "one member after another"
+        progress.say(f"{size_text} ({'; '.join(plan.reasons)})")
+    ranked = sorted(swept.results, key=lambda result: (result.state != "finished", result.metrics[-1]["test_error"]))
+    progress.say(best_table(ranked[:10], len(ranked)))
+    draw(arguments.workdir / "figures", swept, progress)
+    if options.best is not None:
+        best = ranked[0]
+        states = {epoch: swept.state_of(best.member, epoch) for epoch in best.member.config.train.kept_epochs}
+        run.export(Path(options.best), best.member.config, dataset, states, best.metrics)
+        progress.say(f"member {best.member.number} is in {options.best}")
+    progress.say(f"table and figures in {arguments.workdir}")
+
+
+def best_table(ranked: list[study.Result], count: int) -> Any:
+    names = list(ranked[0].member.values)
+    lines = [
+        (
+            result.member.number, *(figure.text_of(value) for value in result.member.values.values()), result.state,
+            f"{100 * result.metrics[-1]['test_error']:.2f} %", f"{result.seconds:.1f}",
+        )
+        for result in ranked
+    ]  # fmt: skip
+    return cli.table(f"the best of {count} members", ("member", *names, "state", "test error", "seconds"), lines)
+
+
+def draw(folder: Path, swept: Sweep, progress: Progress) -> None:
+    """Every figure of the sweep; those of errors leave out members that did not reach the last epoch."""
+    names = list(swept.results[0].member.values)
+    epochs = list(range(swept.config.train.epochs + 1))
+    errors = np.full((len(swept.results), len(epochs)), np.nan)
+    for row, result in zip(errors, swept.results, strict=True):
+        for line in result.metrics:
+            row[line["epoch"]] = line["test_error"]
+    finished = [result for result in swept.results if len(result.metrics) == len(epochs)]
+    final = np.array([result.metrics[-1]["test_error"] for result in finished])
+    columns = [[result.member.values[name] for result in finished] for name in names]
+    varied = [index for index, column in enumerate(columns) if len(set(column)) > 1]
+    main_axis = _main_axis(names, columns, final, varied)
+    by_axis = [results.errors_by_value(columns[index], final) for index in varied]
+    if varied:
+        shown = [names[index] for index in varied]
+        drawing = figure.draw_axes(
+            shown,
+            [one.values for one in by_axis],
+            [one.mean for one in by_axis],
+            [one.low for one in by_axis],
+            [one.high for one in by_axis],
+            swept.config.train.epochs,
+        )
+        files.save(folder / "axes.png", drawing, errors=final, **_columns(names, columns))
+        shares = results.importance([columns[index] for index in varied], final)
+        files.save(folder / "importance.png", figure.draw_importance(shown, shares), axes=shown, shares=shares)
+    order = sorted(
+        range(len(errors)), key=lambda index: results.order_key(swept.results[index].member.values[main_axis])
+    )
+    values = [swept.results[index].member.values[main_axis] for index in order]
+    drawing = figure.draw_curves(epochs, errors[order], main_axis, values)
+    files.save(folder / "curves.png", drawing, errors=errors, epochs=epochs, members=range(len(errors)))
+    pairs = [index for index in varied if names[index] != "seed"]
+    if len(pairs) >= 2:
+        first, second = sorted(pairs, key=lambda index: names[index] != main_axis)[:2]
+        rows, across, cells = results.heat_map(columns[first], columns[second], final)
+        drawing = figure.draw_heat(names[first], rows, names[second], across, cells, swept.config.train.epochs)
+        files.save(folder / "heat.png", drawing, cells=cells, rows=_array(rows), columns=_array(across))
+    draw_filters(folder, swept, finished, main_axis)
+
+
+def draw_filters(folder: Path, swept: Sweep, finished: list[study.Result], axis: str) -> None:
+    """First-layer filters of the best member at each value of one axis, at the kept epochs."""
+    best: dict[Any, study.Result] = {}
+    for result in sorted(finished, key=lambda result: result.metrics[-1]["test_error"]):
+        best.setdefault(result.member.values[axis], result)
+    ordered = [best[value] for value in results.value_order(list(best))][:12]
+    epochs = swept.config.train.kept_epochs
+    kernels = [
+        [np.asarray(swept.state_of(result.member, epoch).params.get("conv1", {}).get("kernel")) for epoch in epochs]
+        for result in ordered
+    ]
+    shapes = {kernel.shape for row in kernels for kernel in row}
+    if len(shapes) > 1 or len(shape := shapes.pop()) != 4 or shape[2] not in (1, 3):
+        return  # nothing that can stand side by side as images: no convolution, or filters of several sizes
+    labels = [f"{axis} {figure.text_of(result.member.values[axis])}" for result in ordered]
+    last = np.array([result.metrics[-1]["test_error"] for result in ordered])
+    drawing = figure.draw_filters(np.array(kernels), labels, epochs, axis, last)
+    numbers = [result.member.number for result in ordered]
+    files.save(folder / "filters.png", drawing, kernels=np.array(kernels), epochs=epochs, members=numbers)
+
+
+def _main_axis(names: list[str], columns: list[list[Any]], final: np.ndarray, varied: list[int]) -> str:
+    """The axis that explains most, the seed set aside; it is what the other figures are ordered by."""
+    chosen = [index for index in varied if names[index] != "seed"] or varied
+    if not chosen:
+        return names[0]
+    shares = results.importance([columns[index] for index in chosen], final)
+    return names[chosen[int(np.argmax(shares))]]
+
+
+def _array(values: list[Any]) -> np.ndarray:
+    return np.array([figure.text_of(value) for value in values])
+
+
+def _columns(names: list[str], columns: list[list[Any]]) -> dict[str, np.ndarray]:
+    return {name.replace(".", "_"): _array(column) for name, column in zip(names, columns, strict=True)}
+
+
+if __name__ == "__main__":
+    cli.run(main, Options(), take_axes)
