@@ -169,11 +169,17 @@ def draw(folder: Path, swept: Sweep, progress: Progress) -> None:
 
 
 def draw_filters(folder: Path, swept: Sweep, finished: list[study.Result], axis: str) -> None:
-    """First-layer filters of the best member at each value of one axis, at the kept epochs."""
-    best: dict[Any, study.Result] = {}
-    for result in sorted(finished, key=lambda result: result.metrics[-1]["test_error"]):
-        best.setdefault(result.member.values[axis], result)
-    ordered = [best[value] for value in results.value_order(list(best))][:12]
+    """First-layer filters at each value of one axis, all else as in the best member where there is such a member."""
+    ranked = sorted(finished, key=lambda result: result.metrics[-1]["test_error"])
+
+    def unlike_the_best(result: study.Result) -> int:
+        best = ranked[0].member.values
+        return sum(value != best[name] for name, value in result.member.values.items() if name != axis)
+
+    chosen: dict[Any, study.Result] = {}
+    for result in sorted(ranked, key=unlike_the_best):
+        chosen.setdefault(result.member.values[axis], result)
+    ordered = [chosen[value] for value in results.value_order(list(chosen))][:12]
     epochs = swept.config.train.kept_epochs
     kernels = [
         [np.asarray(swept.state_of(result.member, epoch).params.get("conv1", {}).get("kernel")) for epoch in epochs]

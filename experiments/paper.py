@@ -1,0 +1,96 @@
+"""Every figure and table of Zeiler & Fergus (2014) that a trained run can show, one study after another.
+
+Figure 2 (strongest activations), figure 4 (evolution), figure 5 (invariance), figure 7 (occlusion), figure 8 and table
+1 (correspondence), table 7 (layer probes); and beside the paper: attribution and activation maximization. A study that
+was stopped goes on where it was. Figure 6 with table 3 trains networks of its own (`experiments.architectures`), and
+so does table 4 (`experiments.transfer`): they are not among these.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cnnjax import cli
+from cnnjax.atomic import write_text
+from cnnjax.cli import Arguments, Progress
+from cnnjax.errors import InputError
+from cnnjax.train import run
+from experiments import (
+    activations,
+    attribution,
+    correspondence,
+    filter_evolution,
+    invariance,
+    maximization,
+    occlusion,
+    probes,
+)
+from experiments.looking import RunOptions
+
+
+def _evolution(options: RunOptions, progress: Progress) -> None:
+    config = run.read_config(options.run / "config.json")
+    if config.train.epochs not in run.kept_epochs(options.run):
+        raise InputError(f"--run must be finished for the evolution; {options.run} has not kept {config.train.epochs}")
+    filter_evolution.main(Arguments(config, options.run, filter_evolution.Options()), progress)
+
+
+def _study(module: Any) -> Callable[[RunOptions, Progress], None]:
+    return lambda options, progress: module.main(module.Options(run=options.run, epoch=options.epoch), progress)
+
+
+STUDIES: dict[str, tuple[str, Callable[[RunOptions, Progress], None]]] = {
+    "evolution": ("figure 4: how features form over the epochs", _evolution),
+    "activations": ("figure 2: the strongest activations of each map, projected", _study(activations)),
+    "invariance": ("figure 5: translation, scale and rotation", _study(invariance)),
+    "occlusion": ("figure 7: what the answer rests on", _study(occlusion)),
+    "correspondence": ("figure 8, table 1: the same part in several images", _study(correspondence)),
+    "probes": ("table 7: what a linear classifier reads from each layer", _study(probes)),
+    "attribution": ("not in the paper: saliency, guided backpropagation, Grad-CAM and others", _study(attribution)),
+    "maximization": ("not in the paper: images that maximize an activation", _study(maximization)),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(RunOptions):
+    """Which studies of which run."""
+
+    only: tuple[str, ...] = tuple(STUDIES)  # which of the studies
+
+    def __post_init__(self):
+        for name in self.only:
+            if name not in STUDIES:
+                raise InputError(f"--only must be among {', '.join(STUDIES)}, got {name!r}")
+
+
+def main(options: Options, progress: Progress) -> None:
+    rows = []
+    for name in progress.over("studies", list(options.only)):
+        title, study = STUDIES[name]
+        progress.say(f"{name} – {title}")
+        before, started = _pictures(options.run), time.monotonic()
+        study(options, progress)
+        after = _pictures(options.run)
+        made = [path for path, changed in after.items() if before.get(path) != changed]
+        rows.append((name, title, f"{time.monotonic() - started:.0f}", made))
+    lines = [f"# {options.run.name}: the figures of Zeiler & Fergus (2014)", ""]
+    for name, title, _, made in rows:
+        lines += [f"## {title}", f"`python -m experiments.{_script(name)} --run {options.run}`", ""]
+        lines += [f"![{path.stem}]({path.relative_to(options.run / 'figures')})" for path in made] + [""]
+    write_text(options.run / "figures" / "paper.md", "\n".join(lines))
+    progress.say(cli.table("studies", ("study", "seconds", "figures"), [(n, s, len(made)) for n, _, s, made in rows]))
+    progress.say(f"all in {options.run / 'figures'}, listed in paper.md")
+
+
+def _script(name: str) -> str:
+    return "filter_evolution" if name == "evolution" else name
+
+
+def _pictures(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in sorted((folder / "figures").rglob("*.png"))}
+
+
+if __name__ == "__main__":
+    cli.run_options(main, Options())
