@@ -1,0 +1,78 @@
+"""First-layer filters of several architectures side by side, and their spectra (Zeiler & Fergus 2014, figure 6)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from cnnjax.figures import tiles
+
+COLUMNS = 3  # blocks of filters in a row, so that the figure fits a page
+
+
+def draw(
+    kernels: Sequence[Float[np.ndarray, "height width channels filters"]],
+    names: Sequence[str],
+    notes: Sequence[str],
+    frequencies: Float[np.ndarray, " rings"],
+    spectra: Float[np.ndarray, "networks rings"],
+    bands: tuple[float, float],
+) -> Any:
+    """A block of filters a network, strongest first, on one scale a network; below them the networks' mean spectra.
+
+    Args:
+        kernels: with 1 or 3 input channels.
+        notes: what stands under each name.
+        frequencies: middles of the rings, in cycles a pixel.
+        spectra: mean power of a ring, white noise as 1.
+        bands: where the middle band begins and ends, in cycles a pixel.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    rows = -(-len(kernels) // COLUMNS)
+    figure = Figure(figsize=(8.0, 2.1 * rows + 4.0), layout="constrained")
+    upper, lower = figure.subfigures(2, 1, height_ratios=(2.1 * rows, 3.6))
+    blocks = upper.subplots(rows, COLUMNS, squeeze=False).ravel()
+    for axes in blocks:
+        axes.set_axis_off()
+    for axes, kernel, name, note in zip(blocks, kernels, names, notes, strict=False):
+        axes.imshow(tiles.grid(block(kernel)), interpolation="nearest")
+        axes.set_title(f"{name}\n{note}", fontsize=8)
+    upper.suptitle("First-layer filters, strongest first", fontsize=11)
+    upper.supxlabel(
+        "one scale a network: mid grey 0, black and white ± its largest weight; blocks are as wide for any filters",
+        fontsize=8,
+    )
+    axes = lower.subplots()
+    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(names)))
+    styles = ("-", "--", ":", "-.")
+    for index, (name, curve) in enumerate(zip(names, spectra, strict=True)):
+        axes.plot(
+            frequencies, curve, color=colours[index], linestyle=styles[index % 4], marker="osD^vP*X"[index % 8], ms=4,
+            label=name,
+        )  # fmt: skip
+    axes.axvspan(*bands, color="0.9", zorder=0, label="middle band")
+    axes.axhline(1, color="0.5", linewidth=0.8, label="white noise")
+    axes.set_xlim(0, 0.5)
+    axes.set_yscale("log")
+    axes.set_xlabel("frequency, cycles a pixel")
+    axes.set_ylabel("mean power of the filters,\nrelative to white noise")
+    axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def block(
+    kernel: Float[np.ndarray, "height width channels filters"],
+) -> Float[np.ndarray, "rows columns height width channels"]:
+    """The filters as tiles in a nearly square block, strongest first, on one scale; the rest of the block is white."""
+    if kernel.shape[2] not in (1, 3):
+        raise ValueError(f"kernels must have 1 or 3 input channels, got {kernel.shape[2]}")
+    order = np.argsort(-np.mean(kernel**2, axis=(0, 1, 2)), kind="stable")
+    shown = tiles.signed(np.moveaxis(kernel[..., order], -1, 0), np.abs(kernel).max())
+    columns = int(np.ceil(np.sqrt(1.5 * len(shown))))
+    missing = -len(shown) % columns
+    filled = np.concatenate([shown, np.full((missing, *shown.shape[1:]), tiles.BACKGROUND)])
+    return filled.reshape(-1, columns, *shown.shape[1:])

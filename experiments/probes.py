@@ -1,0 +1,210 @@
+"""What each layer knows of the classes: table 7 of Zeiler & Fergus (2014) for any trained network.
+
+The network is frozen. On the features of each layer a linear SVM and a softmax are trained with a few images of each
+class, drawn from the training split (which the network was trained on, where the paper has another data set: see
+`experiments.transfer`), and tested on images of the test split; drawn anew in every fold. The same with the weights of
+epoch 0 shows what the random network does by itself.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from cnnjax import cli
+from cnnjax.cli import Progress
+from cnnjax.data import Dataset, Split, batches
+from cnnjax.data.splits import random_state
+from cnnjax.errors import InputError
+from cnnjax.figures import files
+from cnnjax.figures import probes as probes_figure
+from cnnjax.visualize.probes import Classifier, Pooling, layer_features, make_features, prepared, probe
+from experiments.looking import Parts, RunOptions, Trained, open_run
+
+BATCH = 64  # images a forward pass; no result depends on it
+PIXELS = "pixels"  # the network's input, as layer 0
+
+# Accuracy, %, on Caltech-101 (30 images a class) and Caltech-256 (60), by layer.
+PAPER = {
+    "svm": {1: (44.8, 24.6), 2: (66.2, 39.6), 3: (72.3, 46.0), 4: (76.6, 51.3), 5: (86.2, 65.6), 7: (85.5, 71.7)},
+    "softmax": {5: (82.9, 65.7), 7: (85.4, 72.6)},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(RunOptions):
+    """What is probed, and how."""
+
+    layers: tuple[str, ...] | None = None  # none: the pixels, and each layer behind its pool and norm
+    per_class: tuple[int, ...] = (30,)  # training images of each class
+    test_per_class: int = 50  # at most; the paper's number
+    folds: int = 3  # draws of training and test images
+    classifiers: tuple[Classifier, ...] = ("svm", "softmax")  # linear: one class against the rest; multinomial
+    strengths: tuple[float, ...] = (1e-4, 1e-3, 1e-2)  # C of both, chosen on a held-out quarter; one: taken
+    standardize: bool = True  # each feature: the training images' mean subtracted, divided by their deviation
+    features: int = 2048  # at most of a layer; larger maps are pooled over a grid of cells
+    pooling: Pooling = "mean"  # over those cells
+    untrained: bool = True  # the same with the weights of epoch 0, beside it
+    seed: int = 0  # of the draws
+
+    def __post_init__(self):
+        check_draws(self.per_class, self.test_per_class, self.folds, self.seed)
+        for name in ("layers", "classifiers", "strengths"):
+            if getattr(self, name) == ():
+                raise InputError(f"--{name} must be at least one, got none")
+        if any(not 0 < strength < np.inf for strength in self.strengths):
+            raise InputError(f"--strengths must be finite numbers > 0, got {self.strengths}")
+        if self.features < 1:
+            raise InputError(f"--features must be at least 1, got {self.features}")
+
+
+def check_draws(per_class: tuple[int, ...], test_per_class: int, folds: int, seed: int) -> None:
+    """Raises InputError for an option of the draws that is out of range."""
+    if not per_class or min(per_class) < 1:
+        raise InputError(f"--per-class must be numbers of at least 1, got {per_class}")
+    for name, value, least in (("test-per-class", test_per_class, 1), ("folds", folds, 1), ("seed", seed, 0)):
+        if value < least:
+            raise InputError(f"--{name} must be at least {least}, got {value}")
+
+
+def draw_per_class(labels: np.ndarray, classes: int, count: int, seed: int, *address: int) -> list[np.ndarray]:
+    """For each class the rows of `count` of its images, or of all where there are fewer, in seeded order."""
+    return [
+        random_state(seed, *address, label).permutation(np.flatnonzero(labels == label))[:count]
+        for label in range(classes)
+    ]
+
+
+def draw_fold(dataset: Dataset, per_class: int, test_per_class: int, seed: int, fold: int) -> tuple[np.ndarray, Split]:
+    """The rows of the training images, [classes, per_class], and the test images of one fold."""
+    train = draw_per_class(dataset.train.labels, dataset.num_classes, per_class, seed, fold, 0)
+    for name, rows in zip(dataset.class_names, train, strict=True):
+        if len(rows) < per_class:
+            rule = f"at most the training images of each class, and {name} of {dataset.name} has {len(rows)}"
+            raise InputError(f"--per-class must be {rule}, got {per_class}")
+    test = np.concatenate(draw_per_class(dataset.test.labels, dataset.num_classes, test_per_class, seed, fold, 1))
+    return np.stack(train), Split(dataset.test.images[test], dataset.test.labels[test])
+
+
+def layer_outputs(trained: Trained) -> tuple[str, ...]:
+    """The last feature map of each layer, behind its pool and norm; the logits are not among them."""
+    last = {number_of(name): name for name in list(trained.layers)[:-1]}
+    return (PIXELS, *last.values())
+
+
+def number_of(layer: str) -> int:
+    """The layer's number: 3 of conv3, 0 of the pixels."""
+    digits = "".join(character for character in layer if character.isdigit())
+    return int(digits or 0)
+
+
+def main(options: Options, progress: Progress) -> None:
+    trained = open_run(options, progress)
+    networks = {f"epoch {trained.epoch}": trained}
+    if options.untrained and trained.epoch > 0:
+        networks["untrained"] = open_run(dataclasses.replace(options, epoch=0), progress)
+    layers = layer_outputs(trained) if options.layers is None else options.layers
+    for name in layers:
+        if name != PIXELS:
+            trained.layer(name, "--layers")
+    most = max(options.per_class)
+    folds = [
+        draw_fold(trained.dataset, most, options.test_per_class, options.seed, fold) for fold in range(options.folds)
+    ]
+
+    def feature_maps(variables, images):
+        maps = {PIXELS: images, **trained._replace(variables=variables).feature_maps(images)}
+        return {layer: maps[layer] for layer in layers}
+
+    features = make_features(feature_maps, trained.preprocess, options.features, options.pooling)
+
+    def accuracies(network: Trained, rows: np.ndarray, test: Split) -> np.ndarray:
+        """[layers, classifiers, counts] of one fold."""
+        split = trained.dataset.train
+        shown = Split(split.images[rows.ravel()], split.labels[rows.ravel()])
+        of_train = layer_features(features, network.variables, batches(shown, BATCH))
+        of_test = layer_features(features, network.variables, batches(test, BATCH))
+
+        def accuracy(layer: str, count: int) -> list[float]:
+            train = of_train[layer].reshape(*rows.shape, -1)[:, :count]
+            seen, unseen = prepared(train, of_test[layer], standardize=options.standardize)
+            return [
+                probe(seen, unseen, test.labels, classifier=kind, strengths=options.strengths)
+                for kind in options.classifiers
+            ]
+
+        by_count = [[accuracy(layer, count) for count in options.per_class] for layer in layers]
+        return np.swapaxes(by_count, 1, 2)
+
+    settings = {key: value for key, value in dataclasses.asdict(options).items() if key not in ("run", "folds")}
+    parts = Parts(trained, "probes", settings)
+    found = {
+        (name, fold): parts.get(
+            f"{name.replace(' ', '-')}-fold-{fold}",
+            lambda name=name, fold=fold: {"accuracy": accuracies(networks[name], *folds[fold])},
+        )["accuracy"]
+        for name, fold in progress.over("probing", [(name, fold) for name in networks for fold in range(options.folds)])
+    }
+    accuracy = np.stack([[found[name, fold] for fold in range(options.folds)] for name in networks])
+    report(options, trained, tuple(networks), layers, accuracy, progress)
+
+
+def report(
+    options: Options,
+    trained: Trained,
+    networks: tuple[str, ...],
+    layers: tuple[str, ...],
+    accuracy: np.ndarray,
+    progress: Progress,
+) -> None:
+    """Prints table 7 with the paper's numbers beside it, and draws it.
+
+    Args:
+        accuracy: [networks, folds, layers, classifiers, counts].
+    """
+    dataset, counts = trained.dataset, options.per_class
+    for column, count in enumerate(counts):
+        columns = ["layer"]
+        columns += [f"{kind}, {name}" for name in networks for kind in options.classifiers]
+        columns += [f"paper's {kind}" for kind in options.classifiers]
+        rows = []
+        for row, layer in enumerate(layers):
+            folds = accuracy[:, :, row, :, column]
+            means = [
+                f"{100 * mean:.1f} ± {100 * deviation:.1f}"
+                for mean, deviation in zip(folds.mean(axis=1).ravel(), folds.std(axis=1).ravel(), strict=True)
+            ]
+            papers = [PAPER[kind].get(number_of(layer)) for kind in options.classifiers]
+            rows.append((layer, *means, *("" if p is None else f"{p[0]} / {p[1]}" for p in papers)))
+        title = (
+            f"accuracy, %, mean over classes, {count} training images of each of {dataset.num_classes} classes of "
+            f"{dataset.name}; paper: Caltech-101 / 256, layer of the same number"
+        )
+        progress.say(cli.table(title, columns, rows))
+    for index, name in enumerate(networks):
+        ranks = "; ".join(
+            f"{kind} {depth_correlation(accuracy[index, :, :, number, -1].mean(axis=0)):.2f}"
+            for number, kind in enumerate(options.classifiers)
+        )
+        progress.say(f"{name}: rank correlation of depth and accuracy with {counts[-1]} images a class: {ranks}")
+    path = trained.figures / "probes.png"
+    title = f"Linear classifiers on the layers of {trained.config.model.name}, {dataset.name}"
+    chance = 1 / dataset.num_classes
+    figure = probes_figure.draw(accuracy, networks, layers, options.classifiers, counts, chance, title)
+    files.save(
+        path, figure, accuracy=accuracy, networks=networks, layers=layers, classifiers=options.classifiers,
+        per_class=counts,
+    )  # fmt: skip
+    progress.say(f"figure in {path}")
+
+
+def depth_correlation(accuracy: np.ndarray) -> float:
+    """Spearman's rank correlation of a layer's place and its accuracy; NaN of one layer, or if all are alike."""
+    from scipy.stats import spearmanr
+
+    if len(accuracy) < 2 or np.ptp(accuracy) == 0:
+        return float("nan")
+    return float(spearmanr(np.arange(len(accuracy)), accuracy).statistic)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+if __name__ == "__main__":
+    cli.run_options(main, Options())
