@@ -30,6 +30,8 @@ class Arguments(NamedTuple):
 def run(
     main: Callable[[Arguments, "Progress"], Any],
     options: Any = None,
+    *,
+    config: str = "photos",
     take: Callable[[list[str]], tuple[Any, list[str]]] = lambda arguments: (None, arguments),
 ) -> None:
     """Reads the command line of a script that works on a run, and calls `main(arguments, progress)`.
@@ -39,12 +41,13 @@ def run(
     Args:
         options: an instance of a frozen dataclass with the script's own options and their defaults, or None; each field
             says what it is in `metadata["help"]`.
+        config: the name of the config where the command line names none.
         take: from the command line to what the script reads itself and the rest.
     """
 
     def read() -> Arguments:
         taken, rest = take(sys.argv[1:])
-        return parse(rest, options, prog=_program(), description=_description())._replace(taken=taken)
+        return parse(rest, options, config=config, prog=_program(), description=_description())._replace(taken=taken)
 
     _end_well(main, read)
 
@@ -74,7 +77,12 @@ def _end_well(main: Callable[[Any, "Progress"], Any], read: Callable[[], Any]) -
 
 
 def parse(
-    arguments: Sequence[str], options: Any = None, *, prog: str | None = None, description: str | None = None
+    arguments: Sequence[str],
+    options: Any = None,
+    *,
+    config: str = "photos",
+    prog: str | None = None,
+    description: str | None = None,
 ) -> Arguments:
     """The command line as `Arguments`; every field of the config and of `options` is an option.
 
@@ -86,8 +94,8 @@ def parse(
     def helped(kind: Any, text: str) -> Any:
         return Annotated[kind, tyro.conf.arg(help=text)]
 
-    name, rest = _take_config(list(arguments))
-    config = load_config(name)
+    name, rest = _take_config(list(arguments), config)
+    found = load_config(name)
     where = f"runs/{Path(name).parent.name if name.endswith('.json') else Path(name).stem}"
     names = ", ".join(known_configs())
     ours = [
@@ -98,13 +106,13 @@ def parse(
         (field.name, helped(field.type, field.metadata["help"]), getattr(options, field.name))
         for field in (dataclasses.fields(options) if options else ())
     ]
-    parts = [(field.name, field.type, getattr(config, field.name)) for field in dataclasses.fields(Config)]
+    parts = [(field.name, field.type, getattr(found, field.name)) for field in dataclasses.fields(Config)]
     fields = [(field, kind, dataclasses.field(default=value)) for field, kind, value in ours + own + parts]
     everything = dataclasses.make_dataclass("Options", fields, frozen=True)
     told = _told(everything, rest, prog=prog, description=description)
-    config = Config(**{field: getattr(told, field) for field, _, _ in parts})
+    whole = Config(**{field: getattr(told, field) for field, _, _ in parts})
     chosen = dataclasses.replace(options, **{field: getattr(told, field) for field, _, _ in own}) if options else None
-    return Arguments(config, _workdir(told.workdir), chosen)
+    return Arguments(whole, _workdir(told.workdir), chosen)
 
 
 def _workdir(text: str) -> Path:
@@ -172,7 +180,7 @@ def _by_name(name: str) -> Config:
     return importlib.import_module(f"configs.{name}").CONFIG
 
 
-def _take_config(arguments: list[str]) -> tuple[str, list[str]]:
+def _take_config(arguments: list[str], default: str) -> tuple[str, list[str]]:
     """Takes --config out, because the other options' defaults come from it."""
     for index, argument in enumerate(arguments):
         if argument.startswith("--config="):
@@ -181,7 +189,7 @@ def _take_config(arguments: list[str]) -> tuple[str, list[str]]:
             if index + 1 == len(arguments):
                 raise InputError(f"--config must be followed by one of {', '.join(known_configs())}, got nothing")
             return arguments[index + 1], arguments[:index] + arguments[index + 2 :]
-    return "photos", arguments
+    return default, arguments
 
 
 def _program() -> str:

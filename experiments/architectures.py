@@ -2,9 +2,10 @@
 
 Trains variants of the config, each in its own run folder WORKDIR/VARIANT, so that a stopped study goes on and a
 finished variant is only loaded: other filters and strides in layer 1, no renormalization of filters, layers taken out,
-other widths. Draws their first-layer filters side by side and measures what the paper sees in them. For a quick look:
+other widths. Draws their first-layer filters side by side and measures what the paper sees in them. Without --config it
+is configs/architectures.py, of few epochs; quicker still:
 
-    python -m experiments.architectures --workdir runs/architectures --train.epochs 8
+    python -m experiments.architectures --train.epochs 4 --variants base first_11_4
 """
 
 import dataclasses
@@ -276,4 +277,4 @@ def draw(
 
 
 if __name__ == "__main__":
-    cli.run(main, Options())
+    cli.run(main, Options(), config="architectures")

@@ -213,4 +213,4 @@ def _columns(names: list[str], columns: list[list[Any]]) -> dict[str, np.ndarray
 
 
 if __name__ == "__main__":
-    cli.run(main, Options(), take_axes)
+    cli.run(main, Options(), take=take_axes)
