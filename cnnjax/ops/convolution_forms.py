@@ -16,9 +16,10 @@ from cnnjax.geometry import effective_window
 
 _DIMENSION_NUMBERS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
 
-# Up to this many in channels a filter's matrix product is thin enough to be widened, by this many columns.
-FEW_CHANNELS = 4
-WIDENED_COLUMNS = 4
+# In one and three dimensions a batch is worked on in blocks of this many bytes of images and outputs.
+BLOCK_BYTES = 2**22
+# Up to this many channels on both sides the gradient of a kernel is taken for two columns at once.
+THIN_GRADIENT_CHANNELS = 16
 
 
 def plain(lhs, rhs, *, face, windows):
@@ -67,11 +68,12 @@ def _face_of(convolve, lhs, rhs, face, windows):
 
 def _ungrouped(lhs, rhs, face, windows):
     """Every number of dimensions becomes two, since XLA:CPU is fast at nothing else."""
-    if len(windows.window) == 1:
-        return _as_one_row(lhs, rhs, face, windows)
-    if len(windows.window) == 3:
-        return _by_depth(lhs, rhs, face, windows)
+    if len(windows.window) != 2:
+        return _in_blocks({1: _as_one_row, 3: _by_depth}[len(windows.window)], lhs, rhs, face, windows)
     if face == "kernel":
+        thin = max(lhs.shape[-1], rhs.shape[-1]) <= THIN_GRADIENT_CHANNELS
+        if thin and windows.strides[1] == windows.dilation[1] == 1 < windows.window[1]:
+            return _widened_kernel_gradient(lhs, rhs, windows, 2)
         return _kernel_gradient(lhs, rhs, windows)
     if face == "images":
         # Interleaving zeros into the cotangent multiplies by them: 108 -> 80 ms for 7×7/2 on 16×224×224×3, 120 ->
@@ -79,10 +81,54 @@ def _ungrouped(lhs, rhs, face, windows):
         if max(windows.strides) > 1 and max(windows.dilation) == 1:
             return _image_gradient_by_phase(lhs, rhs, windows)
         return _image_gradient(lhs, rhs, windows)
+    return _convolved(lhs, rhs, windows.strides, windows.padding, windows.dilation)
+
+
+def _convolved(images, kernel, strides, padding, dilation):
+    """A convolution of undilated images, widened where that is faster."""
+    columns = _columns(min(kernel.shape[-2:]))
     # With a stride the gain is 0 to 0.1 (7×7/2: 4.2 -> 3.7 ms on 128×32×32×3 -> 32) or a loss (16×224×224×3 -> 96).
-    if lhs.shape[-1] <= FEW_CHANNELS and windows.strides[1] == 1 and windows.dilation[1] == 1 < windows.window[1]:
-        return _widened(lhs, rhs, windows)
-    return _canonical(lhs, rhs, windows.strides, windows.padding, windows.dilation)
+    if columns > 1 and strides[1] == 1 and dilation[1] == 1 < kernel.shape[1]:
+        return _widened(images, kernel, strides, padding, dilation, columns)
+    return _canonical(images, kernel, strides, padding, dilation)
+
+
+def _columns(channels):
+    """How many columns of the output a convolution with so many in or out channels makes at once.
+
+    Few out channels occur where the deconvnet comes down to pixels: 7×7 on 64×32×32×24 -> 3 22 -> 12 ms.
+    """
+    return 4 if channels <= 4 else 2 if channels <= 8 else 1
+
+
+def _in_blocks(form, lhs, rhs, face, windows):
+    """A few examples at a time, at least two, so that what lies between stays in the cache and needs no new memory.
+
+    Beside other work: gradient of the kernel for 64×8000×16 -> 16, filter 9, 80 -> 45 ms; output of 16×32×32×32×8 -> 8,
+    filter 3, 60 -> 24 ms. Blocks of one example were slower, with temporaries of 20 to 67 MB.
+    """
+    product = functools.partial(form, face=face, windows=windows)
+    batch = lhs.shape[0]
+    result = jax.eval_shape(product, lhs, rhs)
+    size = max(2, BLOCK_BYTES * batch // (_bytes(lhs) + _bytes(rhs if face == "kernel" else result)))
+    blocks, rest = divmod(batch, size)
+    if blocks < 2:
+        return product(lhs, rhs)
+
+    def of_examples(start, count):
+        examples = lax.dynamic_slice_in_dim(lhs, start, count)
+        return product(examples, lax.dynamic_slice_in_dim(rhs, start, count) if face == "kernel" else rhs)
+
+    parts = lax.map(lambda block: of_examples(block * size, size), jnp.arange(blocks))
+    if face == "kernel":
+        total = parts.sum(0, dtype=parts.dtype)
+        return total + of_examples(batch - rest, rest) if rest else total
+    parts = parts.reshape(-1, *result.shape[1:])
+    return jnp.concatenate([parts, of_examples(batch - rest, rest)]) if rest else parts
+
+
+def _bytes(array):
+    return array.size * array.dtype.itemsize
 
 
 def _canonical(images, kernel, strides, padding, kernel_dilation=(1, 1), image_dilation=(1, 1)):
@@ -109,7 +155,7 @@ def _canonical(images, kernel, strides, padding, kernel_dilation=(1, 1), image_d
 def _as_one_row(lhs, rhs, face, windows):
     """One dimension as an image one row high.
 
-    64×8000×16, filter 9, 16 out channels, beside other work: output 63 -> 20 ms, gradients 20 -> 20 and 82 -> 73 ms.
+    64×8000×16, filter 9, 16 out channels, beside other work: output 63 -> 20 ms.
     """
     kernel_axis, image_axis = 0, 1
     lhs = jnp.expand_dims(lhs, image_axis)
@@ -125,31 +171,48 @@ def _as_one_row(lhs, rhs, face, windows):
 
 
 def _by_depth(lhs, rhs, face, windows):
-    """Three dimensions as a sum over the filter's depth of convolutions in two, the images' depth in the batch.
+    """Three dimensions as one convolution in two, the images' depth in the batch and the filter's in the channels.
 
-    16×32×32×32×8, filter 3, 16 out channels, beside other work: output 536 -> 216 ms, gradients 945 -> 169, 187 -> 64.
+    To one convolution for each offset of the filter's depth, both in blocks: 16×32×32×32×8 -> 8 0.4, 16×24×24×24×16 ->
+    16 0.6, 16×16×16×16×32 -> 32 0.8 (output; gradient of the kernel 0.7, 0.8, 0.8).
     """
     flat = windows._replace(
         **{name: getattr(windows, name)[1:] for name in ("spatial", "window", "strides", "padding", "dilation")}
     )
     depth = windows.window[0]
-    if face == "images":
-        products = [_on_slices(lhs, rhs[offset], face, flat) for offset in range(depth)]
-        return functools.reduce(
-            operator.add, [_spread_depth(product, offset, windows) for offset, product in enumerate(products)]
-        )
-    slices = [_depth_slices(lhs, offset, windows) for offset in range(depth)]
     if face == "kernel":
-        outputs = rhs.reshape(-1, *rhs.shape[2:])
-        return jnp.stack([_ungrouped(part.reshape(-1, *part.shape[2:]), outputs, face, flat) for part in slices])
-    products = [_on_slices(part, rhs[offset], face, flat) for offset, part in enumerate(slices)]
-    return functools.reduce(operator.add, products)
+        if windows.strides[0] == 1:
+            outputs = jnp.concatenate([_spread_depth(rhs, offset, windows) for offset in range(depth)], -1)
+            kernel = _on_slices(lhs, outputs, face, flat)
+            return jnp.moveaxis(kernel.reshape(*kernel.shape[:-1], depth, -1), -2, 0)
+        images = jnp.concatenate([_depth_slices(lhs, offset, windows) for offset in range(depth)], -1)
+        kernel = _on_slices(images, rhs, face, flat)
+        return jnp.moveaxis(kernel.reshape(*kernel.shape[:2], depth, -1, kernel.shape[-1]), 2, 0)
+    if face == "output" and windows.strides[0] > 1:
+        images = jnp.concatenate([_depth_slices(lhs, offset, windows) for offset in range(depth)], -1)
+        return _on_slices(images, _fold_depth(rhs, -2), face, flat)
+    products = _on_slices(lhs, _fold_depth(rhs, -1 if face == "output" else -2), face, flat)
+    products = products.reshape(*products.shape[:-1], depth, -1)
+    move = _depth_slices if face == "output" else _spread_depth
+    return functools.reduce(operator.add, [move(products[..., offset, :], offset, windows) for offset in range(depth)])
 
 
-def _on_slices(volumes, kernel, face, flat):
+def _fold_depth(kernel, axis):
+    """[depth, height, width, in, out] -> [height, width, depth·in, out] (axis -2) or [height, width, in, depth·out]."""
+    kernel = jnp.moveaxis(kernel, 0, axis - 1)
+    shape = list(kernel.shape)
+    position = kernel.ndim + axis
+    shape[position - 1 : position + 1] = [shape[position - 1] * shape[position]]
+    return kernel.reshape(shape)
+
+
+def _on_slices(lhs, rhs, face, flat):
     """[batch, depth, height, width, channels], each slice by itself."""
-    product = _ungrouped(volumes.reshape(-1, *volumes.shape[2:]), kernel, face, flat)
-    return product.reshape(*volumes.shape[:2], *product.shape[1:])
+    slices = lhs.reshape(-1, *lhs.shape[2:])
+    if face == "kernel":
+        return _ungrouped(slices, rhs.reshape(-1, *rhs.shape[2:]), face, flat)
+    product = _ungrouped(slices, rhs, face, flat)
+    return product.reshape(*lhs.shape[:2], *product.shape[1:])
 
 
 def _depth_slices(images, offset, windows):
@@ -169,34 +232,46 @@ def _spread_depth(slices, offset, windows):
     return lax.pad(slices, zero, ((0, 0, 0), (before, after, stride - 1), *((0, 0, 0),) * 3))
 
 
-def _widened(images, kernel, windows):
-    """Four neighbouring columns of the output at once, as channels: a thicker matrix product.
+def _widened(images, kernel, strides, padding, dilation, columns):
+    """Neighbouring columns of the output at once, as channels: a thicker matrix product.
 
-    Four columns of the images become channels too, which costs no copy, and the kernel holds four shifted copies of
+    As many columns of the images become channels too, which costs no copy, and the kernel holds shifted copies of
     the filter with zeros between. To the plain form: 5×5 on 64×28×28×1 -> 8 0.31, 128×28×28×1 -> 32 0.48, 64×32×32×3
-    -> 32 0.67, 3×3 on 128×32×32×3 -> 64 0.99 (2 and 8 columns: 0.77 and 1.3 on average).
+    -> 32 0.67, 3×3 on 128×32×32×3 -> 64 0.99 (2 and 8 columns: 0.77 and 1.3 on average). Two columns: 5×5 on
+    64×14×14×8 -> 16 0.7, 3×3 on 512×32×32×8 -> 24 0.85.
     """
-    columns, (height, width) = WIDENED_COLUMNS, windows.window
-    batch, rows, size, in_channels = images.shape
-    out_height, out_width = windows.output
-    taps = -(-(width + columns - 1) // columns)
+    batch, _, size, _ = images.shape
+    (low, high), width = padding[1], kernel.shape[1]
+    out_width = size + low + high - width + 1
     out_blocks = -(-out_width // columns)
-    blocks = out_blocks + taps - 1
-    low, _ = windows.padding[1]
+    wide_kernel = _widened_kernel(kernel, columns)
+    outputs = _canonical(
+        _column_blocks(images, low, out_blocks + wide_kernel.shape[1] - 1, columns),
+        wide_kernel,
+        (strides[0], 1),
+        (padding[0], (0, 0)),
+        (dilation[0], 1),
+    )
+    return outputs.reshape(batch, outputs.shape[1], out_blocks * columns, kernel.shape[-1])[:, :, :out_width]
+
+
+def _column_blocks(images, low, blocks, columns):
+    """[batch, rows, width, channels] -> [batch, rows, blocks, columns·channels], `low` columns of zeros before."""
+    batch, rows, size, channels = images.shape
     fill = ((0, 0, 0), (0, 0, 0), (low, blocks * columns - size - low, 0), (0, 0, 0))
     padded = lax.pad(images, jnp.zeros((), images.dtype), fill)
+    return padded.reshape(batch, rows, blocks, columns * channels)
+
+
+def _widened_kernel(kernel, columns):
+    """[height, width, in, out] -> [height, blocks, columns·in, columns·out], a copy for every column of the output."""
+    height, width, in_channels, out_channels = kernel.shape
+    taps = -(-(width + columns - 1) // columns)
     shifted = [
         jnp.pad(kernel, ((0, 0), (column, taps * columns - width - column), (0, 0), (0, 0)))
         for column in range(columns)
     ]
-    outputs = _canonical(
-        padded.reshape(batch, rows, blocks, columns * in_channels),
-        jnp.stack(shifted, 3).reshape(height, taps, columns * in_channels, columns * kernel.shape[-1]),
-        (windows.strides[0], 1),
-        (windows.padding[0], (0, 0)),
-        (windows.dilation[0], 1),
-    )
-    return outputs.reshape(batch, out_height, out_blocks * columns, -1)[:, :, :out_width]
+    return jnp.stack(shifted, 3).reshape(height, taps, columns * in_channels, columns * out_channels)
 
 
 def _flip(kernel):
@@ -210,7 +285,31 @@ def _image_gradient(cotangent, kernel, windows):
     for size, output, window, stride, (low, _), dilation in _by_dimension(windows):
         before = effective_window(window, dilation) - 1 - low
         padding.append((before, size - 1 + low - (output - 1) * stride))
+    if max(windows.strides) == 1:
+        return _convolved(cotangent, _flip(kernel), (1, 1), padding, windows.dilation)
     return _canonical(cotangent, _flip(kernel), (1, 1), padding, windows.dilation, windows.strides)
+
+
+def _widened_kernel_gradient(images, cotangent, windows, columns):
+    """The gradient of the widened kernel, of which every weight has `columns` copies.
+
+    Two columns: 5×5 on 64×28×28×1 -> 8 0.60, 64×14×14×8 -> 16 0.88, filter 9 on 64×8000×16 -> 16 0.78; but 128×28×28×1
+    -> 32 1.2, 128×32×32×3 -> 64 1.15, 64×14×14×16 -> 32 1.1.
+    """
+    out_blocks = -(-windows.output[1] // columns)
+    kernel = jax.ShapeDtypeStruct((*windows.window, images.shape[-1], cotangent.shape[-1]), images.dtype)
+    taps = jax.eval_shape(lambda kernel: _widened_kernel(kernel, columns), kernel).shape[1]
+    wide = windows._replace(
+        spatial=(windows.spatial[0], out_blocks + taps - 1),
+        window=(windows.window[0], taps),
+        padding=(windows.padding[0], (0, 0)),
+    )
+    gradient = _kernel_gradient(
+        _column_blocks(images, windows.padding[1][0], out_blocks + taps - 1, columns),
+        _column_blocks(cotangent, 0, out_blocks, columns),
+        wide,
+    )
+    return jax.linear_transpose(lambda kernel: _widened_kernel(kernel, columns), kernel)(gradient)[0]
 
 
 def _kernel_gradient(images, cotangent, windows):

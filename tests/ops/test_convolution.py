@@ -231,6 +231,42 @@ def test_hessian_linearize_linear_transpose_checkpoint_and_scan():
     close(descend(loss(ops.conv)), descend(loss(plain)))
 
 
+@pytest.mark.parametrize(
+    "image_shape, kernel_shape, strides",
+    [
+        ((7, 40_000, 4), (9, 4, 4), 1),
+        ((5, 40, 40, 40, 4), (3, 3, 3, 4, 4), 1),
+        ((5, 48, 48, 48, 4), (3, 3, 3, 4, 8), 2),
+    ],
+)
+def test_a_batch_too_large_for_one_block(image_shape, kernel_shape, strides):
+    dimensions = len(image_shape) - 2
+    images, kernel = random(0, *image_shape), random(1, *kernel_shape)
+
+    def with_gradients(conv):
+        outputs, backward = jax.vjp(conv, images, kernel)
+        return outputs, backward(outputs)
+
+    ours = with_gradients(lambda images, kernel: ops.conv(images, kernel, strides=strides, padding=1))
+    wanted = with_gradients(
+        lambda images, kernel: lax_conv(images, kernel, (strides,) * dimensions, [(1, 1)] * dimensions)
+    )
+    close(ours, wanted)
+
+
+@pytest.mark.parametrize("channels", [(1, 8), (3, 64), (6, 5), (8, 16), (16, 16), (17, 8)])
+@pytest.mark.parametrize("size, padding", [((9, 11), 0), ((6, 5), 2), ((4, 4), 4)])
+def test_few_channels_and_any_width(channels, size, padding):
+    images, kernel = random(0, 2, *size, channels[0]), random(1, 3, 4, *channels)
+
+    def with_gradients(conv):
+        outputs, backward = jax.vjp(conv, images, kernel)
+        return outputs, backward(outputs)
+
+    ours = with_gradients(lambda images, kernel: ops.conv(images, kernel, padding=padding))
+    close(ours, with_gradients(lambda images, kernel: lax_conv(images, kernel, (1, 1), [(padding, padding)] * 2)))
+
+
 @pytest.mark.parametrize("groups", [1, 2])
 def test_bfloat16_and_float64_keep_their_type(groups):
     def value_and_gradients(dtype):
