@@ -66,8 +66,9 @@ def _end_well(main: Callable[[Any, "Progress"], Any], read: Callable[[], Any]) -
         with Progress() as progress:
             main(read(), progress)
     except (InputError, OSError, MemoryError) as error:
-        # One line whatever stands in it: a file name may hold a line break.
-        sys.stderr.write("error: " + " ".join(f"{error or type(error).__name__}".split()) + "\n")
+        # One line whatever stands in it: a file name may hold a line break, or a terminal's control characters.
+        line = " ".join(f"{error or type(error).__name__}".split())
+        sys.stderr.write("error: " + "".join(c if c.isprintable() else "?" for c in line) + "\n")
         raise SystemExit(2) from None
     except (KeyboardInterrupt, Terminated) as stop:
         word, status = ("terminated", 143) if isinstance(stop, Terminated) else ("interrupted", 130)

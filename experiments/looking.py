@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import shutil
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnnjax import models
-from cnnjax.atomic import write_text
+from cnnjax.atomic import replacing, write_text
 from cnnjax.cli import Progress
 from cnnjax.config import Config
 from cnnjax.data import Dataset, load, mean_image
@@ -104,12 +103,16 @@ class Parts:
 
     def get(self, name: str, compute: Callable[[], Mapping[str, Any]]) -> dict[str, np.ndarray]:
         """The arrays of this part: read if they are there and whole, else computed and kept."""
-        path = self._folder / f"{name}.npz"
-        if not path.exists():
+        path, seal = self._folder / f"{name}.npz", self._folder / f"{name}.sha256"
+        # Reading alone would not notice every flipped bit.
+        if not (path.is_file() and seal.is_file() and seal.read_bytes() == _digest(path)):
+            seal.unlink(missing_ok=True)
             files.save_arrays(path, **compute())
-        try:
-            with np.load(path, allow_pickle=False) as kept:
-                return {key: kept[key] for key in kept.files}
-        except (OSError, ValueError, zipfile.BadZipFile):
-            path.unlink()
-            return self.get(name, compute)
+            with replacing(seal) as file:
+                file.write(_digest(path))
+        with np.load(path, allow_pickle=False) as kept:
+            return {key: kept[key] for key in kept.files}
+
+
+def _digest(path: Path) -> bytes:
+    return hashlib.sha256(path.read_bytes()).hexdigest().encode()

@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -103,7 +103,7 @@ def _write(folder: Path, name: str, recipe: dict[str, Any], decode: Callable[[Al
 
     contents = decode(allocate)
     checked_dataset(name, contents.class_names, **{split: (arrays[split], contents.labels[split]) for split in _SPLITS})
-    checksums = {}
+    checksums: dict[str, Any] = {"class_names": _names_sha256(contents.class_names)}
     for split in _SPLITS:
         arrays[split].flush()
         labels = np.asarray(contents.labels[split], np.int32)
@@ -139,9 +139,15 @@ def _read(folder: Path, name: str) -> Dataset | None:
             if [array_sha256(images), array_sha256(labels)] != manifest["checksums"][split]:
                 return None
             splits[split] = (images, labels)
+        if _names_sha256(manifest["class_names"]) != manifest["checksums"]["class_names"]:
+            return None
         return checked_dataset(name, manifest["class_names"], **splits)
-    except (OSError, ValueError, EOFError, KeyError, TypeError):  # includes JSON's, NumPy's and our own InputError
+    except Exception:  # a damaged header makes NumPy raise nearly anything
         return None
+
+
+def _names_sha256(names: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(list(names)).encode()).hexdigest()
 
 
 def _remove_stale(folder: Path) -> None:

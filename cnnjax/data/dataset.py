@@ -63,6 +63,10 @@ def checked_dataset(
     """
     if len(class_names) < 2:
         raise InputError(f"{name}: the number of classes must be at least 2, got {len(class_names)}")
+    for label in class_names:
+        # They go to terminals, into figures and file names: nothing there may act on them.
+        if not label.isprintable() or not 1 <= len(label) <= 255:
+            raise InputError(f"{name}: class names must be 1 to 255 printable characters, got {ascii(label)[:300]}")
     splits = {
         split: Split(_checked_images(name, split, images), _checked_labels(name, split, labels, images, class_names))
         for split, (images, labels) in (("train", train), ("test", test))
@@ -92,7 +96,7 @@ def _checked_images(name: str, split: str, images: np.ndarray) -> np.ndarray:
 def _checked_labels(
     name: str, split: str, labels: np.ndarray, images: np.ndarray, class_names: Sequence[str]
 ) -> np.ndarray:
-    if not np.issubdtype(labels.dtype, np.integer):
+    if labels.dtype.kind not in "iu":  # durations count as integers in NumPy's own hierarchy
         raise InputError(f"{name}: {split} labels must be integers, got {labels.dtype}")
     if labels.shape != images.shape[:1]:
         raise InputError(

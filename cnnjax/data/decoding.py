@@ -17,6 +17,10 @@ from cnnjax.errors import InputError
 
 # Checked from the header, before the memory is asked for: a file of some kilobytes can declare gigabytes of pixels.
 MAX_PIXELS = 64_000_000
+# Pixels only. Left out above all: EPS, for which Pillow starts an interpreter of PostScript.
+_FORMATS = (
+    "AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "SGI", "TGA", "TIFF", "WEBP",
+)  # fmt: skip
 _CHUNK = 256  # images decoded between two writes; bounds the memory
 
 Allocate = Callable[[str, tuple[int, ...]], np.ndarray]  # (split, shape) -> uint8 array to be filled
@@ -70,7 +74,7 @@ def decode_splits(
     # Pillow's warnings about odd metadata help nobody here; the one about size must not pass. Set around the pool,
     # because filters are global to the process.
     with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        _filter_warnings()
+        _prepare_pillow()
         for split, (count, images) in splits.items():
             position = 0
             for chunk in _chunks(images):
@@ -87,9 +91,10 @@ def decode_splits(
     return arrays
 
 
-def _filter_warnings() -> None:
+def _prepare_pillow() -> None:
     from PIL import Image
 
+    Image.init()  # which formats this Pillow knows
     warnings.simplefilter("ignore")
     warnings.simplefilter("error", Image.DecompressionBombWarning)
 
@@ -105,7 +110,7 @@ def _decode(encoded: Encoded, fitting: Fitting, source: str) -> _Decoded:
 
     content = io.BytesIO(encoded.content) if isinstance(encoded.content, bytes) else encoded.content
     try:
-        with Image.open(content) as image:
+        with Image.open(content, formats=[name for name in _FORMATS if name in Image.OPEN]) as image:
             channels = mode_channels(image.mode)
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
@@ -120,7 +125,9 @@ def _decode(encoded: Encoded, fitting: Fitting, source: str) -> _Decoded:
             f"{source}: an image must have at most {MAX_PIXELS:,} pixels, but {encoded.name} has more"
         ) from error
     except Image.UnidentifiedImageError as error:
-        raise InputError(f"{source}: {encoded.name} is not an image that Pillow can read") from error
+        raise InputError(
+            f"{source}: {encoded.name} is not an image of a known format ({', '.join(_FORMATS)})"
+        ) from error
     except Exception as error:  # a damaged file makes Pillow's plugins raise nearly anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{source}: {encoded.name} cannot be decoded: {reason}") from error

@@ -42,13 +42,19 @@ def load(config: DataConfig, progress: Callable[[str, int, int], None] | None = 
 
     def decode(allocate: Allocate) -> Contents:
         splits = {
-            split: (len(part.files), (Encoded(str(path), path) for path in part.files)) for split, part in parts.items()
+            split: (len(part.files), (Encoded(_printable(path), path) for path in part.files))
+            for split, part in parts.items()
         }
         decode_splits(splits, fitting, allocate, progress, name=name, source="data.folder")
         return Contents(class_names, {split: part.labels for split, part in parts.items()})
 
     recipe = {"folder": str(root.resolve()), "files": files, "fitting": fitting}
     return load_or_decode(config.data_dir, name, recipe, decode)
+
+
+def _printable(path: Path) -> str:
+    """The path as it can stand in a line on a terminal."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in str(path))
 
 
 def _find(root: Path, config: DataConfig) -> tuple[tuple[str, ...], dict[str, _Part]]:

@@ -1,6 +1,9 @@
 """Images and labels from one NumPy file: x_train, y_train, x_test, y_test, and class_names if it has them."""
 
 import lzma
+import math
+import struct
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -16,8 +19,11 @@ _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 # What NumPy and zipfile raise for a file that is cut short, damaged, encrypted, or of an absurd declared size.
 _UNREADABLE = (
     OSError, ValueError, EOFError, KeyError, NotImplementedError, RuntimeError, MemoryError, OverflowError,
-    SyntaxError, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
+    SyntaxError, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
 )  # fmt: skip
+
+# Bytes that one byte of the archive can unpack to, for the two methods that NumPy writes; 1032: deflate's limit.
+_MOST_BY_METHOD = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: 1032}
 
 
 def load(config: DataConfig) -> Dataset:
@@ -53,32 +59,50 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     if not zipfile.is_zipfile(path):
         raise InputError(f"data.npz must be a file that numpy.savez wrote, got {str(path)!r}, which is no npz archive")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            missing = [name for name in _ARRAYS if name not in archive.files]
+        with zipfile.ZipFile(path) as archive:
+            names = [name.removesuffix(".npy") for name in archive.namelist()]
+            missing = [name for name in _ARRAYS if name not in names]
             if missing:
                 raise InputError(
                     f"data.npz must hold {', '.join(_ARRAYS)}; {str(path)!r} lacks {', '.join(missing)}"
-                    f" and has {', '.join(archive.files) or 'nothing'}"
+                    f" and has {ascii(', '.join(names))[1:-1] or 'nothing'}"
                 )
-            return {name: _member(path, archive, name) for name in (*_ARRAYS, "class_names") if name in archive.files}
+            return {name: _member(path, archive, name) for name in (*_ARRAYS, "class_names") if name in names}
     except InputError:
         raise
     except _UNREADABLE as error:
         raise InputError(f"data.npz: {str(path)!r} cannot be read: {_one_line(error)}") from error
 
 
-def _member(path: Path, archive, name: str) -> np.ndarray:
+def _member(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
     try:
-        member = archive[name]
-        if isinstance(member, np.ndarray):
-            return member
-        raise InputError(f"data.npz: {name} in {str(path)!r} must be an array, got other bytes")
+        info = archive.getinfo(name if name in archive.namelist() else f"{name}.npy")
+        _require_honest_size(archive, info)
+        with archive.open(info) as file:
+            array = np.lib.format.read_array(file, allow_pickle=False)
+            if file.read(1):  # only at the end of a member its checksum is compared, and `numpy.load` stops before
+                raise ValueError("there is more than the array")
+            return array
     except _UNREADABLE as error:
         if "allow_pickle" in str(error):
             reason = "holds Python objects, which are never unpickled; save it as numbers or text"
         else:
             reason = f"cannot be read: {_one_line(error)}"
         raise InputError(f"data.npz: {name} in {str(path)!r} {reason}") from error
+
+
+def _require_honest_size(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
+    """Raises ValueError if an array declares more bytes than the file can hold, before memory is asked for."""
+    if info.file_size > _MOST_BY_METHOD.get(info.compress_type, 0) * info.compress_size:
+        raise ValueError(f"{info.compress_size:,} bytes of the file cannot hold {info.file_size:,}")
+    with archive.open(info) as file:
+        version = np.lib.format.read_magic(file)
+        if version == (3, 0):
+            raise ValueError("an array with named fields is none of images or labels")
+        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        shape, _, dtype = readers[version](file)
+    if math.prod(shape) * dtype.itemsize > info.file_size and not dtype.hasobject:
+        raise ValueError(f"shape {list(shape)} of {dtype} is more than its {info.file_size:,} bytes")
 
 
 def _one_line(error: BaseException) -> str:
@@ -105,7 +129,7 @@ def _images(path: Path, name: str, images: np.ndarray) -> np.ndarray:
 def _labels(path: Path, name: str, labels: np.ndarray) -> np.ndarray:
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
+    if labels.dtype.kind not in "iu" or labels.ndim != 1:
         raise InputError(
             f"data.npz: {name} in {str(path)!r} must be integers of shape [n] or [n, 1],"
             f" got {labels.dtype} {list(labels.shape)}"

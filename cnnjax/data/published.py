@@ -7,6 +7,8 @@ prepared here is read anywhere as the stock one.
 
 import gzip
 import io
+import lzma
+import math
 import struct
 import tarfile
 import zlib
@@ -25,6 +27,8 @@ Progress = Callable[[str, int, int], None]
 
 _IDX_SPLITS = {"train": "train", "test": "t10k"}
 _CIFAR_SIDE = 32
+_MOST_UNPACKED = 1032  # bytes from one of gzip: the limit of deflate
+MAX_TAR_BYTES = 1 << 30  # CIFAR unpacks to 184 MB
 # Archive, label bytes of a record by feature, files with the class names by feature, record files by split.
 _CIFAR_LAYOUTS: dict[str, dict[str, Any]] = {
     "cifar10": {
@@ -64,13 +68,19 @@ def read_idx(data: bytes, name: str) -> UInt8[np.ndarray, "..."]:
     Source: Y. LeCun, C. Cortes, C. Burges, The MNIST database, section "File formats".
     """
     try:
-        content = gzip.decompress(data)
-        zeros, kind, rank = struct.unpack_from(">HBB", content)
-        shape = struct.unpack_from(f">{rank}I", content, 4)
-        if (zeros, kind) != (0, 8):
-            raise ValueError(f"the header must begin with 00 00 08 (unsigned bytes), got {content[:3].hex(' ')}")
-        return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)
-    except (OSError, EOFError, zlib.error, struct.error, ValueError) as error:
+        with gzip.open(io.BytesIO(data)) as file:
+            start = file.read(4)
+            zeros, kind, rank = struct.unpack(">HBB", start)
+            if (zeros, kind) != (0, 8):
+                raise ValueError(f"the header must begin with 00 00 08 (unsigned bytes), got {start[:3].hex(' ')}")
+            shape = struct.unpack(f">{rank}I", file.read(4 * rank))
+            size = math.prod(shape)
+            if size > _MOST_UNPACKED * len(data):
+                raise ValueError(f"{len(data):,} bytes cannot hold the shape {list(shape)}")
+            # No more than the header says, however much the rest would unpack to; one byte more shows that there is.
+            content = file.read(size + 1)
+        return np.frombuffer(content, np.uint8).reshape(shape)
+    except (OSError, EOFError, zlib.error, struct.error, ValueError, OverflowError) as error:
         raise InputError(f"{name} is not a gzipped idx file of bytes: {error}") from error
 
 
@@ -160,10 +170,21 @@ def _cifar_splits(self, downloads) -> dict[str, Iterator[tuple[int, dict[str, An
 
 
 def read_tar(path: Any) -> dict[str, bytes]:
-    """The content of every file in the archive, by the last part of its name."""
-    with tarfile.open(path) as archive:
-        members = [member for member in archive if member.isfile()]
-        return {Path(member.name).name: archive.extractfile(member).read() for member in members}  # pyright: ignore[reportOptionalMemberAccess]
+    """The content of every file in the archive, by the last part of its name; nothing is unpacked to the disk.
+
+    Raises:
+        InputError: if it is no tar archive, is damaged, or holds more than MAX_TAR_BYTES.
+    """
+    try:
+        with tarfile.open(path) as archive:
+            files: dict[str, bytes] = {}
+            for member in filter(tarfile.TarInfo.isfile, archive):
+                if member.size + sum(map(len, files.values())) > MAX_TAR_BYTES:
+                    raise InputError(f"{path} must hold at most {MAX_TAR_BYTES:,} bytes, and holds more")
+                files[Path(member.name).name] = archive.extractfile(member).read()  # pyright: ignore[reportOptionalMemberAccess]
+            return files
+    except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise InputError(f"{path} cannot be read as a tar archive: {' '.join(str(error).split())}") from error
 
 
 def _urls(self) -> dict[str, str]:

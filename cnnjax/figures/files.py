@@ -16,6 +16,10 @@ def save(path: Path, figure: Any, **arrays: Any) -> None:
         arrays: what was drawn.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a class may be called "$"
     with replacing(path) as file:
         figure.savefig(file, format="png", dpi=150, facecolor="white")
     save_arrays(path.with_suffix(".npz"), **arrays)

@@ -92,7 +92,7 @@ def check(workdir: Path, config: Config) -> None:
         InputError: it is no folder, has other files, or holds a run of another config (naming the fields).
     """
     try:
-        if (workdir / "config.json").exists():
+        if (workdir / "config.json").exists() or (workdir / "checkpoints").is_dir():
             fields = differences(config, _config_of(_record(workdir), workdir / "config.json"))
             if fields:
                 raise InputError(f"--workdir {workdir} holds a run of another config ({'; '.join(fields)})")
@@ -110,7 +110,7 @@ def claimed(workdir: Path, config: Config, dataset: Dataset, say: Callable[[str]
         InputError: as `check`; if another process is at work there; if the run that is there was trained on other data.
     """
     check(workdir, config)
-    if (workdir / "config.json").exists():
+    if (workdir / "config.json").exists() or (workdir / "checkpoints").is_dir():
         check_record(_record(workdir), workdir, dataset)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -118,12 +118,14 @@ def claimed(workdir: Path, config: Config, dataset: Dataset, say: Callable[[str]
             stack.enter_context(locked(workdir))
             check(workdir, config)
             path = workdir / "config.json"
-            if not path.exists():
+            if not (workdir / "checkpoints").is_dir() and not path.exists():
                 write_text(path, sealed(new_record(config, dataset)))
             elif read_sealed(path) is None:
-                path.rename(free_name(path.with_name("config.json.damaged")))
-                write_text(path, sealed(_record(workdir)))
-                say(f"{path} was not as it was written; moved aside and made anew from a checkpoint's copy")
+                record = _record(workdir)
+                if path.exists():
+                    path.rename(free_name(path.with_name("config.json.damaged")))
+                write_text(path, sealed(record))
+                say(f"{path} was not as it was written; made anew from a checkpoint's copy")
             stack = stack.pop_all()
     except OSError as error:
         raise InputError(f"--workdir must be a folder that can be written, got {workdir}: {error}") from None
@@ -176,7 +178,7 @@ def read_config(path: Path) -> Config:
     """
     record = read_sealed(path)
     if record is None:
-        raise InputError(f"{path} is not a run's config.json as it was written")
+        raise InputError(f"{path} is not a run's config.json as it was written, by cnnjax 0.2 or later")
     return _config_of(record, path)
 
 

@@ -113,6 +113,9 @@ def test_metrics_and_config_come_back_from_the_checkpoints(dataset, copied):  # 
     assert (workdir / "config.json").read_bytes() == config and (workdir / "metrics.jsonl").read_bytes() == metrics
     with pytest.raises(InputError, match="not a run's config.json as it was written"):
         running.read_config(workdir / "config.json.damaged-1")
+    (workdir / "config.json").unlink()
+    running.run(CONFIG, dataset, workdir, say=said.append)
+    assert (workdir / "config.json").read_bytes() == config
 
 
 def test_a_state_of_another_network_is_refused_and_stays(copied):

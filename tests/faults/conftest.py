@@ -1,0 +1,39 @@
+import os
+import time
+
+import pytest
+
+from tests.faults import counts, runs
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory):
+    """The fixture `new` for the whole session."""
+    return lambda: tmp_path_factory.mktemp("fault") / "run"
+
+
+@pytest.fixture
+def new(folders):
+    """`new()` names a run folder that is not there yet, in a folder of its own."""
+    return folders
+
+
+@pytest.fixture(scope="session")
+def reference(folders):
+    workdir = folders()
+    runs.finish(workdir)
+    return runs.Reference(workdir, runs.everything(workdir))
+
+
+@pytest.fixture(scope="session")
+def seconds(reference, folders):
+    """How long a process takes whose programs have been compiled before."""
+    workdir = folders()
+    started = time.monotonic()
+    runs.finish(workdir)
+    return time.monotonic() - started
+
+
+def pytest_sessionfinish(session, exitstatus):
+    if exitstatus == 0 and os.environ.get("CNNJAX_WRITE_FAULTS") == "1":
+        counts.write(runs.SEED)

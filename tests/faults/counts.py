@@ -1,0 +1,34 @@
+"""What was tried and how it came out, for the table in README.md."""
+
+import collections
+import re
+from pathlib import Path
+
+README = Path(__file__).parents[2] / "README.md"
+OUTCOMES = ("mended", "refused", "harmless")
+COUNTS: dict[str, collections.Counter] = {}
+
+
+def count(fault: str, outcome: str, times: int = 1) -> None:
+    """`mended`: ended with the bits of the undisturbed run; `refused`: by one line; `harmless`: no value changed."""
+    assert outcome in OUTCOMES
+    COUNTS.setdefault(fault, collections.Counter())[outcome] += times
+
+
+def table(seed: int) -> str:
+    lines = [
+        f"| fault (seed {seed}) | times | mended by the same command, bit for bit | refused by one line | harmless |",
+        "| --- | --: | --: | --: | --: |",
+    ]
+    for fault, found in COUNTS.items():
+        cells = [f"{found[outcome]:,}" if found[outcome] else "" for outcome in OUTCOMES]
+        lines.append(f"| {fault} | {found.total():,} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def write(seed: int) -> None:
+    """Replaces what stands between the markers in README.md."""
+    text = README.read_text()
+    between = re.compile(r"(<!-- faults -->\n).*?(<!-- /faults -->)", re.DOTALL)
+    assert len(between.findall(text)) == 1
+    README.write_text(between.sub(lambda found: f"{found[1]}{table(seed)}\n{found[2]}", text))
