@@ -32,6 +32,7 @@ def run(
     options: Any = None,
     *,
     config: str = "photos",
+    workdir: str = "runs/{}",
     take: Callable[[list[str]], tuple[Any, list[str]]] = lambda arguments: (None, arguments),
 ) -> None:
     """Reads the command line of a script that works on a run, and calls `main(arguments, progress)`.
@@ -42,12 +43,15 @@ def run(
         options: an instance of a frozen dataclass with the script's own options and their defaults, or None; each field
             says what it is in `metadata["help"]`.
         config: the name of the config where the command line names none.
+        workdir: the run folder where it names none, with the config's name in the place of {}.
         take: from the command line to what the script reads itself and the rest.
     """
 
     def read() -> Arguments:
         taken, rest = take(sys.argv[1:])
-        return parse(rest, options, config=config, prog=_program(), description=_description())._replace(taken=taken)
+        return parse(
+            rest, options, config=config, workdir=workdir, prog=_program(), description=_description()
+        )._replace(taken=taken)
 
     _end_well(main, read)
 
@@ -82,6 +86,7 @@ def parse(
     options: Any = None,
     *,
     config: str = "photos",
+    workdir: str = "runs/{}",
     prog: str | None = None,
     description: str | None = None,
 ) -> Arguments:
@@ -97,7 +102,7 @@ def parse(
 
     name, rest = _take_config(list(arguments), config)
     found = load_config(name)
-    where = f"runs/{Path(name).parent.name if name.endswith('.json') else Path(name).stem}"
+    where = workdir.format(Path(name).parent.name if name.endswith(".json") else Path(name).stem)
     names = ", ".join(known_configs())
     ours = [
         ("config", helped(str, f"one of {names}, a Python file (it is run), or a run's config.json"), name),

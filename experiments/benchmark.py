@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import importlib.util
 import json
+import math
 import os
 import platform
 import statistics
@@ -30,18 +31,27 @@ SUITES: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
     "conv": ("conv", {"lax": ("lax",), "torch": ("torch conv", "torch conv channels-last")}),
     "norm": ("response norm", {"torch": ("torch norm", "torch norm channels-last")}),
     "vmap": ("members", {"single step": ("single step",), "flax": ("flax members",)}),
+    "sweep": (
+        "sweep",
+        {
+            "one after another": ("training",),
+            "torch": ("torch", "torch channels-last"),
+            "torch.func": ("torch func",),
+            "flax": ("flax members",),
+        },
+    ),
     "startup": ("training", {"flax": ("flax",), "torch": ("torch",)}),
     "evolution": ("strongest", {"forward pass": ("forward pass",)}),
     "memory": ("step memory", {"flax": ("flax memory",)}),
 }
-MEMBERS = 8  # of suite vmap: its times are a member's
+OF_ALL_MEMBERS = ("members", "sweep", "flax members", "torch func")  # one unit of their work is a step of each member
 ROUND_SECONDS = 0.4
 MAY_GROW = 1.5  # the loss of one batch varies; beyond this share of the first one the training has diverged
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    suite: tuple[str, ...] = ("step", "loop", "pool", "conv", "norm", "vmap", "startup", "evolution", "memory")
+    suite: tuple[str, ...] = ("step", "loop", "pool", "conv", "norm", "vmap", "sweep", "startup", "evolution", "memory")
     rounds: int = 7
     json: str | None = None  # a file for the rows
     only: str = ""  # cases whose name holds this text
@@ -117,7 +127,9 @@ def measure(suite: str, case: Case, rounds: int) -> list[dict[str, Any]]:
     ours_name, rivals = SUITES[suite]
     with_torch = importlib.util.find_spec("torch") is not None
     groups = {
-        rival: names for rival, names in rivals.items() if rival in case.bars and (rival != "torch" or with_torch)
+        rival: names
+        for rival, names in rivals.items()
+        if rival in case.bars and (with_torch or not rival.startswith("torch"))
     }
     processes = [Rival(ours_name, suite, case), Rival("matrix product", suite, case)]
     try:
@@ -144,14 +156,15 @@ def _row(suite: str, case: Case, rival: str, ours: Rival, rate: Rival, candidate
     else:
         valid = [candidate for candidate in candidates if not candidate.diverged] or candidates
         best = min(valid, key=lambda candidate: candidate.figure)
-        share = MEMBERS if suite == "vmap" else 1
-        ours_figure = ours.figure / share
-        other = best.figure / (share if rival == "flax" else 1)
+        ours_figure, other = (
+            process.figure / (case.members if process.name in OF_ALL_MEMBERS else 1) for process in (ours, best)
+        )
     peak = 2 * 2048**3 / rate.figure / 1e6  # GFLOP/s
-    flops = step_flops(case) if suite in ("step", "loop", "vmap") else None
+    flops = step_flops(case) if suite in ("step", "loop", "vmap", "sweep") else None
     return {
         "suite": suite, "case": case.name, "ours_ms": ours_figure, "rival": best.name, "rival_ms": other,
-        "ratio": ours_figure / other, "bar": case.bars[rival],
+        "ratio": ours_figure / other, "bar": bar if math.isfinite(bar := case.bars[rival]) else None,
+        "members": case.members,
         "spread": (max(ours.times) - min(ours.times)) / ours.figure,
         "peak_gflops": peak, "share_of_peak": flops / ours_figure / 1e6 / peak if flops else None,
         "diverged": suite not in ("memory", "startup") and (ours.diverged or best.diverged),
@@ -209,8 +222,8 @@ def result_table(rows: list[dict[str, Any]]) -> Any:
     lines = [
         (
             row["suite"], row["case"], f"{row['ours_ms']:.3g}", row["rival"], f"{row['rival_ms']:.3g}",
-            f"{row['ratio']:.2f}", f"{row['bar']:.2f}",
-            "diverged" if row["diverged"] else "" if row["ratio"] <= row["bar"] else "missed",
+            f"{row['ratio']:.2f}", f"{row['bar']:.2f}" if row["bar"] else "",
+            "diverged" if row["diverged"] else "missed" if row["bar"] and row["ratio"] > row["bar"] else "",
             f"{100 * row['share_of_peak']:.0f} %" if row["share_of_peak"] else "",
         )
         for row in rows

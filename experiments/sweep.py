@@ -93,6 +93,14 @@ def main(arguments: Arguments, progress: Progress) -> None:
     halving = Halving(options.halve_at, options.keep)
     halving.check(config)
     study.check(arguments.workdir, config, members, halving)
+    best_folder = None if options.best is None else Path(options.best)
+    if (
+        best_folder
+        and best_folder.exists()
+        and not (best_folder / "config.json").exists()
+        and any(best_folder.iterdir())
+    ):
+        raise InputError(f"--best must be new, empty or a run's, and {best_folder} has files and no config.json")
     dataset = load(config.data, progress)
     size = 0 if options.engine == "sequential" else options.chunk
     memory = None if options.memory_gb is None else int(options.memory_gb * 2**30)
@@ -106,11 +114,11 @@ def main(arguments: Arguments, progress: Progress) -> None:
     ranked = sorted(swept.results, key=lambda result: (result.state != "finished", result.metrics[-1]["test_error"]))
     progress.say(best_table(ranked[:10], len(ranked)))
     draw(arguments.workdir / "figures", swept, progress)
-    if options.best is not None:
+    if best_folder is not None:
         best = ranked[0]
         states = {epoch: swept.state_of(best.member, epoch) for epoch in best.member.config.train.kept_epochs}
-        run.export(Path(options.best), best.member.config, dataset, states, best.metrics)
-        progress.say(f"member {best.member.number} is in {options.best}")
+        run.export(best_folder, best.member.config, dataset, states, best.metrics)
+        progress.say(f"member {best.member.number} is in {best_folder}")
     progress.say(f"table and figures in {arguments.workdir}")
 
 
@@ -213,4 +221,4 @@ def _columns(names: list[str], columns: list[list[Any]]) -> dict[str, np.ndarray
 
 
 if __name__ == "__main__":
-    cli.run(main, Options(), take=take_axes)
+    cli.run(main, Options(), workdir="runs/{}-sweep", take=take_axes)

@@ -93,4 +93,4 @@ def _value(values: Any, proposed: Any) -> Any:
 
 
 if __name__ == "__main__":
-    cli.run(main, Options(), take=take_axes)
+    cli.run(main, Options(), workdir="runs/{}-optuna", take=take_axes)

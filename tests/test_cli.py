@@ -43,7 +43,10 @@ def test_a_python_file_is_a_config_too(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config", "photo"], "--config must be one of cifar10, digits, fashion_mnist, photos, .* got 'photo'"),
+        (
+            ["--config", "photo"],
+            "--config must be one of architectures, cifar10, digits, fashion_mnist, photos, .* got 'photo'",
+        ),
         (["--config"], "--config must be followed by"),
         (["--workdir", "a[1]"], "--workdir must be a name without"),
         (["--workdir", "~nobody_of_that_name/x"], "--workdir must be a folder's name"),

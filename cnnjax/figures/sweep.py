@@ -9,6 +9,7 @@ from jaxtyping import Float
 from cnnjax.figures import tiles
 
 CURVE_COLOURS = "viridis"
+MOST_TICKS = 10  # values that get a tick each, and a line through them
 
 
 def text_of(value: Any) -> str:
@@ -19,15 +20,20 @@ def text_of(value: Any) -> str:
 
 
 def _positions(axes: Any, values: Sequence[Any]) -> np.ndarray:
-    """Where the values stand: as numbers (on a logarithmic scale where they span it), else at equal distances."""
-    if not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values) or len(values) < 3:
-        axes.set_xticks(range(len(values)), [text_of(value) for value in values])
-        return np.arange(len(values))
-    numbers = np.array(values, float)
-    if numbers.min() > 0 and numbers.max() >= 20 * numbers.min():
+    """Where the values stand: as numbers, on a logarithmic scale where most are small beside the largest; where they
+    are none, or would stand too close for a tick each, at equal distances."""
+    numeric = all(isinstance(value, (int, float)) and np.isfinite(value) for value in values)
+    numbers = np.array(values, float) if numeric else np.arange(len(values), dtype=float)
+    largest = numbers.max()
+    if numbers.min() > 0 and largest >= 20 * numbers.min() and np.median(numbers) < largest / 4:
         axes.set_xscale("log")
-    if len(values) <= 8:
-        axes.set_xticks(numbers, [text_of(value) for value in values], minor=False, rotation=30)
+        axes.xaxis.set_minor_formatter("")
+    elif len(values) <= MOST_TICKS and np.diff(numbers).min(initial=np.inf) < 0.15 * np.ptp(numbers):
+        numbers = np.arange(len(values))
+    if len(values) <= MOST_TICKS or not numeric:
+        labels = [text_of(value) for value in values]
+        turned = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if sum(map(len, labels)) > 24 else {}
+        axes.set_xticks(numbers, labels, minor=False, **turned)
         axes.minorticks_off()
     return numbers
 
@@ -42,25 +48,29 @@ def draw_axes(
 ) -> Any:
     """A panel an axis: the mean test error at each of its values over all other axes and seeds, and the whole span.
 
-    All panels have one scale of errors.
+    All panels have one scale of errors. Many values, as of a draw, are dots without a line through them.
     """
     from matplotlib.figure import Figure
 
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
-    figure = Figure(figsize=(3.4 * columns + 0.6, 2.7 * rows + 0.7), layout="constrained")
+    figure = Figure(figsize=(max(5.2, 3.4 * columns + 0.6), 2.7 * rows + 0.7), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True).reshape(-1)
     for axes, name, axis, middle, bottom, top in zip(panels, names, values, mean, low, high, strict=False):
         positions = _positions(axes, axis)
-        axes.fill_between(positions, 100 * bottom, 100 * top, color="tab:blue", alpha=0.2, lw=0)
-        axes.plot(positions, 100 * middle, color="tab:blue", marker="o", ms=4)
+        if len(axis) <= MOST_TICKS:
+            axes.fill_between(positions, 100 * bottom, 100 * top, color="tab:blue", alpha=0.2, lw=0)
+            axes.plot(positions, 100 * middle, color="tab:blue", marker="o", ms=4)
+        else:
+            axes.vlines(positions, 100 * bottom, 100 * top, color="tab:blue", alpha=0.4, lw=2)
+            axes.plot(positions, 100 * middle, "o", color="tab:blue", ms=4)
         axes.set_xlabel(name)
         axes.grid(alpha=0.3)
     for axes in panels[len(names) :]:
         axes.set_axis_off()
     for row in panels.reshape(rows, columns):
         row[0].set_ylabel(f"test error at epoch {epoch}, %")
-    figure.supxlabel("line: mean over everything else; band: from the best to the worst member", fontsize=8)
+    figure.supxlabel("dots: mean over everything else; shaded: from the best to the worst member", fontsize=8)
     return figure
 
 
@@ -109,11 +119,12 @@ def draw_heat(
     from matplotlib.figure import Figure
 
     figure = Figure(
-        figsize=(max(4.5, 1.9 + 0.75 * len(columns)), max(2.6, 1.3 + 0.45 * len(rows))), layout="constrained"
+        figsize=(max(4.5, 1.9 + 0.75 * len(columns)), max(3.2, 1.6 + 0.45 * len(rows))), layout="constrained"
     )
     axes = figure.subplots()
     image = axes.imshow(100 * cells, cmap="cividis_r", aspect="auto")
-    axes.set_xticks(range(len(columns)), [text_of(value) for value in columns])
+    turned = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
+    axes.set_xticks(range(len(columns)), [text_of(value) for value in columns], **turned)
     axes.set_yticks(range(len(rows)), [text_of(value) for value in rows])
     axes.set_xlabel(second)
     axes.set_ylabel(first)
@@ -175,5 +186,10 @@ def draw_filters(
         if j == 0:
             axes.set_ylabel(f"{labels[i]}\n{100 * errors[i]:.1f} % error", fontsize=8)
     figure.suptitle(f"First-layer filters by {name}", fontsize=11)
-    figure.supxlabel("one scale a cell: mid grey 0, black and white ± its largest weight, given below it", fontsize=8)
+    note = (
+        "each row the member most like the best one in all else\n"
+        "one scale a cell: mid grey 0, black and white ±\n"
+        "its largest weight, given below it"
+    )
+    figure.supxlabel(note, fontsize=8)
     return figure

@@ -5,6 +5,7 @@ of steps with its data in the cache; elsewhere as a batch. Over several devices 
 """
 
 import dataclasses
+import itertools
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -147,12 +148,17 @@ def plan(group: Group, dataset: Dataset, memory: int, say: Callable[[str], None]
         )
         say(reasons[-1])
         if best is None or per_member < best[1]:
-            best = (0 if alone else size, per_member, made._replace(chunk=program))
+            best = (0 if alone else size, per_member, made._replace(chunk=_for_length(size, program, made.chunk)))
         elif per_member > 1.05 * best[1] or seconds > MOST_PROGRAM_SECONDS:
             break
     if best is None:
         raise InputError(f"--memory-gb must be at least what one member needs: {reasons[-1]}")
     return Plan(best[0], reasons), best[2]
+
+
+def _for_length(size: int, program: Any, anew: Callable[..., Any]) -> Callable[..., Any]:
+    """The compiled program, which takes `size` members; where halving leaves fewer, one that is compiled for them."""
+    return lambda hyper, state, *rest: (program if len(state.step) == size else anew)(hyper, state, *rest)
 
 
 def _bytes(program: Any) -> int:
@@ -188,7 +194,7 @@ def rounded_up(count: int, multiple: int) -> int:
 def chunk_length(count: int, size: int) -> int:
     """The length of chunks of about `size` members: nearly even, a multiple of the devices; 1 for a size of 0 or 1."""
     even = -(-count // -(-count // max(size, 1)))
-    return even if even == 1 else rounded_up(even, jax.device_count())
+    return 1 if size <= 1 else rounded_up(even, jax.device_count())
 
 
 def padded(members: Sequence[Member], size: int) -> list[Member]:
@@ -199,8 +205,8 @@ def padded(members: Sequence[Member], size: int) -> list[Member]:
 def chunks(members: Sequence[Member], size: int) -> list[list[Member]]:
     """The members in chunks of nearly the same length, at most `size` (0: one each)."""
     number = -(-len(members) // max(size, 1))
-    bounds = [len(members) * index // number for index in range(number)] if number else []
-    return [list(members[start:stop]) for start, stop in zip(bounds, [*bounds[1:], len(members)], strict=True)]
+    bounds = [len(members) * index // max(number, 1) for index in range(number + 1)]
+    return [list(members[start:stop]) for start, stop in itertools.pairwise(bounds)]
 
 
 class MembersTraining(Training):

@@ -17,13 +17,15 @@ class AxisErrors(NamedTuple):
 
 
 def value_order(values: Sequence[Any]) -> list[Any]:
-    """The different values, numbers in their order, None first, others as text."""
+    """The different values, None first, numbers and tuples in their order."""
     return sorted(set(values), key=order_key)
 
 
 def order_key(value: Any) -> tuple:
     """What an axis's values are sorted by."""
-    return (1, value, "") if isinstance(value, (int, float)) else (0 if value is None else 2, 0, str(value))
+    if value is None:
+        return 0, 0, ""
+    return (1, value, "") if isinstance(value, (int, float)) else (2, 0, value)
 
 
 def errors_by_value(values: Sequence[Any], errors: Float[np.ndarray, " members"]) -> AxisErrors:

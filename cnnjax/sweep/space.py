@@ -126,7 +126,7 @@ def grid_and_draws(
     ]
     combinations = (dict(zip(listed, values, strict=True)) for values in itertools.product(*listed.values()))
     rows = [combination | draw for combination in combinations for draw in draws]
-    return [_member(number, {name: row[name] for name in axis_values}, base) for number, row in enumerate(rows)]
+    return [member(number, {name: row[name] for name in axis_values}, base) for number, row in enumerate(rows)]
 
 
 def _check_count(count: int, consent: bool) -> None:
@@ -147,28 +147,30 @@ def read_members(base: Config, path: Path, consent: bool = False) -> list[Member
         InputError: no such file, a column that is no axis, or a value of another type.
     """
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            lines = [line for line in csv.reader(file) if line]
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            lines = [(reader.line_num, line) for line in reader if line]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"--members must be a CSV file, got {path}: {error}") from None
     if len(lines) < 2:
         raise InputError(f"--members must have a line of axes and a line a member, got {len(lines)} lines in {path}")
-    names = [name.strip() for name in lines[0]]
+    names = [name.strip() for name in lines[0][1]]
     for name in names:
         check_axis(name, f"every column of {path}")
     if len(set(names)) < len(names):
         raise InputError(f"every column of {path} must be another axis, got {', '.join(names)}")
     _check_count(len(lines) - 1, consent)
     members = []
-    for number, line in enumerate(lines[1:]):
+    for number, (place, line) in enumerate(lines[1:]):
         if len(line) != len(names):
-            raise InputError(f"line {number + 2} of {path} must have {len(names)} values, got {len(line)}")
+            raise InputError(f"line {place} of {path} must have {len(names)} values, got {len(line)}")
         values = {name: _value(name, axes()[name], text) for name, text in zip(names, line, strict=True)}
-        members.append(_member(number, values, base))
+        members.append(member(number, values, base))
     return members
 
 
-def _member(number: int, values: dict[str, Any], base: Config) -> Member:
+def member(number: int, values: dict[str, Any], base: Config) -> Member:
+    """One training: the base config with these values. Raises InputError naming the member and the field."""
     parts: dict[str, dict[str, Any]] = {"hyper": {}, "model": {}, "train": {}}
     for name, value in values.items():
         part, _, field = name.rpartition(".")

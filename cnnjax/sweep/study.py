@@ -128,7 +128,10 @@ def run_sweep(
     halving.check(config)
     for group in by_program(members):
         run.build(group[0].config, dataset)
-    workdir.mkdir(parents=True, exist_ok=True)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--workdir must be a folder that can be written, got {workdir}: {error}") from None
     with locked(workdir):
         groups = [engine.group_of(group) for group in by_program(members)]
         plans, programs = _plans(config, members, groups, dataset, workdir, halving, size, memory, say)
@@ -155,7 +158,11 @@ def _plans(
     memory: int | None,
     say: Callable[[str], None],
 ) -> tuple[list[engine.Plan], list[Programs]]:
-    """How each group is cut into chunks, as sweep.json has it, else settled now and written there; and its programs."""
+    """How each group is cut into chunks, as sweep.json has it, else settled now and written there; and its programs.
+
+    Raises:
+        InputError: a size is asked for with which this sweep was not begun.
+    """
     path = workdir / "sweep.json"
     record = run.read_sealed(path)
     programs = []
@@ -169,6 +176,10 @@ def _plans(
         record |= {"members": _plain(members), "halving": halving, "plans": plans}
         write_text(path, run.sealed(record))
     run.check_record(record, workdir, dataset)
+    sizes = {found for found, _ in record["plans"]}
+    if size is not None and sizes != {size}:
+        known = ", ".join(map(str, sorted(sizes)))
+        raise InputError(f"--chunk must be what {workdir} was begun with ({known} members at a time), got {size}")
     plans = [engine.Plan(found, reasons) for found, reasons in record["plans"]]
     if not programs:
         programs = [
@@ -223,13 +234,19 @@ class _Trainer:
             length = engine.chunk_length(sum(map(len, chunks)) or 1, self.plans[number].size)
             for index, members in enumerate(chunks):
                 folder = self.workdir / "chunks" / f"{rung}-{number}-{index}"
-                self._train_chunk(folder, number, engine.padded(members, length), first, last)
+
+                def report(_, step: int, of: int, chunk: int = done) -> None:
+                    span, begin = ((of * epochs) // self.config.train.epochs for epochs in (last - first, first))
+                    self.report(f"members, to epoch {last}", chunk * span + step - begin, total * span)
+
+                self._train_chunk(folder, number, engine.padded(members, length), first, last, report)
                 for place, member in enumerate(members):
                     self.parts.setdefault(member.number, []).append(Part(folder, place, length, first, last))
                 done += 1
-                self.report(f"chunks of members, to epoch {last}", done, total)
 
-    def _train_chunk(self, folder: Path, number: int, members: list[Member], first: int, last: int) -> None:
+    def _train_chunk(
+        self, folder: Path, number: int, members: list[Member], first: int, last: int, report: Progress
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         group = self.groups[number]
         started = time.monotonic()
@@ -238,14 +255,7 @@ class _Trainer:
             if set(epochs) <= set(checkpoints.epochs()):
                 return
             training = MembersTraining(
-                group.config,
-                self.programs[number],
-                self.dataset,
-                folder,
-                checkpoints,
-                lambda _, done, total: self.report(f"chunk {folder.name}", done, total),
-                self.say,
-                self.texts,
+                group.config, self.programs[number], self.dataset, folder, checkpoints, report, self.say, self.texts
             )
             training.hyper, training.kept_epochs = engine.stacked(group, members), epochs
             if first > 0:

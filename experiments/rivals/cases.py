@@ -1,6 +1,7 @@
 """The work that is measured, with the bounds that the project sets itself."""
 
 import dataclasses
+import math
 
 from cnnjax import models
 from cnnjax.config import ModelConfig
@@ -15,7 +16,8 @@ class Case:
 
     Attributes:
         shape: one example, without the batch.
-        bars: the largest allowed ratio of our time over a rival's, by rival.
+        bars: the largest allowed ratio of our time over a rival's, by rival; infinite: measured without a bound.
+        members: trainings at a time; the times of suites vmap and sweep are a member's.
     """
 
     name: str
@@ -28,6 +30,7 @@ class Case:
     width: int = 0  # out channels
     images: int = IMAGES
     in_loop: bool = False
+    members: int = 1
 
     def network(self) -> models.ConvNet:
         assert self.model is not None
@@ -56,6 +59,14 @@ STEPS = [
     ),
 ]  # fmt: skip
 _LAX_TORCH = {"lax": 1.0, "torch": 1.3}
+
+
+def _sweep_bars(members: int) -> dict[str, float]:
+    """Those of 16 members; other counts show where training together begins to pay."""
+    bars = {"one after another": 1.0, "torch": 1.0, "torch.func": 0.5, "flax": 0.3}
+    return bars if members == 16 else dict.fromkeys(bars, math.inf)
+
+
 CASES: dict[str, list[Case]] = {
     "step": STEPS,
     "loop": [dataclasses.replace(case, bars={"python loop": 1.05}) for case in STEPS[:5]],
@@ -75,8 +86,13 @@ CASES: dict[str, list[Case]] = {
     ],
     "norm": [Case("local response normalization, with gradient", (55, 55, 96), 16, {"torch": 1.0})],
     "vmap": [
-        dataclasses.replace(case, name=f"8 members, {case.name}", bars={"single step": 1.0, "flax": 0.3})
+        dataclasses.replace(case, name=f"8 members, {case.name}", bars={"single step": 1.0, "flax": 0.3}, members=8)
         for case in STEPS[3:5]
+    ],
+    "sweep": [
+        dataclasses.replace(case, name=f"{count} members, {case.name}", bars=_sweep_bars(count), members=count)
+        for case in STEPS[3:5]
+        for count in (1, 4, 16, 64)
     ],
     "startup": [
         dataclasses.replace(STEPS[0], name="process start to the first step, LeNet", bars={"flax": 1.3, "torch": 2.0})

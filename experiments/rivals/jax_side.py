@@ -16,8 +16,10 @@ import optax
 from jax import lax
 
 from cnnjax import models, ops
-from cnnjax.config import Hyperparams, TrainConfig
-from cnnjax.data import Batch, Split, batches
+from cnnjax.config import Config, DataConfig, Hyperparams, TrainConfig
+from cnnjax.data import Batch, Dataset, Split, batches
+from cnnjax.sweep.engine import group_of, programs, stacked
+from cnnjax.sweep.space import grid_and_draws
 from cnnjax.train.step import TrainState, initial_state, make_preprocess, make_train_chunk, make_train_step
 from cnnjax.visualize.evolution import make_look, strongest_activations
 from experiments.rivals.cases import CLASSES, Case
@@ -32,7 +34,6 @@ HYPER = Hyperparams(
     filter_rms=float("inf"),
     flip=0.0,
 )
-MEMBERS = 8
 
 
 def images_and_labels(case: Case) -> tuple[np.ndarray, np.ndarray]:
@@ -77,21 +78,38 @@ def training(case: Case) -> Work:
     """Our training loop as users run it: chunks of steps in one program, data gathered on the device."""
     made = ours(case)
     chunk = ops.jit(make_train_chunk(made.network, made.config, made.preprocess, case.images), donate_argnums=1)
-    state = made.state(case.shape)
-    steps = case.images // case.batch
+    return _in_chunks(case, chunk, made.hyper, made.state(case.shape), made.data)
+
+
+def _in_chunks(case: Case, chunk: Callable, hyper: Hyperparams, state: TrainState, data: tuple) -> Work:
+    """The loop of a training, or of members trained together; their mean loss."""
+    steps, step = case.images // case.batch, 0
 
     def work(count: int) -> float:
-        nonlocal state
-        step = int(state.step)
+        nonlocal state, step
         last = step + count
         while step < last:
             epoch = step // steps
             stop = min((epoch + 1) * steps, last)
-            state = chunk(made.hyper, state, *made.data, epoch, step, stop)
+            state = chunk(hyper, state, *data, epoch, step, stop)
             step = stop
-        return float(state.metrics.loss / state.metrics.count)
+        return float(jnp.mean(state.metrics.loss / state.metrics.count))
 
     return work
+
+
+def sweep(case: Case) -> Work:
+    """Our sweep's programs in its loop: members of different learning rates around the rivals' one, all at a time."""
+    images, labels = images_and_labels(case)
+    split = Split(images, labels)
+    dataset = Dataset("synthetic", tuple(map(str, range(CLASSES))), split, split)
+    assert case.model is not None
+    base = Config(DataConfig(unit=UNIT), case.model, ours(case).config, HYPER)
+    rates = list(np.linspace(0.5, 1.5, case.members + 2)[1:-1] * LEARNING_RATE)
+    members = grid_and_draws(base, {"learning_rate": rates}, samples=1, seed=0)
+    group = group_of(members)
+    made, hyper = programs(group, dataset, sequential=False), stacked(group, members)
+    return _in_chunks(case, made.chunk, hyper, made.init(hyper), jax.device_put((images, labels)))
 
 
 def python_loop(case: Case) -> Work:
@@ -122,10 +140,10 @@ def single_step(case: Case) -> Work:
 
 
 def members(case: Case) -> Work:
-    """One step of `MEMBERS` members under plain `jax.vmap`, one batch for all."""
+    """One step of all members under plain `jax.vmap`, one batch for all."""
     made = ours(case)
-    hyper = jax.tree.map(lambda leaf: jnp.full(MEMBERS, leaf), made.hyper)
-    hyper = dataclasses.replace(hyper, seed=jnp.arange(MEMBERS))
+    hyper = jax.tree.map(lambda leaf: jnp.full(case.members, leaf), made.hyper)
+    hyper = dataclasses.replace(hyper, seed=jnp.arange(case.members))
     state = jax.vmap(lambda h: initial_state(made.network, made.config, h, case.shape))(hyper)
     step = ops.jit(jax.vmap(made.step(), in_axes=(0, 0, None)), donate_argnums=1)
     return _stepping(step, hyper, state, made.first_batch())
@@ -211,7 +229,7 @@ def flax_training(case: Case) -> Work:
 def flax_members(case: Case) -> Work:
     """Flax's own layers under `jax.vmap`."""
     initial, step = _flax_step(case)
-    state = jax.vmap(initial)(jax.random.split(jax.random.key(0), MEMBERS))
+    state = jax.vmap(initial)(jax.random.split(jax.random.key(0), case.members))
     step = jax.jit(jax.vmap(step, in_axes=(0, None, None, None)), donate_argnums=0)
     data = jax.device_put(images_and_labels(case))
     rows = jnp.arange(case.batch)
@@ -368,6 +386,7 @@ RIVALS: dict[str, Callable[[Case], Work]] = {
     "python loop": python_loop,
     "flax": flax_training,
     "members": members,
+    "sweep": sweep,
     "single step": single_step,
     "flax members": flax_members,
     "max_pool": max_pool,

@@ -34,15 +34,18 @@ def _network(case: Case) -> nn.Sequential:
     return network
 
 
+def _images_and_labels(case: Case, memory_format: torch.memory_format) -> tuple[torch.Tensor, torch.Tensor]:
+    images, labels = images_and_labels(case)
+    images = torch.from_numpy(np.ascontiguousarray(np.moveaxis(images, -1, 1)))
+    return images.to(memory_format=memory_format), torch.from_numpy(labels.astype(np.int64))
+
+
 def _training(case: Case, channels_last: bool, compiled: bool) -> Work:
     torch.manual_seed(0)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     network = _network(case).to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
     optimizer = torch.optim.SGD(network.parameters(), LEARNING_RATE, MOMENTUM, weight_decay=DECAY, fused=True)
-    images, labels = images_and_labels(case)
-    images = torch.from_numpy(np.ascontiguousarray(np.moveaxis(images, -1, 1)))
-    images = images.to(memory_format=memory_format)
-    labels = torch.from_numpy(labels.astype(np.int64))
+    images, labels = _images_and_labels(case, memory_format)
     criterion = nn.CrossEntropyLoss()
     rows = torch.arange(case.images).reshape(-1, case.batch)
 
@@ -61,6 +64,33 @@ def _training(case: Case, channels_last: bool, compiled: bool) -> Work:
             loss.backward()
             optimizer.step()
         return float(loss)
+
+    return work
+
+
+def _stacked_members(case: Case) -> Work:
+    """`torch.func`: the members' weights stacked, the gradient of one under `vmap`, one batch for all."""
+    torch.manual_seed(0)
+    networks = [_network(case) for _ in range(case.members)]
+    params, _ = torch.func.stack_module_state(networks)
+    optimizer = torch.optim.SGD(params.values(), LEARNING_RATE, MOMENTUM, weight_decay=DECAY, fused=True)
+    images, labels = _images_and_labels(case, torch.contiguous_format)
+    rows = torch.arange(case.images).reshape(-1, case.batch)
+
+    def objective(own, x, y):
+        return nn.functional.cross_entropy(torch.func.functional_call(networks[0], own, (x,)), y)
+
+    gradients = torch.func.vmap(torch.func.grad_and_value(objective), in_dims=(0, None, None))
+
+    def work(count: int) -> float:
+        for index in range(count):
+            chosen = rows[index % len(rows)]
+            x = (images[chosen].float() - 127.5) / UNIT
+            found, losses = gradients({name: leaf.detach() for name, leaf in params.items()}, x, labels[chosen])
+            for name, leaf in params.items():
+                leaf.grad = found[name]
+            optimizer.step()
+        return float(losses.mean())
 
     return work
 
@@ -100,6 +130,7 @@ RIVALS: dict[str, Callable[[Case], Work]] = {
     "torch": lambda case: _training(case, False, False),
     "torch channels-last": lambda case: _training(case, True, False),
     "torch compiled": lambda case: _training(case, True, True),
+    "torch func": _stacked_members,
     "torch conv": lambda case: _convolution(case, False),
     "torch conv channels-last": lambda case: _convolution(case, True),
     "torch norm": lambda case: _response_norm(case, False),

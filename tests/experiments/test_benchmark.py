@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import pytest
 
 from cnnjax.config import ModelConfig
 from cnnjax.errors import InputError
-from experiments.benchmark import SUITES, Options, step_flops
+from experiments.benchmark import SUITES, Options, _row, step_flops
 from experiments.rivals import jax_side
 from experiments.rivals.cases import CASES, Case
 
@@ -30,11 +31,37 @@ def test_every_suite_has_cases_with_bars_for_its_rivals():
             assert case.bars and set(case.bars) <= set(SUITES[suite][1]), case.name
 
 
-@pytest.mark.parametrize("rival", ["training", "python loop", "flax"])
+@pytest.mark.parametrize("rival", ["training", "python loop", "flax", "sweep", "flax members"])
 def test_the_rivals_train(rival):
-    work = jax_side.RIVALS[rival](dataclasses.replace(TINY))
+    work = jax_side.RIVALS[rival](dataclasses.replace(TINY, members=2))
     first = work(1)
     assert work(150) < first
+
+
+def test_the_stacked_members_of_torch_train():
+    pytest.importorskip("torch")
+    from experiments.rivals import torch_side
+
+    work = torch_side.RIVALS["torch func"](dataclasses.replace(TINY, members=2))
+    first = work(1)
+    assert work(50) < first
+
+
+class Measured:
+    """What the benchmark keeps of a process that is done."""
+
+    def __init__(self, name, figure):
+        self.name, self.figure, self.times, self.losses, self.diverged = name, figure, [figure], [1.0], False
+
+
+@pytest.mark.parametrize(("rival", "name", "ratio"), [("torch", "torch", 0.5), ("flax", "flax members", 0.125)])
+def test_a_members_share_is_taken_of_works_of_all_members(rival, name, ratio):
+    """Ours: 4 ms for 4 members. PyTorch's 2 ms are one training's, Flax's 32 ms all four's."""
+    case = dataclasses.replace(TINY, members=4, bars={"torch": math.inf, "flax": 0.3})
+    theirs = Measured(name, {"torch": 2.0, "flax members": 32.0}[name])
+    row = _row("sweep", case, rival, Measured("sweep", 4.0), Measured("matrix product", 1.0), [theirs])
+    assert row["ours_ms"] == 1.0 and row["ratio"] == ratio and row["members"] == 4
+    assert row["bar"] == (0.3 if rival == "flax" else None)
 
 
 def test_a_step_is_three_forward_passes_of_two_operations():

@@ -1,0 +1,110 @@
+"""A small sweep from the command line to its figures and its best member, and what is refused."""
+
+import csv
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from cnnjax import cli
+from cnnjax.data import load
+from cnnjax.errors import InputError
+from cnnjax.train import run
+from experiments import sweep
+from tests.experiments.test_filter_evolution import Quiet
+
+SMALL = [
+    "--config", "digits", "--model.widths", "2", "3", "--model.dense", "4", "--train.epochs", "2",
+    "--train.keep-epochs", "1", "--train.batch-size", "256",
+]  # fmt: skip
+
+
+def told(*words):
+    axes, rest = sweep.take_axes([*SMALL, *words])
+    return cli.parse(rest, sweep.Options())._replace(taken=axes)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sweep")
+    words = ["--sweep.learning-rate", "1e-3,1e-1", "--sweep.momentum=0.5,0.9", "--chunk", "2", "--halve-at", "1"]
+    arguments = told(*words, "--workdir", str(folder / "sweep"), "--best", str(folder / "best"))
+    sweep.main(arguments, Quiet())
+    return arguments, folder
+
+
+def test_a_sweep_leaves_a_table_and_every_figure_with_its_numbers(swept):
+    _, folder = swept
+    with open(folder / "sweep" / "members.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [(float(row["learning_rate"]), float(row["momentum"])) for row in rows] == [
+        (1e-3, 0.5), (1e-3, 0.9), (1e-1, 0.5), (1e-1, 0.9)
+    ]  # fmt: skip
+    assert sorted(row["state"] for row in rows) == ["finished"] * 2 + ["stopped at epoch 1"] * 2
+    names = {path.name for path in (folder / "sweep" / "figures").iterdir()}
+    assert {"curves.png", "curves.npz", "filters.png", "filters.npz"} <= names
+    assert {name[:-4] for name in names if name.endswith(".png")} == {n[:-4] for n in names if n.endswith(".npz")}
+    with np.load(folder / "sweep" / "figures" / "curves.npz") as arrays:
+        assert arrays["errors"].shape == (4, 3)
+        for row, errors in zip(rows, arrays["errors"], strict=True):
+            shown = [row[f"test_error_{epoch}"] for epoch in range(3)]
+            np.testing.assert_allclose(errors, [float(text) if text else np.nan for text in shown], atol=1e-6)
+
+
+def test_the_best_member_is_a_run_that_every_script_takes(swept):
+    _, folder = swept
+    with open(folder / "sweep" / "members.csv") as file:
+        rows = [row for row in csv.DictReader(file) if row["state"] == "finished"]
+    best = min(rows, key=lambda row: float(row["test_error_2"]))
+    config = run.read_config(folder / "best" / "config.json")
+    assert config.hyper.learning_rate == float(best["learning_rate"])
+    calls = []
+    found = run.run(config, load(config.data), folder / "best", lambda *call: calls.append(call))
+    assert not calls and list(found.states) == [0, 1, 2]
+    assert found.metrics[2]["test_error"] == pytest.approx(float(best["test_error_2"]), abs=1e-6)
+
+
+def test_axes_are_taken_from_among_the_other_options():
+    axes, rest = sweep.take_axes(["--config", "digits", "--sweep.seed", "0:2", "--yes", "--sweep.model.norm=none,lrn"])
+    assert axes == {"seed": [0, 1], "model.norm": [None, "lrn"]}
+    assert rest == ["--config", "digits", "--yes"]
+    with pytest.raises(InputError, match="--sweep.seed must be followed by values, got nothing"):
+        sweep.take_axes(["--config", "digits", "--sweep.seed"])
+
+
+BAD = [
+    (["--sweep.rate", "1"], "--sweep.NAME must be one of learning_rate, momentum, .*, got 'rate'"),
+    (["--sweep.seed", "0:2", "--sweep.seed", "3"], "--sweep.seed must be given once"),
+    (["--sweep.seed", "2:0"], "--sweep.seed must be a rising range"),
+    ([], "--sweep must be given an axis"),
+    (["--sweep.dropout-rate", "0,1"], "member 1: hyper.dropout_rate must be less than 1"),
+    (["--sweep.seed", "0:200000"], "--yes must be given for more than 100,000 members, got 200,000"),
+    (["--sweep.seed", "0:2", "--engine", "parallel"], "--engine must be together or sequential, got 'parallel'"),
+    (["--sweep.seed", "0:2", "--chunk", "0"], "--chunk must be at least 1"),
+    (["--sweep.seed", "0:2", "--chunk", "4", "--engine", "sequential"], "--chunk .* goes with --engine together"),
+    (["--sweep.seed", "0:2", "--memory-gb", "nan"], "--memory-gb must be more than 0"),
+    (["--sweep.seed", "0:2", "--samples", "0"], "--samples must be at least 1"),
+    (["--sweep.seed", "0:2", "--halve-at", "2"], "--halve-at must be epochs from 1 to 1"),
+    (["--sweep.seed", "0:2", "--halve-at", "1", "--keep", "1"], "--keep must be a share between 0 and 1"),
+    (["--sweep.seed", "0:2", "--members", "members.csv"], "--members and --sweep exclude each other"),
+    (["--members", "missing.csv"], "--members must be a CSV file, got missing.csv"),
+    (["--sweep.seed", "0:2", "--train.on-nan", "skip"], "train.on_nan must be stop in a sweep"),
+    (["--sweep.model.filters", "3x3,30x3"], "conv1: a 30×30 filter with stride 1 does not fit 8×8"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), BAD, ids=[" ".join(words) or "nothing" for words, _ in BAD])
+def test_bad_input_is_refused_before_anything_is_written(tmp_path, words, message):
+    with pytest.raises(InputError, match=message) as caught:
+        sweep.main(told(*words, "--workdir", str(tmp_path / "new")), Quiet())
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_input_is_one_line_and_status_2(tmp_path):
+    command = [sys.executable, "-m", "experiments.sweep", *SMALL, "--sweep.learning-rate", "0.1,-1"]
+    done = subprocess.run([*command, "--workdir", str(tmp_path / "new")], capture_output=True, text=True)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("error: member 1: hyper.learning_rate must be between 0 and 1000, got -1.0")
+    assert not (tmp_path / "new").exists()

@@ -1,0 +1,74 @@
+import math
+
+import numpy as np
+
+from cnnjax.figures import sweep
+
+
+def test_a_value_is_written_short():
+    assert [sweep.text_of(value) for value in (1e-3, (8, 16), None, "sgd", 3)] == ["0.001", "8×16", "None", "sgd", "3"]
+
+
+def axes_of(values):
+    flat = np.full(len(values), 0.5)
+    (axes,) = sweep.draw_axes(["axis"], [values], [flat], [flat], [flat], 4).axes
+    return axes
+
+
+def test_an_axis_is_logarithmic_where_its_values_are():
+    axes = axes_of([1e-3, 1e-2, 1e-1])
+    assert axes.get_xscale() == "log"
+    np.testing.assert_allclose(axes.lines[0].get_xdata(), [1e-3, 1e-2, 1e-1])
+    assert axes_of([0.0, 0.25, 0.5]).get_xscale() == "linear"
+
+
+def test_what_is_no_number_or_too_close_stands_at_equal_distances():
+    """0 and 5e-4 beside 5e-3; the networks' own value beside tuples; no limit beside 0.1."""
+    for values in ([0.0, 5e-4, 5e-3], [None, (8,), (16,)], [0.1, math.inf]):
+        axes = axes_of(values)
+        np.testing.assert_array_equal(axes.lines[0].get_xdata(), range(len(values)))
+        assert [label.get_text() for label in axes.get_xticklabels()] == [sweep.text_of(value) for value in values]
+
+
+def test_all_panels_have_one_scale_of_errors():
+    low, high = np.array([0.1, 0.2]), np.array([0.3, 0.9])
+    figure = sweep.draw_axes(["a", "b"], [[1, 2], [3, 4]], [low, high], [low, high], [low, high], 4)
+    one, other = figure.axes
+    assert one.get_ylim() == other.get_ylim() and one.get_ylim()[1] >= 90
+    assert one.get_ylabel() == "test error at epoch 4, %"
+
+
+def test_a_member_that_was_stopped_has_a_cross_at_its_last_epoch():
+    errors = np.array([[0.9, 0.5, 0.1], [0.9, 0.7, np.nan]])
+    figure = sweep.draw_curves([0, 1, 2], errors, "momentum", [0.5, 0.9])
+    (axes,) = figure.axes
+    (cross,) = [line for line in axes.lines if line.get_marker() == "x"]
+    assert (cross.get_xdata()[0], cross.get_ydata()[0]) == (1, 70.0)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["0.5", "0.9"]
+
+
+def test_a_heat_map_writes_the_cells_that_there_are():
+    figure = sweep.draw_heat("a", [1, 2], "b", [(8,), None], np.array([[0.1, np.nan], [0.25, 0.9]]), 4)
+    assert [text.get_text() for text in figure.axes[0].texts] == ["10.0", "25.0", "90.0"]
+
+
+def test_importance_rises_from_the_bottom_and_says_its_share():
+    figure = sweep.draw_importance(["a", "b", "c"], np.array([0.2, 0.7, 0.0]))
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["c", "a", "b"]
+    assert [bar.get_width() for bar in axes.patches] == [0, 20, 70]
+
+
+def test_filters_have_a_row_a_member_and_their_own_scale():
+    """A cell and the same cell times 10 are drawn alike, with another number below; a filter that misses is paper."""
+    kernels = np.random.default_rng(0).normal(size=(1, 2, 3, 3, 1, 3))
+    kernels[:, 1] = 10 * kernels[:, 0]
+    kernels *= 2 / np.abs(kernels[0, 0]).max()
+    figure = sweep.draw_filters(kernels, ["seed 0"], [0, 5], "seed", np.array([0.125]))
+    first, second = figure.axes
+    pictures = [np.asarray(axes.images[0].get_array()) for axes in figure.axes]
+    np.testing.assert_allclose(*pictures)
+    assert pictures[0].shape == (7, 7, 3) and (pictures[0][4:, 4:] == 1).all()
+    assert (first.get_xlabel(), second.get_xlabel()) == ("±2", "±20")
+    assert (first.get_title(), second.get_title()) == ("epoch 0", "epoch 5")
+    assert first.get_ylabel() == "seed 0\n12.5 % error"

@@ -1,0 +1,32 @@
+"""A data set and sweeps so small that they train in a moment."""
+
+import numpy as np
+
+from cnnjax.config import Config, DataConfig, Hyperparams, ModelConfig, TrainConfig
+from cnnjax.data.dataset import Dataset, checked_dataset
+from cnnjax.sweep.space import Member, grid_and_draws
+
+# Dropout, augmentation and batch statistics on; 32 images in batches of 12: the last one is masked.
+CONFIG = Config(
+    DataConfig(name="digits"),
+    ModelConfig("lenet", widths=(2, 3), filters=(3, 3), paddings=(1, 1), dense=(6,), norm="batch", init="he"),
+    TrainConfig(epochs=2, batch_size=12, keep_epochs=(1,), save_every_seconds=1e6),
+    Hyperparams(learning_rate=0.05, dropout_rate=0.3, shift=1.0, contrast=0.2, brightness=0.1),
+)
+
+
+def dataset() -> Dataset:
+    """Three classes, each noise around its own mean grey level."""
+    generator = np.random.default_rng(0)
+
+    def split(count):
+        labels = generator.integers(0, 3, count)
+        noise = generator.integers(0, 120, (count, 8, 8, 1))
+        return (noise + 60 * labels[:, None, None, None]).astype(np.uint8), labels
+
+    return checked_dataset("noise", ("a", "b", "c"), train=split(32), test=split(10))
+
+
+def members(config: Config = CONFIG, **axes) -> list[Member]:
+    """A grid; "model__filters" stands for the axis "model.filters"."""
+    return grid_and_draws(config, {name.replace("__", "."): values for name, values in axes.items()}, 1, 0)

@@ -1,0 +1,224 @@
+import dataclasses
+import os
+import pickle
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from cnnjax.config import ModelConfig
+from cnnjax.errors import InputError
+from cnnjax.sweep import engine, study
+from cnnjax.sweep.space import by_program
+from cnnjax.train import run
+from tests.sweep import sweeps
+
+QUICK = dataclasses.replace(sweeps.CONFIG, model=ModelConfig("mlp", dense=(4,)))
+STEPS = 3  # an epoch of 32 images in batches of 12
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return sweeps.dataset()
+
+
+@pytest.fixture(scope="module")
+def members():
+    """Members 0 and 1 share a seed; member 2 has its own."""
+    wild, tame, other = sweeps.members(learning_rate=[1e3, 0.05, 0.01])
+    other = other._replace(
+        config=dataclasses.replace(other.config, hyper=dataclasses.replace(other.config.hyper, seed=1))
+    )
+    return [wild, tame, other]
+
+
+@pytest.fixture(scope="module")
+def together(dataset, members, tmp_path_factory):
+    return study.run_sweep(sweeps.CONFIG, members, dataset, tmp_path_factory.mktemp("sweep") / "together", size=3)
+
+
+@pytest.fixture(scope="module")
+def in_sequence(dataset, members, tmp_path_factory):
+    return study.run_sweep(sweeps.CONFIG, members, dataset, tmp_path_factory.mktemp("sweep") / "sequence", size=0)
+
+
+def same(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_a_member_is_the_training_alone(dataset, members, together, in_sequence, tmp_path):
+    """With dropout, augmentation, batch statistics and a masked last batch.
+
+    In sequence bit for bit, weights and metrics; together within rounding (here, on a CPU, measured: bit for bit too).
+    """
+    member = members[2]
+    alone = run.run(member.config, dataset, tmp_path)
+    for epoch, state in alone.states.items():
+        same(in_sequence.state_of(member, epoch), state)
+        jax.tree.map(
+            lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5),
+            together.state_of(member, epoch),
+            state,
+        )
+    assert in_sequence.results[2].metrics == alone.metrics
+    for ours, theirs in zip(together.results[2].metrics, alone.metrics, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
+
+
+def test_one_seed_is_one_start_and_one_order_of_batches(members, together):
+    wild, tame, other = (together.state_of(member, 0).params for member in members)
+    same(wild, tame)
+    assert not np.array_equal(tame["conv1"]["kernel"], other["conv1"]["kernel"])
+
+
+@pytest.mark.parametrize("engine_name", ["together", "in_sequence"])
+def test_a_member_that_diverges_stands_still_and_is_marked(members, request, engine_name):
+    swept = request.getfixturevalue(engine_name)
+    wild, tame, _ = swept.results
+    state = swept.state_of(members[0], 2)
+    step = int(state.step)
+    assert 0 < step < 2 * STEPS and wild.state == f"diverged at step {step}" and tame.state == "finished"
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+    if step <= STEPS:
+        same(state.params, swept.state_of(members[0], 1).params)
+    assert [line["epoch"] for line in wild.metrics] == [0, 1, 2] and "train_loss" not in wild.metrics[2]
+
+
+def test_who_diverges_changes_no_bit_of_the_others(dataset):
+    """One program, twice: with a first member whose weights are huge, and with a calm one."""
+    members = sweeps.members(QUICK, initial_scale=[3.0, 1.0, 2.0])
+    group = engine.group_of(members)
+    made = engine.programs(group, dataset, sequential=False)
+
+    def trained(first):
+        hyper = engine.stacked(group, members)
+        hyper = dataclasses.replace(hyper, initial_scale=hyper.initial_scale.at[0].set(first))
+        return made.chunk(hyper, made.init(hyper), dataset.train.images, dataset.train.labels, 0, 0, STEPS)
+
+    wild, calm = trained(1e30), trained(3.0)
+    assert list(wild.unsound > 0) == [True, False, False] and not np.any(calm.unsound)
+    same(*(jax.tree.map(lambda leaf: leaf[1:], state) for state in (wild, calm)))
+
+
+@pytest.fixture
+def traces(monkeypatch):
+    """How often the train chunk has been traced by the engine."""
+    counted = []
+    make = engine.make_train_chunk
+
+    def make_counted(*arguments):
+        chunk = make(*arguments)
+
+        def traced(*given):
+            counted.append(None)
+            return chunk(*given)
+
+        return traced
+
+    monkeypatch.setattr(engine, "make_train_chunk", make_counted)
+    return counted
+
+
+def test_numbers_compile_once_and_each_shape_once(dataset, tmp_path, traces):
+    """Two shapes; three learning rates each, in chunks of two, of which the second is padded."""
+    members = sweeps.members(QUICK, model__dense=[(4,), (5,)], learning_rate=[0.1, 0.2, 0.3])
+    study.run_sweep(QUICK, members, dataset, tmp_path / "sweep", size=2)
+    assert len(traces) == 2
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 16, 17, 100])
+@pytest.mark.parametrize("size", [0, 1, 2, 7, 16, 1000])
+def test_chunks_hold_all_members_and_are_nearly_even(count, size):
+    members = list(range(count))
+    cut = engine.chunks(members, size)
+    lengths = [len(chunk) for chunk in cut]
+    assert [member for chunk in cut for member in chunk] == members
+    assert max(lengths) - min(lengths) <= 1 and max(lengths) <= max(size, 1)
+    assert len(cut) == -(-count // max(size, 1))  # no more chunks than needed
+    length = engine.chunk_length(count, size)
+    assert length == max(lengths)
+    assert engine.chunk_length(count, length) == length  # the length is a size that leads to itself
+    assert all(len(engine.padded(chunk, length)) == length for chunk in cut)
+
+
+def test_no_members_are_no_chunks():
+    assert engine.chunks([], 4) == []
+
+
+def test_what_differs_has_an_axis_and_what_is_shared_has_none():
+    (group,) = by_program(sweeps.members(momentum=[0.5, 0.9], seed=[3]))
+    group = engine.group_of(group)
+    assert (group.axes.momentum, group.axes.seed, group.axes.learning_rate) == (0, None, None)
+    hyper = engine.stacked(group, group.members)
+    np.testing.assert_array_equal(hyper.momentum, np.float32([0.5, 0.9]))
+    assert hyper.seed.shape == () and int(hyper.seed) == 3
+
+
+def two_members():
+    (members,) = by_program(sweeps.members(QUICK, learning_rate=[0.1, 0.2]))
+    return engine.group_of(members)
+
+
+def test_the_plan_stays_within_the_memory_and_says_why(dataset, monkeypatch):
+    monkeypatch.setattr(engine, "CANDIDATES", (1,))
+    group = two_members()
+    made = engine.programs(group, dataset, sequential=True)
+    hyper = engine.stacked(group, group.members[:1])
+    shapes = jax.eval_shape(made.init, hyper)
+    arrays = dataset.train.images, dataset.train.labels
+    analysis = made.chunk.lower(hyper, shapes, *arrays, 0, 0, 1).compile().memory_analysis()
+    least = analysis.temp_size_in_bytes + analysis.argument_size_in_bytes + analysis.output_size_in_bytes
+
+    said = []
+    plan, made = engine.plan(group, dataset, least, said.append)
+    assert plan.size == 0 and "1 at a time" in plan.reasons[0] and said == plan.reasons[:1]
+    assert "2 members need" in plan.reasons[1] and len(plan.reasons) == 2
+    # what it hands back trains on
+    state = made.chunk(hyper, made.init(hyper), *arrays, 0, 0, STEPS)
+    assert int(state.step[0]) == STEPS
+    with pytest.raises(InputError, match="--memory-gb must be at least what one member needs: 1 members need .* MB"):
+        engine.plan(group, dataset, least - 1, said.append)
+
+
+def test_fewer_members_than_the_plan_compiled_for_train_too(dataset, monkeypatch):
+    """As halving leaves them: the plan's own program takes two members and no other number."""
+    monkeypatch.setattr(engine, "CANDIDATES", ())
+    group = two_members()
+    plan, made = engine.plan(group, dataset, 2**30, lambda text: None)
+    assert plan.size == 2
+    for count in (2, 1):
+        hyper = engine.stacked(group, group.members[:count])
+        state = made.chunk(hyper, made.init(hyper), dataset.train.images, dataset.train.labels, 0, 0, STEPS)
+        assert list(state.step) == [STEPS] * count
+
+
+ON_DEVICES = """
+import pickle, sys
+from pathlib import Path
+from tests.sweep import test_engine
+with open(sys.argv[2], "wb") as file:
+    pickle.dump(test_engine.halved_to_one(Path(sys.argv[1]), int(sys.argv[3])), file)
+"""
+
+
+def halved_to_one(workdir, size):
+    """Three members, of which one is left: fewer than the devices. Their number, and every weight."""
+    members = sweeps.members(QUICK, learning_rate=[0.1, 0.2, 0.3])
+    swept = study.run_sweep(QUICK, members, sweeps.dataset(), workdir, size=size, halving=study.Halving((1,), 0.1))
+    (last,) = [result.member for result in swept.results if result.state == "finished"]
+    states = [swept.state_of(member, 1) for member in members] + [swept.state_of(last, 2)]
+    return jax.device_count(), last.number, [np.asarray(leaf) for leaf in jax.tree.leaves(states)]
+
+
+def test_members_on_eight_devices_are_those_on_one(tmp_path):
+    command = [sys.executable, "-c", ON_DEVICES, str(tmp_path / "eight"), str(tmp_path / "states"), "3"]
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    count, number, eight = pickle.loads((tmp_path / "states").read_bytes())
+    _, best, one = halved_to_one(tmp_path / "one", 1)
+    assert count == 8 and number == best
+    for ours, theirs in zip(eight, one, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)

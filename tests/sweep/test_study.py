@@ -1,0 +1,251 @@
+import csv
+import dataclasses
+import io
+import json
+import math
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from cnnjax.config import ModelConfig
+from cnnjax.errors import InputError
+from cnnjax.sweep import engine, study
+from cnnjax.sweep.study import Halving
+from cnnjax.train import run
+from cnnjax.train.lock import locked
+from tests.sweep import sweeps
+
+CONFIG = dataclasses.replace(
+    sweeps.CONFIG,
+    model=ModelConfig("mlp", dense=(4,)),
+    train=dataclasses.replace(sweeps.CONFIG.train, save_every_seconds=1e-9),  # after every chunk of steps
+)
+MEMBERS = sweeps.members(CONFIG, learning_rate=[0.1, 0.02, 0.3], seed=[0, 1])
+HALVING = Halving((1,), 0.5)
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return sweeps.dataset()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once():
+    """The sweeps of this file that need the same programs share them, as those of one process would."""
+    make, made = engine.programs, {}
+
+    def programs(group, dataset, sequential):
+        key = (group.config.model, group.config.train, group.axes, id(dataset), sequential)
+        if key not in made:
+            made[key] = make(group, dataset, sequential)
+        return made[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "programs", programs)
+        yield
+
+
+def trained(dataset, workdir, progress=None, halving=HALVING, config=CONFIG, members=MEMBERS):
+    return study.run_sweep(
+        config, members, dataset, workdir, halving=halving, size=2, progress=progress, say=lambda text: None
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(dataset, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("sweep") / "whole"
+    calls = []
+    return trained(dataset, workdir, lambda *call: calls.append(call)), workdir, calls
+
+
+def outcome(swept):
+    return [(result.state, result.metrics) for result in swept.results]
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("share", [0.1, 0.45, 0.7, 0.95])
+def test_a_sweep_stopped_anywhere_ends_with_the_same_bits(dataset, whole, tmp_path, share):
+    finished, _, calls = whole
+    left = [round(share * len(calls))]
+
+    def stop(*call):
+        left[0] -= 1
+        if left[0] <= 0:
+            raise Stop
+
+    with pytest.raises(Stop):
+        trained(dataset, tmp_path / "sweep", stop)
+    resumed = trained(dataset, tmp_path / "sweep")
+    assert outcome(resumed) == outcome(finished)
+    for result in finished.results:
+        last = 2 if result.state == "finished" else 1
+        for epoch in range(last + 1):
+            states = [swept.state_of(result.member, epoch) for swept in (finished, resumed)]
+            jax.tree.map(np.testing.assert_array_equal, *states)
+
+
+def test_a_finished_sweep_is_only_read(dataset, whole):
+    finished, workdir, _ = whole
+    kept = ("chunks", "sweep.json")
+    before = {
+        path: path.stat().st_mtime_ns
+        for path in workdir.rglob("*")
+        if path.is_file() and path.relative_to(workdir).parts[0] in kept and path.name != "lock"
+    }
+    calls = []
+    again = trained(dataset, workdir, lambda *call: calls.append(call))
+    assert outcome(again) == outcome(finished)
+    assert not calls
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+
+
+def test_members_that_were_finished_are_not_trained_again(dataset, whole, tmp_path):
+    """Only the chunk that is missing is trained."""
+    finished, workdir, _ = whole
+    shutil.copytree(workdir, tmp_path / "sweep")
+    shutil.rmtree(tmp_path / "sweep" / "chunks" / "0-0-1")
+    calls = []
+    again = trained(dataset, tmp_path / "sweep", lambda *call: calls.append(call))
+    # it is the second of three, and each trains 3 steps to epoch 1
+    assert {description for description, _, _ in calls} == {"members, to epoch 1"}
+    assert all(3 < done <= 6 and total == 9 for _, done, total in calls)
+    assert outcome(again) == outcome(finished)
+
+
+def test_halving_keeps_the_best_share(whole):
+    finished, _, _ = whole
+    errors = {result.member.number: result.metrics[1]["test_error"] for result in finished.results}
+    best = sorted(errors, key=lambda number: (errors[number], number))[: math.ceil(6 * 0.5)]
+    for result in finished.results:
+        stays = result.member.number in best
+        assert result.state == ("finished" if stays else "stopped at epoch 1")
+        assert [line["epoch"] for line in result.metrics] == ([0, 1, 2] if stays else [0, 1])
+
+
+def test_halving_trains_fewer_steps_and_goes_on_where_it_was(dataset, whole, tmp_path):
+    """Six members for one epoch of 3 steps, three of them for one more: 27 of the 36 steps. And the survivors end with
+    the bits of the sweep without halving."""
+    finished, workdir, calls = whole
+
+    def steps(calls):
+        return sum({description: done for description, done, _ in calls}.values())
+
+    assert sorted(path.name for path in (workdir / "chunks").iterdir()) == ["0-0-0", "0-0-1", "0-0-2", "1-0-0", "1-0-1"]
+    assert steps(calls) == 3 * 3 + 2 * 3
+    all_calls = []
+    full = trained(dataset, tmp_path / "full", lambda *call: all_calls.append(call), halving=study.NO_HALVING)
+    assert steps(all_calls) == 3 * 6
+    for result in finished.results:
+        if result.state == "finished":
+            states = [swept.state_of(result.member, 2) for swept in (finished, full)]
+            jax.tree.map(np.testing.assert_array_equal, *states)
+            assert result.metrics == full.results[result.member.number].metrics
+
+
+def test_the_table_has_a_row_a_member(whole):
+    finished, workdir, _ = whole
+    rows = list(csv.DictReader((workdir / "members.csv").read_text().splitlines()))
+    assert list(rows[0]) == [
+        "member", "learning_rate", "seed", "state", "seconds", "test_error_0", "test_error_1", "test_error_2"
+    ]  # fmt: skip
+    for number, (row, result) in enumerate(zip(rows, finished.results, strict=True)):
+        assert int(row["member"]) == number and row["state"] == result.state
+        assert float(row["learning_rate"]) == result.member.config.hyper.learning_rate
+        assert int(row["seed"]) == result.member.config.hyper.seed and float(row["seconds"]) > 0
+        errors = [line["test_error"] for line in result.metrics] + [None] * (3 - len(result.metrics))
+        for epoch, error in enumerate(errors):
+            text = row[f"test_error_{epoch}"]
+            assert text == "" if error is None else float(text) == pytest.approx(error, abs=1e-6)
+
+
+def test_the_table_writes_tuples_as_an_axis_takes_them():
+    (member,) = sweeps.members(CONFIG, model__dense=[(4, 8)])
+    result = study.Result(member, "finished", [{"epoch": 0, "test_error": 0.5}], 1.25, [])
+    assert list(csv.reader(io.StringIO(study.members_table([result])))) == [
+        ["member", "model.dense", "state", "seconds", "test_error_0"],
+        ["0", "4x8", "finished", "1.25", "0.500000"],
+    ]
+
+
+def test_another_sweep_in_the_folder_is_refused_naming_what_differs(dataset, whole):
+    _, workdir, _ = whole
+    before = sorted(str(path) for path in workdir.rglob("*"))
+    longer = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, epochs=3))
+    with pytest.raises(
+        InputError, match=r"another sweep \(train.epochs: 3 here, 2 there; other members; other halving\)"
+    ):
+        trained(dataset, workdir, config=longer, members=MEMBERS[:3], halving=Halving((2,), 0.5))
+    assert sorted(str(path) for path in workdir.rglob("*")) == before
+
+
+def test_another_data_set_is_refused(dataset, whole):
+    _, workdir, _ = whole
+    changed = dataclasses.replace(dataset, train=dataclasses.replace(dataset.train, images=255 - dataset.train.images))
+    with pytest.raises(InputError, match="on other data .sha256"):
+        trained(changed, workdir)
+
+
+def test_a_folder_of_something_else_is_refused_and_left_alone(dataset, tmp_path):
+    (tmp_path / "holiday.jpg").write_text("")
+    with pytest.raises(InputError, match="--workdir must be new, empty or a sweep's"):
+        trained(dataset, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
+    with pytest.raises(InputError, match="--workdir must be a folder"):
+        trained(dataset, tmp_path / "holiday.jpg" / "sweep")
+
+
+def test_a_damaged_record_is_refused(dataset, whole, tmp_path):
+    _, workdir, _ = whole
+    text = (workdir / "sweep.json").read_text()
+    (tmp_path / "sweep.json").write_text(text.replace('"epochs": 2', '"epochs": 4'))
+    with pytest.raises(InputError, match="sweep.json is not as it was written"):
+        trained(dataset, tmp_path)
+
+
+def test_two_at_once_exclude_each_other(dataset, whole):
+    _, workdir, _ = whole
+    with locked(workdir), pytest.raises(InputError, match="must not be in use by another process, and is .pid"):
+        trained(dataset, workdir)
+
+
+@pytest.mark.parametrize(
+    ("halving", "match"),
+    [
+        (Halving((2,), 0.5), "--halve-at must be epochs from 1 to 1, got"),
+        (Halving((0,), 0.5), "--halve-at must be epochs from 1 to 1, got"),
+        (Halving((1, 1), 0.5), "--halve-at must be rising epochs"),
+        (Halving((1,), 1.0), "--keep must be a share between 0 and 1, got 1.0"),
+        (Halving((1,), math.nan), "--keep must be a share"),
+    ],
+)
+def test_bad_halving_is_refused_before_anything_is_written(dataset, tmp_path, halving, match):
+    with pytest.raises(InputError, match=match):
+        trained(dataset, tmp_path / "sweep", halving=halving)
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_a_member_whose_network_does_not_fit_writes_nothing(dataset, tmp_path):
+    members = sweeps.members(sweeps.CONFIG, model__filters=[(3, 3), (30, 3)])
+    with pytest.raises(InputError, match="conv1: a 30×30 filter"):
+        trained(dataset, tmp_path / "sweep", config=sweeps.CONFIG, members=members)
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_a_member_becomes_a_run_of_its_own(dataset, whole, tmp_path):
+    """`run` finds the exported folder finished: nothing is trained, and the bits are the sweep's."""
+    finished, _, _ = whole
+    result = next(result for result in finished.results if result.state == "finished")
+    config = result.member.config
+    states = {epoch: finished.state_of(result.member, epoch) for epoch in config.train.kept_epochs}
+    run.export(tmp_path / "best", config, dataset, states, result.metrics)
+    calls = []
+    found = run.run(config, dataset, tmp_path / "best", lambda *call: calls.append(call))
+    assert not calls and found.metrics == result.metrics
+    jax.tree.map(np.testing.assert_array_equal, found.states, states)
+    lines = (tmp_path / "best" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == result.metrics
