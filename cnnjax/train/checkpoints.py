@@ -96,13 +96,6 @@ def verify(folder: Path) -> dict[str, Any]:
         Damaged: a file is missing or is not the one that was written.
         InputError: it is of a format that this version cannot read.
     """
-    manifest = _manifest(folder)
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        _compare(folder, manifest, _digests(pool, _digest_or_none, {n: folder / n for n in manifest["files"]}))
-    return manifest
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     try:
         manifest = json.loads(path.read_text())
@@ -128,22 +121,12 @@ def _manifest(folder: Path) -> dict[str, Any]:
         )
     if (kind, str(number)) != (folder.parent.name, folder.name):
         raise Damaged(f"{folder} holds the checkpoint {kind}/{number}")
-    return manifest
-
-
-def _compare(folder: Path, manifest: dict[str, Any], digests: Mapping[str, concurrent.futures.Future]) -> None:
-    for name, digest in digests.items():
-        if digest.result() is None:
+    for name, digest in _in_parallel(_digest_or_none, {name: folder / name for name in manifest["files"]}).items():
+        if digest is None:
             raise Damaged(f"{folder / name} is missing or cannot be read")
-        if digest.result() != manifest["files"][name]:
+        if digest != manifest["files"][name]:
             raise Damaged(f"{folder / name} is not as it was written")
-
-
-def _digests(
-    pool: concurrent.futures.Executor, digest: Callable[[Any], str | None], of: Mapping[str, Any]
-) -> dict[str, concurrent.futures.Future]:
-    """Begins to hash; other threads run meanwhile."""
-    return {name: pool.submit(digest, value) for name, value in of.items()}
+    return manifest
 
 
 def read(folder: Path, like: Any) -> Kept:
@@ -155,7 +138,9 @@ def read(folder: Path, like: Any) -> Kept:
     Raises:
         Damaged, InputError: as `verify`, and InputError if the state has other arrays than `like`.
     """
-    manifest = _manifest(folder)
+    import orbax.checkpoint as ocp
+
+    manifest = verify(folder)
     wanted = {name: _describe(leaf) for name, leaf in _leaves(like).items()}
     found = {name: {"shape": one["shape"], "dtype": one["dtype"]} for name, one in manifest["arrays"].items()}
     for name in sorted(wanted.keys() | found.keys()):
@@ -164,28 +149,23 @@ def read(folder: Path, like: Any) -> Kept:
                 f"{folder} must hold the state of this run, and {name} is {_said(found.get(name))} there and "
                 f"{_said(wanted.get(name))} here"
             )
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        files = _digests(pool, _digest_or_none, {name: folder / name for name in manifest["files"]})
-        try:
-            state, problem = _restore(folder / "state", like), None
-        except Exception as error:  # Orbax raises many kinds
-            state, problem = None, error
-        _compare(folder, manifest, files)
-        if problem is not None:
-            raise Damaged(f"{folder / 'state'} cannot be read ({type(problem).__name__})") from problem
-        for name, digest in _digests(pool, _array_digest, _leaves(state)).items():
-            if digest.result() != manifest["arrays"][name]["sha256"]:
-                raise Damaged(f"{folder / 'state'}: {name} has other values than were saved")
+    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
+    try:
+        with contextlib.closing(ocp.Checkpointer(ocp.StandardCheckpointHandler())) as checkpointer:
+            state = checkpointer.restore((folder / "state").absolute(), args=ocp.args.StandardRestore(abstract))  # pyright: ignore[reportCallIssue]
+    except Exception as error:  # Orbax raises many kinds
+        raise Damaged(f"{folder / 'state'} cannot be read ({type(error).__name__})") from error
+    for name, digest in _in_parallel(_array_digest, _leaves(state)).items():
+        if digest != manifest["arrays"][name]["sha256"]:
+            raise Damaged(f"{folder / 'state'}: {name} has other values than were saved")
     texts = {name: (folder / name).read_text() for name in manifest["files"] if "/" not in name}
     return Kept(jax.tree.map(jax.numpy.asarray, state), texts)
 
 
-def _restore(path: Path, like: Any) -> Any:
-    import orbax.checkpoint as ocp
-
-    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
-    with contextlib.closing(ocp.Checkpointer(ocp.StandardCheckpointHandler())) as checkpointer:
-        return checkpointer.restore(path.absolute(), args=ocp.args.StandardRestore(abstract))  # pyright: ignore[reportCallIssue]
+def _in_parallel(function: Callable[[Any], Any], of: Mapping[str, Any]) -> dict[str, Any]:
+    """`function` of each value; hashing lets other threads run."""
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        return dict(zip(of, pool.map(function, of.values()), strict=True))
 
 
 def _leaves(tree: Any) -> dict[str, Any]:
