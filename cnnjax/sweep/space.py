@@ -87,9 +87,10 @@ def _value(name: str, hint: Any, text: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     try:
         if origin in (typing.Union, types.UnionType):
-            if text.lower() == "none":
+            inner = next(a for a in arguments if a is not type(None))
+            if text.lower() == "none" and "none" not in typing.get_args(inner):  # no norm is "none" itself
                 return None
-            return _value(name, next(a for a in arguments if a is not type(None)), text)
+            return _value(name, inner, text)
         if origin is typing.Literal:
             if text not in arguments:
                 raise ValueError

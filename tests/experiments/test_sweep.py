@@ -67,7 +67,7 @@ def test_the_best_member_is_a_run_that_every_script_takes(swept):
 
 def test_axes_are_taken_from_among_the_other_options():
     axes, rest = sweep.take_axes(["--config", "digits", "--sweep.seed", "0:2", "--yes", "--sweep.model.norm=none,lrn"])
-    assert axes == {"seed": [0, 1], "model.norm": [None, "lrn"]}
+    assert axes == {"seed": [0, 1], "model.norm": ["none", "lrn"]}
     assert rest == ["--config", "digits", "--yes"]
     with pytest.raises(InputError, match="--sweep.seed must be followed by values, got nothing"):
         sweep.take_axes(["--config", "digits", "--sweep.seed"])
