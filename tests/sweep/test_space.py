@@ -33,7 +33,7 @@ def test_every_hyperparameter_is_an_axis_and_so_is_what_changes_a_shape():
         ("seed", "7", [7]),
         ("model.widths", "8x16,16x32", [(8, 16), (16, 32)]),
         ("model.dense", "none,64", [None, (64,)]),
-        ("model.norm", "none,batch", [None, "batch"]),
+        ("model.norm", "none,batch", ["none", "batch"]),
         ("train.optimizer", "sgd,adamw", ["sgd", "adamw"]),
         ("train.batch_size", "32,64", [32, 64]),
         ("learning_rate", "log:1e-4:1e-1", Draw(1e-4, 1e-1, True)),
