@@ -36,7 +36,8 @@ def _from_json(hint: Any, value: Any, path: str) -> Any:
         prefix = f"{path}." if path else ""
         for name in value:
             if name not in hints:
-                raise InputError(f"{prefix}{name} is not a field of the config; known here: {', '.join(hints)}")
+                shown = name if name.isprintable() else repr(name)
+                raise InputError(f"{prefix}{shown} is not a field of the config; known here: {', '.join(hints)}")
         return hint(**{name: _from_json(hints[name], entry, prefix + name) for name, entry in value.items()})  # pyright: ignore[reportCallIssue]
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
