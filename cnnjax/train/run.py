@@ -176,6 +176,8 @@ def read_config(path: Path) -> Config:
     Raises:
         InputError: there is none, or it is not as it was written.
     """
+    if not path.exists():
+        raise InputError(f"{path.parent} must be a run's folder, and {path} does not exist")
     record = read_sealed(path)
     if record is None:
         raise InputError(f"{path} is not a run's config.json as it was written, by cnnjax 0.2 or later")
