@@ -105,6 +105,7 @@ def test_a_folder_that_cannot_be_written(reference, new, request):
     count("a folder that cannot be written", "refused")
 
 
+@LONG
 def test_a_folder_that_is_removed_while_running(reference, new):
     workdir = new()
     process = runs.begin(workdir)
