@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.xla_metadata import set_xla_metadata
 
 # XLA:CPU sends convolutions to a library (YNN) that reaches half the machine's matrix rate, and a third of that in
 # the gradient of a kernel; with this option only reductions go there. Whole steps: LeNet
@@ -37,3 +38,18 @@ def _known_options(backend: str) -> dict[str, Any]:
     except jax.errors.JaxRuntimeError:
         return {}
     return _CPU_OPTIONS
+
+
+def isolated(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function of arrays as a called program within the program: XLA fuses nothing into it or out of it."""
+
+    def inside(*args, **params):
+        with set_xla_metadata(inlineable="true"):
+            return function(*args, **params)
+
+    @functools.wraps(function)
+    def called(*args, **params):
+        with set_xla_metadata(inlineable="false"):
+            return jax.jit(functools.partial(inside, **params))(*args)
+
+    return called

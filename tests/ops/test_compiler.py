@@ -1,5 +1,6 @@
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from cnnjax import ops
@@ -33,3 +34,16 @@ def test_options_come_as_a_copy():
 def test_jit_takes_the_arguments_of_jax_jit():
     double = ops.jit(lambda x, times: x * times, static_argnames="times")
     assert double(jnp.ones(2), times=2).tolist() == [2, 2]
+
+
+def test_isolated_stays_a_call_under_every_transformation():
+    function = compiler.isolated(lambda x, *, power: jnp.where(x > 0, x**power, 0))
+
+    def whole(x):
+        return jnp.sum(function(x + 1, power=2) * 3)
+
+    x = jnp.array([-3.0, 0.5, 2.0])
+    np.testing.assert_allclose(jax.grad(whole)(x), [0, 9, 18])
+    np.testing.assert_allclose(jax.vmap(whole)(x[:, None]), [0, 6.75, 27])
+    text = compiler.jit(whole).lower(x).compile().as_text()
+    assert text.count(" call(") == 1  # what is inside, `jnp.where` too, is one piece
