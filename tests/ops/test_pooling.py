@@ -1,3 +1,4 @@
+import functools
 import itertools
 
 import jax
@@ -287,3 +288,19 @@ def test_bad_switches_and_ranks_are_refused():
         ops.unpool(values, values.astype(int), (4, 4), overlap="mean")
     with pytest.raises(InputError, match="spatial must have one entry for each of the 2 dimensions"):
         ops.unpool(values, values.astype(int), (4,))
+
+
+@pytest.mark.parametrize("options", [{"window": 2}, {"window": 3, "strides": 2, "padding": 1}, {"window": (9, 8)}])
+def test_many_channels_are_pooled_as_few(options):
+    """Each has a form of its own on a CPU; ties, NaN and minus infinity among the images."""
+    few = images_of(0, (2, 18, 17, 3), True)
+    many = np.tile(few, 8)
+
+    def everything(images):
+        values, switches = ops.max_pool_with_switches(images, **options)
+        pool = functools.partial(ops.max_pool, **options)
+        tangent, transpose = jax.linearize(pool, images)[1], jax.vjp(pool, images)[1]
+        return values, switches, tangent(jnp.cos(images)), transpose(jnp.sin(values))[0]
+
+    for ours, theirs in zip(everything(many), everything(few), strict=True):
+        np.testing.assert_array_equal(ours, np.tile(theirs, 8))
