@@ -76,10 +76,17 @@ def open_run(options: RunOptions, progress: Progress) -> Trained:
     run.check_data(options.run, dataset)
     network = run.build(config, dataset)
     state = run.load_epoch(options.run, config, network, dataset, epoch)
-    layers = {row.name: row for row in models.layers(network, dataset.image_shape)}
     preprocess = make_preprocess(jnp.asarray(mean_image(dataset.train)), config.data.unit)
+    return opened(run.Run(config, network, preprocess, {epoch: state}, []), dataset, options.run)
+
+
+def opened(finished: run.Run, dataset: Dataset, folder: Path) -> Trained:
+    """The last kept epoch of a run that is in memory."""
+    epoch = max(finished.states)
+    state, network = finished.states[epoch], finished.network
+    layers = {row.name: row for row in models.layers(network, dataset.image_shape)}
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    return Trained(config, dataset, network, variables, preprocess, layers, epoch, options.run)
+    return Trained(finished.config, dataset, network, variables, finished.preprocess, layers, epoch, folder)
 
 
 class Parts:
