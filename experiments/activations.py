@@ -5,20 +5,18 @@ each projected to the pixels by the deconvnet, beside the part of its image that
 """
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 
 from cnnjax import cli
 from cnnjax.cli import Progress
-from cnnjax.data import Split, batches
 from cnnjax.errors import InputError
 from cnnjax.figures import activations as activations_figure
 from cnnjax.figures import files
-from cnnjax.visualize.activations import Activations, tile_activations
-from cnnjax.visualize.evolution import GROUP, FeatureMaps, Strongest, choose_maps, make_look, strongest_activations
-from experiments.looking import Parts, RunOptions, Trained, open_run
+from cnnjax.visualize.activations import Activations
+from cnnjax.visualize.evolution import Strongest, choose_maps
+from experiments.looking import Parts, RunOptions, Trained, open_run, strongest_of, tiles_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,34 +61,6 @@ def main(options: Options, progress: Progress) -> None:
         maps = options.maps or choose_maps(strongest.at_rank(0), options.random_maps, options.maps_seed)
         draw(trained, tiles_of(trained, layer, strongest, maps, split), layer, searched)
     progress.say(f"figures in {trained.figures}")
-
-
-def strongest_of(
-    trained: Trained, layers: Sequence[str], split: Split, count: int, progress: Progress, said: str = "looking"
-) -> dict[str, Strongest]:
-    """The strongest activations of every map of the layers over all images of the split, in one pass."""
-    look = make_look(maps_of(trained, layers), trained.preprocess, count)
-    groups = range(0, len(split), GROUP)
-    told = (batch for batch, _ in zip(batches(split, GROUP), progress.over(said, groups), strict=True))
-    return strongest_activations(look, trained.variables, told)
-
-
-def tiles_of(
-    trained: Trained, layer: str, strongest: Strongest, maps: Sequence[int] | np.ndarray, split: Split
-) -> Activations:
-    """The projections of these activations of the chosen maps, and the patches of the images of the split."""
-    return tile_activations(
-        maps_of(trained, (layer,)), layer, trained.variables, strongest, maps, split.images, trained.preprocess,
-        trained.layers[layer].field,
-    )  # fmt: skip
-
-
-def maps_of(trained: Trained, layers: Sequence[str]) -> FeatureMaps:
-    def feature_maps(variables, images):
-        of_all = trained._replace(variables=variables).feature_maps(images)
-        return {layer: of_all[layer] for layer in layers}
-
-    return feature_maps
 
 
 def checked_layers(options: Options, trained: Trained) -> tuple[str, ...]:

@@ -31,8 +31,7 @@ from cnnjax.train.step import make_evaluate
 from cnnjax.visualize.activations import Activations
 from cnnjax.visualize.evolution import choose_maps
 from cnnjax.visualize.filters import BANDS, FilterMeasures, dead_filters, measure, power_spectrum, radial_power
-from experiments import activations
-from experiments.looking import opened
+from experiments.looking import opened, strongest_of, tiles_of
 
 SECOND = "conv2"  # the layer in which the paper sees aliasing
 MEASURED_IMAGES = 256  # test images whose responses tell how much is aliased
@@ -232,9 +231,9 @@ def second_layer(
     """The strongest activation over all test images of a seeded choice of layer 2's maps, projected."""
     trained = opened(finished, dataset, folder)
     said = f"looking, {folder.name}"
-    strongest = activations.strongest_of(trained, (SECOND,), dataset.test, 1, progress, said)[SECOND]
+    strongest = strongest_of(trained, (SECOND,), dataset.test, 1, progress, said)[SECOND]
     maps = choose_maps(strongest.at_rank(0), options.maps, options.maps_seed)
-    return activations.tiles_of(trained, SECOND, strongest, maps, dataset.test)
+    return tiles_of(trained, SECOND, strongest, maps, dataset.test)
 
 
 def clean_errors(finished: run.Run, dataset: Dataset) -> tuple[float, float, float]:
