@@ -218,7 +218,7 @@ def main(arguments: Arguments, progress: Progress) -> None:
     draw(arguments, errors, kernels, measures, progress)
     seen = {
         name: second_layer(one, dataset, folder / name, options, progress)
-        for name, one in progress.over("looking into layer 2", list(finished.items()))
+        for name, one in progress.over("layer 2", list(finished.items()))
         if len(one.network.convolutions) > 1
     }
     if seen:
@@ -230,8 +230,7 @@ def second_layer(
 ) -> Activations:
     """The strongest activation over all test images of a seeded choice of layer 2's maps, projected."""
     trained = opened(finished, dataset, folder)
-    said = f"looking, {folder.name}"
-    strongest = strongest_of(trained, (SECOND,), dataset.test, 1, progress, said)[SECOND]
+    strongest = strongest_of(trained, (SECOND,), dataset.test, 1, progress)[SECOND]
     maps = choose_maps(strongest.at_rank(0), options.maps, options.maps_seed)
     return tiles_of(trained, SECOND, strongest, maps, dataset.test)
 

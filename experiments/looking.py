@@ -92,12 +92,12 @@ def opened(finished: run.Run, dataset: Dataset, folder: Path) -> Trained:
 
 
 def strongest_of(
-    trained: Trained, layers: Sequence[str], split: Split, count: int, progress: Progress, said: str = "looking"
+    trained: Trained, layers: Sequence[str], split: Split, count: int, progress: Progress
 ) -> dict[str, Strongest]:
     """The strongest activations of every map of the layers over all images of the split, in one pass."""
     look = make_look(maps_of(trained, layers), trained.preprocess, count)
     groups = range(0, len(split), GROUP)
-    told = (batch for batch, _ in zip(batches(split, GROUP), progress.over(said, groups), strict=True))
+    told = (batch for batch, _ in zip(batches(split, GROUP), progress.over("looking", groups), strict=True))
     return strongest_activations(look, trained.variables, told)
 
 

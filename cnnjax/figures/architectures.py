@@ -60,6 +60,7 @@ def draw(
     axes.axhline(1, color="0.5", linewidth=0.8, label="white noise")
     axes.set_xlim(0, 0.5)
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")  # matplotlib's own has exponents in a notation that files.save leaves raw
     axes.set_xlabel("frequency, cycles a pixel")
     axes.set_ylabel("mean power of the filters,\nrelative to white noise")
     axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))

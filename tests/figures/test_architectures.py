@@ -32,6 +32,7 @@ def test_every_network_has_its_block_and_its_curve():
     figure = architectures.draw(kernels, ["base", "other"], ["a", "b"], frequencies, spectra, (0.125, 0.25))
     shown = texts(figure)
     assert "base\na" in shown and "other\nb" in shown and "frequency, cycles a pixel" in shown
+    assert not any("$" in text for text in shown)  # files.save draws it as it is
     lines = [line for line in figure.findobj(lambda one: hasattr(one, "get_ydata")) if line.get_label() == "other"]
     np.testing.assert_array_equal(lines[0].get_ydata(), spectra[1])
 
