@@ -11,13 +11,12 @@ import numpy as np
 
 from cnnjax import cli
 from cnnjax.cli import Progress
-from cnnjax.data import batches
 from cnnjax.errors import InputError
 from cnnjax.figures import activations as activations_figure
 from cnnjax.figures import files
-from cnnjax.visualize.activations import Activations, tile_activations
-from cnnjax.visualize.evolution import GROUP, Strongest, choose_maps, make_look, strongest_activations
-from experiments.looking import Parts, RunOptions, Trained, open_run
+from cnnjax.visualize.activations import Activations
+from cnnjax.visualize.evolution import Strongest, choose_maps
+from experiments.looking import Parts, RunOptions, Trained, open_run, strongest_of, tiles_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,15 +49,8 @@ def main(options: Options, progress: Progress) -> None:
     parts = Parts(trained, "activations", {"layers": layers, "count": options.count, "split": options.split})
 
     def search() -> dict[str, np.ndarray]:
-        look = make_look(feature_maps, trained.preprocess, options.count)
-        groups = range(0, len(split), GROUP)
-        told = (batch for batch, _ in zip(batches(split, GROUP), progress.over("looking", groups), strict=True))
-        found = strongest_activations(look, trained.variables, told)
-        return {f"{layer} {part}": array for layer in layers for part, array in found[layer]._asdict().items()}
-
-    def feature_maps(variables, images):
-        of_all = trained._replace(variables=variables).feature_maps(images)
-        return {layer: of_all[layer] for layer in layers}
+        of_all = strongest_of(trained, layers, split, options.count, progress)
+        return {f"{layer} {part}": array for layer in layers for part, array in of_all[layer]._asdict().items()}
 
     found = parts.get("search", search)
     searched = (
@@ -67,11 +59,7 @@ def main(options: Options, progress: Progress) -> None:
     for layer in progress.over("projecting", layers):
         strongest = Strongest(*(found[f"{layer} {part}"] for part in Strongest._fields))
         maps = options.maps or choose_maps(strongest.at_rank(0), options.random_maps, options.maps_seed)
-        seen = tile_activations(
-            feature_maps, layer, trained.variables, strongest, maps, split.images, trained.preprocess,
-            trained.layers[layer].field,
-        )  # fmt: skip
-        draw(trained, seen, layer, searched)
+        draw(trained, tiles_of(trained, layer, strongest, maps, split), layer, searched)
     progress.say(f"figures in {trained.figures}")
 
 

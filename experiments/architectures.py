@@ -2,8 +2,9 @@
 
 Trains variants of the config, each in its own run folder WORKDIR/VARIANT, so that a stopped study goes on and a
 finished variant is only loaded: other filters and strides in layer 1, no renormalization of filters, layers taken out,
-other widths. Draws their first-layer filters side by side and measures what the paper sees in them. Without --config it
-is configs/architectures.py, of few epochs; quicker still:
+other widths. Draws their first-layer filters side by side and measures what the paper sees in them, and draws what
+excites maps of layer 2 most, where aliasing shows. Without --config it is configs/architectures.py, of few epochs;
+quicker still:
 
     python -m experiments.architectures --train.epochs 4 --variants base first_11_4
 """
@@ -11,6 +12,7 @@ is configs/architectures.py, of few epochs; quicker still:
 import dataclasses
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -26,8 +28,12 @@ from cnnjax.figures import architectures as architectures_figure
 from cnnjax.figures import files
 from cnnjax.train import run
 from cnnjax.train.step import make_evaluate
+from cnnjax.visualize.activations import Activations
+from cnnjax.visualize.evolution import choose_maps
 from cnnjax.visualize.filters import BANDS, FilterMeasures, dead_filters, measure, power_spectrum, radial_power
+from experiments.looking import opened, strongest_of, tiles_of
 
+SECOND = "conv2"  # the layer in which the paper sees aliasing
 MEASURED_IMAGES = 256  # test images whose responses tell how much is aliased
 
 Tuples = dict[str, tuple[int, ...]]  # the fields of ModelConfig with an entry a layer
@@ -130,8 +136,14 @@ class Options:
         default=tuple(name for name in LAYERS if name != "no_last_dense"),
         metadata={"help": f"which, of {', '.join(LAYERS)}"},
     )
+    maps: int = dataclasses.field(default=24, metadata={"help": "feature maps of layer 2 that are shown"})
+    maps_seed: int = dataclasses.field(default=0, metadata={"help": "of their choice"})
 
     def __post_init__(self):
+        if self.maps < 1:
+            raise InputError(f"--maps must be at least 1, got {self.maps}")
+        if self.maps_seed < 0:
+            raise InputError(f"--maps-seed must be at least 0, got {self.maps_seed}")
         for name in self.variants or ("none",):
             if name not in LAYERS:
                 raise InputError(f"--variants must be among {', '.join(LAYERS)}, got {name!r}")
@@ -204,6 +216,23 @@ def main(arguments: Arguments, progress: Progress) -> None:
     }
     progress.say(measure_table(measures, len(images)))
     draw(arguments, errors, kernels, measures, progress)
+    seen = {
+        name: second_layer(one, dataset, folder / name, options, progress)
+        for name, one in progress.over("layer 2", list(finished.items()))
+        if len(one.network.convolutions) > 1
+    }
+    if seen:
+        draw_second(folder, seen, dataset, progress)
+
+
+def second_layer(
+    finished: run.Run, dataset: Dataset, folder: Path, options: Options, progress: Progress
+) -> Activations:
+    """The strongest activation over all test images of a seeded choice of layer 2's maps, projected."""
+    trained = opened(finished, dataset, folder)
+    strongest = strongest_of(trained, (SECOND,), dataset.test, 1, progress)[SECOND]
+    maps = choose_maps(strongest.at_rank(0), options.maps, options.maps_seed)
+    return tiles_of(trained, SECOND, strongest, maps, dataset.test)
 
 
 def clean_errors(finished: run.Run, dataset: Dataset) -> tuple[float, float, float]:
@@ -273,6 +302,21 @@ def draw(
         measure_names=FilterMeasures._fields, frequencies=frequencies, spectra=spectra,
         **{f"kernel_{name}": kernel for name, kernel in kernels.items()},
     )  # fmt: skip
+    progress.say(f"figure in {path}")
+
+
+def draw_second(folder: Path, seen: dict[str, Activations], dataset: Dataset, progress: Progress) -> None:
+    """Writes the figure of layer 2, and the numbers behind it."""
+    figure = architectures_figure.draw_projections(
+        [one.projections[:, 0] for one in seen.values()],
+        [one.value[:, 0] <= 0 for one in seen.values()],
+        list(seen),
+        SECOND,
+        f"the {len(dataset.test):,} test images of {dataset.name}",
+    )
+    path = folder / "figures" / f"architectures_{SECOND}.png"
+    arrays = {f"{part}_{name}": array for name, one in seen.items() for part, array in one._asdict().items()}
+    files.save(path, figure, variants=list(seen), **arrays)
     progress.say(f"figure in {path}")
 
 

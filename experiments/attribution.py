@@ -55,6 +55,8 @@ class Options(RunOptions):
         for name, bound in {"steps": 1, "samples": 1, "noise": 0, "sanity_images": 0, "seed": 0}.items():
             if getattr(self, name) < bound:
                 raise InputError(f"--{name.replace('_', '-')} must be at least {bound}, got {getattr(self, name)}")
+        if not np.isfinite(self.noise):
+            raise InputError(f"--noise must be a finite number, got {self.noise}")
 
 
 def main(options: Options, progress: Progress) -> None:

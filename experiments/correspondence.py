@@ -234,11 +234,13 @@ def boxes_of_file(trained: Trained, path: Path) -> Regions:
     try:
         with open(path, newline="") as file:
             reader = csv.DictReader(file)
+            columns = list(reader.fieldnames or ())  # now: of an empty file they are looked for again
             lines = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"--boxes must be a CSV file that can be read, got {path}: {error}") from None
-    if set(COLUMNS) - set(reader.fieldnames or ()):
-        raise InputError(f"--boxes must have the columns {','.join(COLUMNS)}, and {path} has {reader.fieldnames}")
+    if set(COLUMNS) - set(columns):
+        has = ",".join(columns) or "none"
+        raise InputError(f"--boxes must have the columns {','.join(COLUMNS)}, and {path} has {has}")
     names = list(dict.fromkeys(line["image"] for line in lines))
     images = np.stack([_image(trained, path, name) for name in names]) if names else np.zeros((0, 1, 1, 1))
     within = np.tile([0, 0, *trained.dataset.image_shape[:2]], (len(names), 1))

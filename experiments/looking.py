@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,11 +16,13 @@ from cnnjax import models
 from cnnjax.atomic import replacing, write_text
 from cnnjax.cli import Progress
 from cnnjax.config import Config
-from cnnjax.data import Dataset, load, mean_image
+from cnnjax.data import Dataset, Split, batches, load, mean_image
 from cnnjax.errors import InputError
 from cnnjax.figures import files
 from cnnjax.train import run
 from cnnjax.train.step import Preprocess, make_preprocess
+from cnnjax.visualize.activations import Activations, tile_activations
+from cnnjax.visualize.evolution import GROUP, FeatureMaps, Strongest, make_look, strongest_activations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,10 +78,45 @@ def open_run(options: RunOptions, progress: Progress) -> Trained:
     run.check_data(options.run, dataset)
     network = run.build(config, dataset)
     state = run.load_epoch(options.run, config, network, dataset, epoch)
-    layers = {row.name: row for row in models.layers(network, dataset.image_shape)}
     preprocess = make_preprocess(jnp.asarray(mean_image(dataset.train)), config.data.unit)
+    return opened(run.Run(config, network, preprocess, {epoch: state}, []), dataset, options.run)
+
+
+def opened(finished: run.Run, dataset: Dataset, folder: Path) -> Trained:
+    """The last kept epoch of a run that is in memory."""
+    epoch = max(finished.states)
+    state, network = finished.states[epoch], run.build(finished.config, dataset)
+    layers = {row.name: row for row in models.layers(network, dataset.image_shape)}
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    return Trained(config, dataset, network, variables, preprocess, layers, epoch, options.run)
+    return Trained(finished.config, dataset, network, variables, finished.preprocess, layers, epoch, folder)
+
+
+def strongest_of(
+    trained: Trained, layers: Sequence[str], split: Split, count: int, progress: Progress
+) -> dict[str, Strongest]:
+    """The strongest activations of every map of the layers over all images of the split, in one pass."""
+    look = make_look(maps_of(trained, layers), trained.preprocess, count)
+    groups = range(0, len(split), GROUP)
+    told = (batch for batch, _ in zip(batches(split, GROUP), progress.over("looking", groups), strict=True))
+    return strongest_activations(look, trained.variables, told)
+
+
+def tiles_of(
+    trained: Trained, layer: str, strongest: Strongest, maps: Sequence[int] | np.ndarray, split: Split
+) -> Activations:
+    """The projections of these activations of the chosen maps, and the patches of the images of the split."""
+    return tile_activations(
+        maps_of(trained, (layer,)), layer, trained.variables, strongest, maps, split.images, trained.preprocess,
+        trained.layers[layer].field,
+    )  # fmt: skip
+
+
+def maps_of(trained: Trained, layers: Sequence[str]) -> FeatureMaps:
+    def feature_maps(variables, images):
+        of_all = trained._replace(variables=variables).feature_maps(images)
+        return {layer: of_all[layer] for layer in layers}
+
+    return feature_maps
 
 
 class Parts:

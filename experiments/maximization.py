@@ -48,8 +48,10 @@ class Options(RunOptions):
             if getattr(self, name) < bound:
                 raise InputError(f"--{name} must be at least {bound}, got {getattr(self, name)}")
         for name in ("rate", "contrast"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"--{name} must be above 0, got {getattr(self, name)}")
+            if not 0 < getattr(self, name) < np.inf:
+                raise InputError(f"--{name} must be a finite number > 0, got {getattr(self, name)}")
+        if not np.isfinite(self.decay):
+            raise InputError(f"--decay must be a finite number, got {self.decay}")
 
 
 def main(options: Options, progress: Progress) -> None:

@@ -14,13 +14,13 @@ import numpy as np
 
 from cnnjax import cli
 from cnnjax.cli import Progress
-from cnnjax.data import Purpose, Split, address, batches, mean_image
+from cnnjax.data import Purpose, address, mean_image
 from cnnjax.errors import InputError
 from cnnjax.figures import files
 from cnnjax.figures import occlusion as occlusion_figure
-from cnnjax.visualize.evolution import GROUP, Strongest, make_look, make_projector, strongest_activations, tile_units
+from cnnjax.visualize.evolution import Strongest, make_projector, tile_units
 from cnnjax.visualize.occlusion import Activity, bootstrap_interval, corners_along, falls, make_respond, occlusion
-from experiments.looking import Parts, RunOptions, Trained, open_run
+from experiments.looking import Parts, RunOptions, Trained, open_run, strongest_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +81,8 @@ def main(options: Options, progress: Progress) -> None:
     interval = bootstrap_interval(jax.random.fold_in(key, 1), more)
 
     def search() -> dict[str, np.ndarray]:
-        return strongest(trained, settings.layer, trained.dataset.train, options.others, progress)._asdict()
+        train, layer = trained.dataset.train, settings.layer
+        return strongest_of(trained, (layer,), train, options.others, progress)[layer]._asdict()
 
     found = Strongest(**parts.get("search", search))
     projector = make_projector(feature_maps, settings.layer, trained.preprocess)
@@ -135,18 +136,6 @@ def checked_settings(options: Options, trained: Trained) -> Settings:
     corners_along(shorter, side, step)
     grey = round(float(mean_image(trained.dataset.train).mean())) if options.grey is None else options.grey
     return Settings(layer, options.activity, side, step, grey)
-
-
-def strongest(trained: Trained, layer: str, split: Split, count: int, progress: Progress) -> Strongest:
-    """The `count` strongest activations of every map of the layer in these images."""
-
-    def feature_map(variables, images):
-        return {layer: trained._replace(variables=variables).feature_maps(images)[layer]}
-
-    look = make_look(feature_map, trained.preprocess, count)
-    groups = progress.over("looking", range(0, len(split), GROUP))
-    told = (batch for batch, _ in zip(batches(split, GROUP), groups, strict=True))
-    return strongest_activations(look, trained.variables, told)[layer]
 
 
 def projections(

@@ -27,7 +27,7 @@ from experiments import (
     occlusion,
     probes,
 )
-from experiments.looking import RunOptions
+from experiments.looking import RunOptions, open_run
 
 
 def _evolution(options: RunOptions, progress: Progress) -> None:
@@ -60,12 +60,13 @@ class Options(RunOptions):
     only: tuple[str, ...] = tuple(STUDIES)  # which of the studies
 
     def __post_init__(self):
-        for name in self.only:
+        for name in self.only or ("none",):
             if name not in STUDIES:
                 raise InputError(f"--only must be among {', '.join(STUDIES)}, got {name!r}")
 
 
 def main(options: Options, progress: Progress) -> None:
+    open_run(options, progress)  # so that a run that cannot be looked into is refused before anything is written
     rows = []
     for name in progress.over("studies", list(options.only)):
         title, study = STUDIES[name]

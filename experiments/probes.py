@@ -104,8 +104,8 @@ def main(options: Options, progress: Progress) -> None:
         networks["untrained"] = open_run(dataclasses.replace(options, epoch=0), progress)
     layers = layer_outputs(trained) if options.layers is None else options.layers
     for name in layers:
-        if name != PIXELS:
-            trained.layer(name, "--layers")
+        if name not in (PIXELS, *trained.layers):
+            raise InputError(f"--layers must be of {', '.join((PIXELS, *trained.layers))}, got {name!r}")
     most = max(options.per_class)
     folds = [
         draw_fold(trained.dataset, most, options.test_per_class, options.seed, fold) for fold in range(options.folds)

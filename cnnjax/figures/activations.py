@@ -50,8 +50,8 @@ def draw(
         fontsize=10,
     )
     figure.supxlabel(
-        f"tiles {height}×{width} px, the strongest first; one place an image; empty: no activation; "
-        "projections: mid grey 0, one scale a map",
+        f"tiles {height}×{width} px, the strongest first; one place an image; projections: mid grey 0, one scale a "
+        "map; light grey: outside the image, and where no image is left that excites the map",
         fontsize=8,
     )
     return figure

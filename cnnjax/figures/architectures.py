@@ -1,10 +1,13 @@
-"""First-layer filters of several architectures side by side, and their spectra (Zeiler & Fergus 2014, figure 6)."""
+"""Several architectures side by side: first-layer filters with their spectra, and what the second layer sees.
+
+Zeiler & Fergus 2014, figure 6.
+"""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from cnnjax.figures import tiles
 
@@ -57,10 +60,48 @@ def draw(
     axes.axhline(1, color="0.5", linewidth=0.8, label="white noise")
     axes.set_xlim(0, 0.5)
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")  # matplotlib's own has exponents in a notation that files.save leaves raw
     axes.set_xlabel("frequency, cycles a pixel")
     axes.set_ylabel("mean power of the filters,\nrelative to white noise")
     axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     axes.grid(alpha=0.3)
+    return figure
+
+
+def draw_projections(
+    projections: Sequence[Float[np.ndarray, "maps height width channels"]],
+    dead: Sequence[Bool[np.ndarray, " maps"]],
+    names: Sequence[str],
+    layer: str,
+    searched: str,
+) -> Any:
+    """A block of projections a network, a tile a feature map, in the order of the maps.
+
+    Args:
+        projections: signed; each tile has its own scale, the 99.5th percentile of its absolute values.
+        dead: maps that no image excites, left empty.
+        searched: the images that were searched, in words.
+    """
+    from matplotlib.figure import Figure
+
+    rows, columns = -(-len(names) // COLUMNS), min(COLUMNS, len(names))
+    figure = Figure(figsize=(8.0, 2.1 * rows + 1.0))
+    figure.set_layout_engine("constrained", hspace=0.04)
+    blocks = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in blocks:
+        axes.set_axis_off()
+    for axes, tile, empty, name in zip(blocks, projections, dead, names, strict=False):
+        shown = np.stack([tiles.signed(one, tiles.robust_scale(one)) for one in tile])
+        shown = np.where(empty[:, None, None, None], np.nan, shown)
+        axes.imshow(tiles.grid(_in_rows(shown)), interpolation="nearest")
+        note = f", {empty.sum()} dead" if empty.any() else ""
+        axes.set_title(f"{name}\ntiles {tile.shape[1]}×{tile.shape[2]} px{note}", fontsize=8)
+    figure.suptitle(
+        f"The strongest activation of maps of {layer}, projected to the pixels;\nsearched: {searched}", fontsize=11
+    )
+    figure.supxlabel(
+        "a tile is what the unit sees: mid grey 0, contrast by tile; blocks are as wide for any tiles", fontsize=8
+    )
     return figure
 
 
@@ -72,6 +113,12 @@ def block(
         raise ValueError(f"kernels must have 1 or 3 input channels, got {kernel.shape[2]}")
     order = np.argsort(-np.mean(kernel**2, axis=(0, 1, 2)), kind="stable")
     shown = tiles.signed(np.moveaxis(kernel[..., order], -1, 0), np.abs(kernel).max())
+    return _in_rows(shown)
+
+
+def _in_rows(
+    shown: Float[np.ndarray, "n height width channels"],
+) -> Float[np.ndarray, "rows columns height width channels"]:
     columns = int(np.ceil(np.sqrt(1.5 * len(shown))))
     missing = -len(shown) % columns
     filled = np.concatenate([shown, np.full((missing, *shown.shape[1:]), tiles.BACKGROUND)])

@@ -37,18 +37,20 @@ def draw(
         shown = np.where(dead[:, :, None, None, None], np.nan, shown)
         axes.imshow(tiles.grid(shown), interpolation="nearest")
         across, down = tiles.centres(columns, width), tiles.centres(rows, height)
-        axes.set_xticks(across, [str(epoch) for epoch in epochs], fontsize=8)
-        axes.set_yticks(down, [str(number) for number in maps], fontsize=8)
+        axes.set_xticks(across, [str(epoch) for epoch in epochs], fontsize=10)
+        axes.set_yticks(down, [str(number) for number in maps], fontsize=10)
         for row, column in np.argwhere(dead):
-            axes.text(across[column], down[row], "dead", ha="center", va="center", fontsize=6, color="0.3")
+            axes.text(across[column], down[row], "dead", ha="center", va="center", fontsize=8, color="0.3")
         axes.xaxis.tick_top()
-        axes.set_title(f"{title}, by epoch", fontsize=10)
-        axes.set_ylabel("feature map")
+        axes.set_title(f"{title}, by epoch", fontsize=12)
+        axes.set_ylabel("feature map", fontsize=11)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-    figure.suptitle(f"Strongest activation of each map of {layer} over all training images", fontsize=11)
+    figure.suptitle(f"Strongest activation of each map of {layer} over all training images", fontsize=14)
     figure.supxlabel(
-        f"each tile is what the unit sees, {height}×{width} px; projections: mid grey 0, contrast by tile", fontsize=8
+        f"each tile is what the unit sees, {height}×{width} px; projections: mid grey 0, contrast by tile; "
+        "patches: light grey outside the image",
+        fontsize=11,
     )
     return figure
 

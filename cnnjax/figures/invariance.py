@@ -105,7 +105,7 @@ def _line(axes: Any, amounts: np.ndarray, line: np.ndarray, number: int, name: s
 
 def _label(panels: Any, layers: tuple[str, str], unit: str) -> None:
     """One scale a column; a title on its top panel."""
-    titles = (f"distance at {layers[0]}{unit}", f"distance at {layers[1]}{unit}", "probability of the true class")
+    titles = (*(f"Euclidean distance at {layer}{unit}" for layer in layers), "probability of the true class")
     for column, title in zip(panels.T, titles, strict=True):
         top = max(axes.dataLim.y1 for axes in column)
         for axes in column:

@@ -73,7 +73,8 @@ def draw(rows: Sequence[Row], class_names: Sequence[str], layer: str, activity: 
     )
     figure.suptitle(
         f"A {side}×{side} square of grey level {grey} over the image, in (a) where (d) is lowest\n"
-        "(b), (d), (e): a cell stands where the centre of the square is, in pixels of the image",
+        "(b), (d), (e): a cell stands where the centre of the square is, in pixels of the image; "
+        "(c): mid grey 0, contrast by tile",
         fontsize=11,
     )
     return figure

@@ -100,5 +100,8 @@ CASES: dict[str, list[Case]] = {
     "evolution": [
         dataclasses.replace(STEPS[2], batch=64, name="strongest activations of every layer", bars={"forward pass": 1.3})
     ],
+    "projection": [
+        dataclasses.replace(STEPS[2], batch=64, name="projections of conv5", bars={"forward pass": 2.0})
+    ],
     "memory": [dataclasses.replace(case, bars={"flax": 1.0}) for case in (STEPS[0], STEPS[1], STEPS[5])],
 }  # fmt: skip

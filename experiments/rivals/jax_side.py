@@ -21,7 +21,7 @@ from cnnjax.data import Batch, Dataset, Split, batches
 from cnnjax.sweep.engine import group_of, programs, stacked
 from cnnjax.sweep.space import grid_and_draws
 from cnnjax.train.step import TrainState, initial_state, make_preprocess, make_train_chunk, make_train_step
-from cnnjax.visualize.evolution import make_look, strongest_activations
+from cnnjax.visualize.evolution import make_look, make_projector, strongest_activations
 from experiments.rivals.cases import CLASSES, Case
 
 Work = Callable[[int], float]
@@ -341,6 +341,28 @@ def strongest(case: Case) -> Work:
     return work
 
 
+def projections(case: Case) -> Work:
+    """One activation of the last convolution in every image, projected to the pixels."""
+    variables, preprocess, given, apply = _looking(case)
+
+    def feature_maps(variables, images):
+        return apply(variables, images)[1]
+
+    maps = jax.eval_shape(feature_maps, variables, jax.eval_shape(preprocess, given[0].images))
+    layer = [name for name in maps if name.startswith("conv")][-1]
+    middle = [size // 2 for size in maps[layer].shape[1:]]
+    units = np.tile(np.array(middle, np.int32), (case.batch, 1))
+    projector = make_projector(feature_maps, layer, preprocess)
+
+    def work(count: int) -> float:
+        for _ in range(count):
+            for batch in given:
+                np.asarray(projector(variables, batch.images, units))
+        return float("nan")
+
+    return work
+
+
 def forward_pass(case: Case) -> Work:
     """The logits of the same images, and nothing else."""
     variables, preprocess, given, apply = _looking(case)
@@ -397,6 +419,7 @@ RIVALS: dict[str, Callable[[Case], Work]] = {
     "step memory": step_memory,
     "flax memory": flax_step_memory,
     "strongest": strongest,
+    "projections": projections,
     "forward pass": forward_pass,
     "matrix product": matrix_product,
 }

@@ -13,6 +13,7 @@ from cnnjax.errors import InputError
 from cnnjax.train import run
 from experiments import architectures
 from experiments.architectures import Options, variant
+from experiments.looking import RunOptions, open_run
 from tests.experiments.test_filter_evolution import Quiet
 
 
@@ -99,7 +100,7 @@ def test_the_study_trains_each_variant_once_and_writes_its_numbers(tmp_path):
     progress, said = Quiet(), []
     progress.say = said.append
     config, folder = digits(), tmp_path / "study"
-    arguments = cli.Arguments(config, folder, Options(variants=("base", "first_7_2")))
+    arguments = cli.Arguments(config, folder, Options(variants=("base", "first_7_2"), maps=5))
     architectures.main(arguments, progress)
     with np.load(folder / "figures" / "architectures.npz") as arrays:
         found = dict(arrays)
@@ -110,12 +111,31 @@ def test_the_study_trains_each_variant_once_and_writes_its_numbers(tmp_path):
     of_base = run.read_metrics(folder / "base")[-1]
     assert 0 <= found["errors"][0, 0] <= 100
     np.testing.assert_allclose(found["errors"][0, 1:], [100 * of_base["test_error"], 100 * of_base["test_error_top5"]])
+    assert_layer_2_is_that_of_the_run(folder)
     tables = [table for table in said if not isinstance(table, str)]
     assert [table.row_count for table in tables[-2:]] == [2, 2]
     states = {path: path.stat().st_mtime_ns for path in folder.glob("*/metrics.jsonl")}
     assert len(states) == 2
     architectures.main(arguments, Quiet())  # finished variants are only loaded
     assert {path: path.stat().st_mtime_ns for path in folder.glob("*/metrics.jsonl")} == states
+
+
+def assert_layer_2_is_that_of_the_run(folder):
+    with np.load(folder / "figures" / "architectures_conv2.npz") as arrays:
+        seen = dict(arrays)
+    assert seen["variants"].tolist() == ["base", "first_7_2"]
+    for name, side in (("base", 8), ("first_7_2", 8)):  # they see the whole digit
+        trained = open_run(RunOptions(run=folder / name), Quiet())
+        images = trained.dataset.test.images
+        strength = np.asarray(trained.feature_maps(trained.preprocess(images))["conv2"]).max(axis=(0, 1, 2))
+        np.testing.assert_allclose(seen[f"value_{name}"][:, 0], strength[seen[f"maps_{name}"]], rtol=1e-4, atol=1e-5)
+        assert seen[f"projections_{name}"].shape == (5, 1, side, side, 1)
+
+
+def test_a_network_of_one_convolution_has_no_figure_of_layer_2(tmp_path):
+    one = ModelConfig(name="lenet", widths=(4,), filters=(3,), strides=(1,), paddings=(1,), pools=(2,), dense=())
+    architectures.main(cli.Arguments(digits(model=one), tmp_path, Options(variants=("base",))), Quiet())
+    assert [path.name for path in (tmp_path / "figures").glob("*.png")] == ["architectures.png"]
 
 
 @pytest.mark.parametrize(
@@ -143,3 +163,7 @@ def test_unknown_variants_are_refused():
         Options(variants=("first_9_9",))
     with pytest.raises(InputError, match="--variants must be among .*, got 'none'"):
         Options(variants=())
+    with pytest.raises(InputError, match="--maps must be at least 1, got 0"):
+        Options(maps=0)
+    with pytest.raises(InputError, match="--maps-seed must be at least 0, got -1"):
+        Options(maps_seed=-1)

@@ -63,7 +63,10 @@ def test_maximization_rises_above_the_training_images(run):
         (attribution, {"sanity_images": -1}, "--sanity-images must be at least 0, got -1"),
         (maximization, {"layers": ("conv1", "pool1")}, "--layers must be of conv1"),
         (maximization, {"units": 0}, "--units must be at least 1, got 0"),
-        (maximization, {"contrast": 0.0}, "--contrast must be above 0, got 0.0"),
+        (attribution, {"noise": float("nan")}, "--noise must be a finite number, got nan"),
+        (maximization, {"contrast": 0.0}, "--contrast must be a finite number > 0, got 0.0"),
+        (maximization, {"rate": float("nan")}, "--rate must be a finite number > 0, got nan"),
+        (maximization, {"decay": float("inf")}, "--decay must be a finite number, got inf"),
     ],
 )
 def test_bad_input_is_one_line(run, study, changes, message):

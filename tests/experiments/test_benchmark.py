@@ -47,6 +47,11 @@ def test_the_stacked_members_of_torch_train():
     assert work(50) < first
 
 
+@pytest.mark.parametrize("rival", ["strongest", "projections", "forward pass"])
+def test_looking_into_a_network_works(rival):
+    assert math.isnan(jax_side.RIVALS[rival](TINY)(2))  # there is no loss
+
+
 class Measured:
     """What the benchmark keeps of a process that is done."""
 

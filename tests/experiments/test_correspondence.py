@@ -124,6 +124,9 @@ def test_files_that_are_no_boxes_are_refused(folder, tmp_path):
     (tmp_path / "other.csv").write_text("image,part\n")
     with pytest.raises(InputError, match=f"must have the columns {HEADER}"):
         correspondence.main(small(folder, boxes=tmp_path / "other.csv"), Quiet())
+    (tmp_path / "empty.csv").write_text("")
+    with pytest.raises(InputError, match=f"must have the columns {HEADER}, and .*empty.csv has none"):
+        correspondence.main(small(folder, boxes=tmp_path / "empty.csv"), Quiet())
 
 
 def test_what_the_run_does_not_have_is_refused(folder):

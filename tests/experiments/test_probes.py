@@ -95,7 +95,7 @@ def test_the_correlation_with_depth_by_hand():
         ({"classifiers": ()}, "--classifiers must be at least one, got none"),
         ({"strengths": (1.0, float("nan"))}, "--strengths must be finite numbers > 0, got (1.0, nan)"),
         ({"features": 0}, "--features must be at least 1, got 0"),
-        ({"layers": ("conv9",)}, "--layers must be one of conv1, pool1, conv2, pool2, fc3, fc4, got 'conv9'"),
+        ({"layers": ("conv9",)}, "--layers must be of pixels, conv1, pool1, conv2, pool2, fc3, fc4, got 'conv9'"),
         ({"per_class": (1000,)}, "--per-class must be at most the training images of each class, and 0 of "),
         ({"epoch": 7}, "--epoch must be one that"),
     ],

@@ -32,5 +32,24 @@ def test_every_network_has_its_block_and_its_curve():
     figure = architectures.draw(kernels, ["base", "other"], ["a", "b"], frequencies, spectra, (0.125, 0.25))
     shown = texts(figure)
     assert "base\na" in shown and "other\nb" in shown and "frequency, cycles a pixel" in shown
+    assert not any("$" in text for text in shown)  # files.save draws it as it is
     lines = [line for line in figure.findobj(lambda one: hasattr(one, "get_ydata")) if line.get_label() == "other"]
     np.testing.assert_array_equal(lines[0].get_ydata(), spectra[1])
+
+
+def test_every_network_has_its_block_of_projections_each_on_its_own_scale():
+    noise = np.random.default_rng(0).normal(size=(5, 4, 4, 3))
+    other = np.full((5, 6, 6, 1), -0.25)
+    figure = architectures.draw_projections(
+        [noise, 1000 * noise, other],
+        [np.zeros(5, bool), np.zeros(5, bool), np.arange(5) == 1],
+        ["a", "b", "c"],
+        "conv2",
+        "seven images",
+    )
+    first, second, third = (axes.images[0].get_array() for axes in figure.axes)
+    np.testing.assert_allclose(first, second)
+    assert (third[:6, :6] == 0).all() and (third[:6, 7:13] == tiles.OUTSIDE).all()
+    shown = texts(figure)
+    assert "a\ntiles 4×4 px" in shown and "c\ntiles 6×6 px, 1 dead" in shown
+    assert any("conv2" in text and "seven images" in text for text in shown)

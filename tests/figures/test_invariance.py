@@ -24,7 +24,8 @@ def test_every_image_has_its_curve_and_its_row_of_pictures():
             np.testing.assert_array_equal([line.get_ydata() for line in axes.lines], curves)
             np.testing.assert_array_equal(axes.lines[0].get_xdata(), VALUES[name])
     assert all(len({axes.get_ylim() for axes in column}) == 1 for column in panels[:, 1:].T)
-    assert {"distance at pool1", "distance at fc6", "probability of the true class", "dog (7)"} <= set(texts(figure))
+    assert {"Euclidean distance at pool1", "Euclidean distance at fc6"} <= set(texts(figure))
+    assert {"probability of the true class", "dog (7)"} <= set(texts(figure))
     assert {invariance.AXES["rotation"], "-1", "90"} <= set(texts(figure))
 
 
