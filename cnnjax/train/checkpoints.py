@@ -238,7 +238,8 @@ class Checkpoints:
         shutil.rmtree(self._folder / "tmp", ignore_errors=True)  # saves that were cut off
         for name in ("tmp", *KINDS):
             (self._folder / name).mkdir(exist_ok=True)
-        self._inode = os.stat(workdir).st_ino
+        # Held open, so that no folder that is made later can pass for one of these.
+        self._places = {place: os.open(place, os.O_RDONLY) for place in (self._folder / "tmp", self._folder, workdir)}
         self._writer = concurrent.futures.ThreadPoolExecutor(1, "checkpoints")
         self._pending: concurrent.futures.Future | None = None
         self._saved = {kind: set[int]() for kind in KINDS}
@@ -270,8 +271,14 @@ class Checkpoints:
 
     def __exit__(self, kind: type | None, *_) -> None:
         self._writer.shutdown(wait=True)
-        if kind is None:
-            self.wait()
+        try:
+            if kind is None:
+                self.wait()
+            elif issubclass(kind, InputError | OSError):
+                self._check_in_place()  # whatever file was missed first, this is why
+        finally:
+            for descriptor in self._places.values():
+                os.close(descriptor)
 
     def epochs(self) -> list[int]:
         """The epochs that are kept, in order, those included that are still being written."""
@@ -310,12 +317,7 @@ class Checkpoints:
         self._pending = self._writer.submit(self._write, kind, number, copied, dict(texts), alone)
 
     def _write(self, kind: str, number: int, state: Any, texts: dict[str, str], alone: bool) -> None:
-        try:
-            same_folder = os.stat(self._workdir).st_ino == self._inode
-        except FileNotFoundError:
-            same_folder = False
-        if not same_folder:
-            raise InputError(f"--workdir {self._workdir} must stay where it is, and was removed while training")
+        self._check_in_place()
         folder, temporary = self._folder / kind / str(number), self._folder / "tmp" / f"{kind}-{number}"
         try:
             if folder.exists():  # the same step once more, with another learning rate
@@ -323,13 +325,34 @@ class Checkpoints:
             write(folder, temporary, state, texts)
         except Exception as error:
             self._saved[kind].discard(number)
-            shutil.rmtree(temporary, ignore_errors=True)
+            self._clear(temporary)
+            self._check_in_place()
             # The end of what Orbax says is the reason, such as a full disk.
             raise InputError(
                 f"checkpoint {folder} could not be saved: {' '.join(str(error).split())[-300:]}"
             ) from error
         if kind == "latest":
             self._delete_latest(lambda step: step < number or (alone and step > number))
+
+    def _clear(self, temporary: Path) -> None:
+        """Removes a save that failed, and the folders above it that Orbax has made anew where they were removed."""
+        if not self._in_place(self._workdir) and (self._workdir / "lock").exists():
+            return  # another process has made the folder anew
+        shutil.rmtree(temporary, ignore_errors=True)
+        for place in self._places:
+            if not self._in_place(place):
+                with contextlib.suppress(OSError):
+                    place.rmdir()
+
+    def _in_place(self, place: Path) -> bool:
+        try:
+            return os.path.samestat(os.stat(place), os.fstat(self._places[place]))
+        except FileNotFoundError:
+            return False
+
+    def _check_in_place(self) -> None:
+        if not self._in_place(self._workdir):
+            raise InputError(f"--workdir {self._workdir} must stay where it is, and was removed while training")
 
     def _delete_latest(self, which: Callable[[int], bool]) -> None:
         for step in sorted(filter(which, self._saved["latest"])):

@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import time
 
 import numpy as np
 import pytest
@@ -105,18 +106,26 @@ def test_a_folder_that_cannot_be_written(reference, new, request):
     count("a folder that cannot be written", "refused")
 
 
-@LONG
-def test_a_folder_that_is_removed_while_running(reference, new):
+@pytest.mark.parametrize("number", [1, pytest.param(6, marks=LONG)])
+def test_a_folder_that_is_removed_while_running(reference, new, number):
+    """Between two saves, in the middle of one, or while the metrics are written: as it happens."""
+    generator = np.random.default_rng(runs.SEED)
     workdir = new()
-    process = runs.begin(workdir)
-    runs.wait_for((workdir / "checkpoints" / "epochs" / "0").exists, process)
-    workdir.rename(workdir.with_name("elsewhere"))
-    said = runs.one_line(runs.end(process))
-    assert str(workdir) in said and not workdir.exists()
-    count("a run folder removed while running", "refused")
-    workdir.with_name("elsewhere").rename(workdir)
+    elsewhere = workdir.with_name("elsewhere")
+    for _ in range(number):
+        process = runs.begin(workdir)
+        runs.wait_for((workdir / "checkpoints" / "epochs" / "0").exists, process)
+        time.sleep(generator.uniform(0, 0.2))
+        workdir.rename(elsewhere)
+        said = runs.one_line(runs.end(process))
+        assert f"{workdir} must stay where it is, and was removed while training" in said
+        assert not workdir.exists()
+        elsewhere.rename(workdir)
+        shutil.rmtree(workdir / "checkpoints" / "epochs")
+        shutil.rmtree(workdir / "checkpoints" / "latest")
     runs.finish(workdir)
     runs.same_end(workdir, reference)
+    count("a run folder removed while running", "refused", number)
 
 
 @LONG
