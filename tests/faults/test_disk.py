@@ -29,14 +29,18 @@ def kept(workdir):
 def test_no_room_for_a_file(reference, new, number):
     largest = max(path.stat().st_size for path in runs.files(reference.workdir))
     sizes = np.geomspace(0.5 * largest, 200, number).astype(int).tolist()  # checkpoints first, at last no config
-    workdir = new()
-    for size in sizes:
-        before = kept(workdir)
-        said = runs.one_line(no_file_beyond(size, workdir))
-        assert str(workdir) in said
-        assert before.items() <= kept(workdir).items()
-    runs.finish(workdir)
-    runs.same_end(workdir, reference)
+
+    def chain(sizes):
+        workdir = new()
+        for size in sizes:
+            before = kept(workdir)
+            said = runs.one_line(no_file_beyond(size, workdir))
+            assert str(workdir) in said
+            assert before.items() <= kept(workdir).items()
+        runs.finish(workdir)
+        runs.same_end(workdir, reference)
+
+    runs.two_at_once(chain, sizes)
     count("no room for a file (a limit on its size)", "refused", number)
 
 
@@ -106,13 +110,13 @@ def test_a_folder_that_cannot_be_written(reference, new, request):
     count("a folder that cannot be written", "refused")
 
 
-@pytest.mark.parametrize("number", [1, pytest.param(6, marks=LONG)])
-def test_a_folder_that_is_removed_while_running(reference, new, number):
+@LONG
+def test_a_folder_that_is_removed_while_running(reference, new):
     """Between two saves, in the middle of one, or while the metrics are written: as it happens."""
     generator = np.random.default_rng(runs.SEED)
     workdir = new()
     elsewhere = workdir.with_name("elsewhere")
-    for _ in range(number):
+    for _ in range(6):
         process = runs.begin(workdir)
         runs.wait_for((workdir / "checkpoints" / "epochs" / "0").exists, process)
         time.sleep(generator.uniform(0, 0.2))
@@ -125,7 +129,7 @@ def test_a_folder_that_is_removed_while_running(reference, new, number):
         shutil.rmtree(workdir / "checkpoints" / "latest")
     runs.finish(workdir)
     runs.same_end(workdir, reference)
-    count("a run folder removed while running", "refused", number)
+    count("a run folder removed while running", "refused", 6)
 
 
 @LONG
