@@ -149,7 +149,9 @@ def read(folder: Path, like: Any) -> Kept:
                 f"{folder} must hold the state of this run, and {name} is {_said(found.get(name))} there and "
                 f"{_said(wanted.get(name))} here"
             )
-    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
+    # On the device at once: a copy afterwards would take half as long as all the reading.
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), like)
     try:
         with contextlib.closing(ocp.Checkpointer(ocp.StandardCheckpointHandler())) as checkpointer:
             state = checkpointer.restore((folder / "state").absolute(), args=ocp.args.StandardRestore(abstract))  # pyright: ignore[reportCallIssue]
@@ -159,7 +161,7 @@ def read(folder: Path, like: Any) -> Kept:
         if digest != manifest["arrays"][name]["sha256"]:
             raise Damaged(f"{folder / 'state'}: {name} has other values than were saved")
     texts = {name: (folder / name).read_text() for name in manifest["files"] if "/" not in name}
-    return Kept(jax.tree.map(jax.numpy.asarray, state), texts)
+    return Kept(state, texts)
 
 
 def _in_parallel(function: Callable[[Any], Any], of: Mapping[str, Any]) -> dict[str, Any]:
