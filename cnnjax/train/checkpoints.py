@@ -18,6 +18,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -77,15 +78,16 @@ def write(folder: Path, temporary: Path, state: Any, texts: Mapping[str, str]) -
 
 @contextlib.contextmanager
 def _said_once() -> Iterator[None]:
-    """Without the log entries and tracebacks that Orbax and its threads print of a failure, which is raised anyway."""
-    logger, hook = logging.getLogger("absl"), sys.unraisablehook
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    """Without the log entries and tracebacks that Orbax and its tasks print of a failure, which is raised anyway."""
+    levels = {logger: logger.level for logger in map(logging.getLogger, ("absl", "asyncio"))}
+    hook = sys.unraisablehook
+    for logger in levels:
+        logger.setLevel(logging.CRITICAL)
     sys.unraisablehook = lambda problem: None if "Event loop is closed" in str(problem.exc_value) else hook(problem)
-    try:
-        yield
-        sys.unraisablehook = hook  # not after a failure: those threads end later
-    finally:
+    yield
+    # Not after a failure: what is left of the other tasks is collected, and complains, any time later.
+    sys.unraisablehook = hook
+    for logger, level in levels.items():
         logger.setLevel(level)
 
 
@@ -329,10 +331,9 @@ class Checkpoints:
             self._saved[kind].discard(number)
             self._clear(temporary)
             self._check_in_place()
-            # The end of what Orbax says is the reason, such as a full disk.
-            raise InputError(
-                f"checkpoint {folder} could not be saved: {' '.join(str(error).split())[-300:]}"
-            ) from error
+            # The reason, such as a full disk, stands at the end of what Orbax says, before what TensorStore adds.
+            said = re.sub(r" \[(tensorstore_spec|os_error_code)=.*", "", " ".join(str(error).split()))
+            raise InputError(f"checkpoint {folder} could not be saved: {said[-300:]}") from error
         if kind == "latest":
             self._delete_latest(lambda step: step < number or (alone and step > number))
 

@@ -67,7 +67,7 @@ def test_a_full_disk(reference, small_disk, kilobytes):
     disk = small_disk(kilobytes)
     workdir = disk / "run"
     said = runs.one_line(runs.end(runs.begin(workdir)))
-    assert str(workdir) in said
+    assert str(workdir) in said and "No space left on device" in said
     before = kept(workdir) if workdir.exists() else {}
     subprocess.run(["mount", "-o", "remount,size=20m", str(disk)], check=True)
     runs.finish(workdir)
