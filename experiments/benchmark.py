@@ -43,6 +43,7 @@ SUITES: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
     "startup": ("training", {"flax": ("flax",), "torch": ("torch",)}),
     "evolution": ("strongest", {"forward pass": ("forward pass",)}),
     "memory": ("step memory", {"flax": ("flax memory",)}),
+    "checkpoints": ("loading", {"orbax": ("orbax loading",)}),
 }
 OF_ALL_MEMBERS = ("members", "sweep", "flax members", "torch func")  # one unit of their work is a step of each member
 ROUND_SECONDS = 0.4
@@ -51,7 +52,7 @@ MAY_GROW = 1.5  # the loss of one batch varies; beyond this share of the first o
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    suite: tuple[str, ...] = ("step", "loop", "pool", "conv", "norm", "vmap", "sweep", "startup", "evolution", "memory")
+    suite: tuple[str, ...] = tuple(SUITES)
     rounds: int = 7
     json: str | None = None  # a file for the rows
     only: str = ""  # cases whose name holds this text
