@@ -44,6 +44,7 @@ SUITES: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
     "evolution": ("strongest", {"forward pass": ("forward pass",)}),
     "projection": ("projections", {"forward pass": ("forward pass",)}),
     "memory": ("step memory", {"flax": ("flax memory",)}),
+    "checkpoints": ("loading", {"orbax": ("orbax loading",)}),
 }
 OF_ALL_MEMBERS = ("members", "sweep", "flax members", "torch func")  # one unit of their work is a step of each member
 ROUND_SECONDS = 0.4

@@ -5,6 +5,7 @@ import numpy as np
 from cnnjax.config import DataConfig
 from cnnjax.data.dataset import Dataset, checked_dataset
 from cnnjax.data.images import fit_arrays
+from cnnjax.data.shipped import shipped_file
 from cnnjax.data.splits import stratified_split
 
 _WHITE = 16  # the largest value in scikit-learn's file
@@ -15,9 +16,9 @@ def load(config: DataConfig) -> Dataset:
 
     Source: E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten Digits, UCI 1998; `sklearn.datasets.load_digits`.
     """
-    from sklearn.datasets import load_digits
-
-    images, labels = load_digits(return_X_y=True)
+    path = shipped_file("digits", "sklearn", "datasets/data/digits.csv.gz")
+    pixels_and_label = np.loadtxt(path, delimiter=",", dtype=np.int64)
+    images, labels = pixels_and_label[:, :-1], pixels_and_label[:, -1]
     grey = np.rint(images.reshape(-1, 8, 8, 1) * (255 / _WHITE)).astype(np.uint8)
     grey = fit_arrays(grey, image_size=config.image_size, channels=config.channels)
     train, test = stratified_split(labels, test_fraction=config.test_fraction, seed=config.split_seed, name="digits")

@@ -4,8 +4,6 @@ The class of a patch is the photograph it is cut from. Each photograph is cut in
 or to the test, and so does every patch inside it: no pixel is in both. Nothing is downloaded.
 """
 
-import importlib
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -14,11 +12,11 @@ from jaxtyping import Int, UInt8
 from cnnjax.config import DataConfig
 from cnnjax.data.dataset import Dataset, checked_dataset
 from cnnjax.data.images import fit_arrays
+from cnnjax.data.shipped import shipped_file
 from cnnjax.data.splits import random_state
-from cnnjax.errors import InputError
 
 # (class name, package, file inside it). The files are opened directly: `skimage.data.retina()` and its kin would try
-# the network if a later wheel left a file out, and `sklearn.datasets` takes a second to import.
+# the network if a later wheel left a file out.
 PHOTOGRAPHS = (
     ("astronaut", "skimage", "data/astronaut.png"),
     ("cat", "skimage", "data/chelsea.png"),
@@ -65,21 +63,11 @@ def photographs(config: DataConfig) -> list[UInt8[np.ndarray, "height width 3"]]
 
     pictures = []
     for _, package, file in PHOTOGRAPHS:
-        with Image.open(_shipped_file(package, file)) as image:
+        with Image.open(shipped_file("photos", package, file)) as image:
             scale = config.photos.shorter_side / min(image.size)
             size = (round(image.width * scale), round(image.height * scale))
             pictures.append(np.asarray(image.convert("RGB").resize(size, Image.Resampling.LANCZOS)))
     return pictures
-
-
-def _shipped_file(package: str, file: str) -> Path:
-    (folder,) = importlib.import_module(package).__path__
-    path = Path(folder) / file
-    if not path.is_file():
-        raise InputError(
-            f"data.name photos needs the file {file} that {package} ships in its wheel, but {path} does not exist"
-        )
-    return path
 
 
 def patch_boxes(config: DataConfig) -> Boxes:

@@ -247,7 +247,8 @@ class _Trainer:
     def _train_chunk(
         self, folder: Path, number: int, members: list[Member], first: int, last: int, report: Progress
     ) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        for place in (folder.parent, folder):  # and none above, should the whole folder be removed
+            place.mkdir(exist_ok=True)
         group = self.groups[number]
         started = time.monotonic()
         with Checkpoints(folder, self.say) as checkpoints:

@@ -18,6 +18,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -77,15 +78,16 @@ def write(folder: Path, temporary: Path, state: Any, texts: Mapping[str, str]) -
 
 @contextlib.contextmanager
 def _said_once() -> Iterator[None]:
-    """Without the log entries and tracebacks that Orbax and its threads print of a failure, which is raised anyway."""
-    logger, hook = logging.getLogger("absl"), sys.unraisablehook
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    """Without the log entries and tracebacks that Orbax and its tasks print of a failure, which is raised anyway."""
+    levels = {logger: logger.level for logger in map(logging.getLogger, ("absl", "asyncio"))}
+    hook = sys.unraisablehook
+    for logger in levels:
+        logger.setLevel(logging.CRITICAL)
     sys.unraisablehook = lambda problem: None if "Event loop is closed" in str(problem.exc_value) else hook(problem)
-    try:
-        yield
-        sys.unraisablehook = hook  # not after a failure: those threads end later
-    finally:
+    yield
+    # Not after a failure: what is left of the other tasks is collected, and complains, any time later.
+    sys.unraisablehook = hook
+    for logger, level in levels.items():
         logger.setLevel(level)
 
 
@@ -149,7 +151,9 @@ def read(folder: Path, like: Any) -> Kept:
                 f"{folder} must hold the state of this run, and {name} is {_said(found.get(name))} there and "
                 f"{_said(wanted.get(name))} here"
             )
-    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
+    # On the device at once: a copy afterwards would take half as long as all the reading.
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), like)
     try:
         with contextlib.closing(ocp.Checkpointer(ocp.StandardCheckpointHandler())) as checkpointer:
             state = checkpointer.restore((folder / "state").absolute(), args=ocp.args.StandardRestore(abstract))  # pyright: ignore[reportCallIssue]
@@ -159,7 +163,7 @@ def read(folder: Path, like: Any) -> Kept:
         if digest != manifest["arrays"][name]["sha256"]:
             raise Damaged(f"{folder / 'state'}: {name} has other values than were saved")
     texts = {name: (folder / name).read_text() for name in manifest["files"] if "/" not in name}
-    return Kept(jax.tree.map(jax.numpy.asarray, state), texts)
+    return Kept(state, texts)
 
 
 def _in_parallel(function: Callable[[Any], Any], of: Mapping[str, Any]) -> dict[str, Any]:
@@ -238,7 +242,8 @@ class Checkpoints:
         shutil.rmtree(self._folder / "tmp", ignore_errors=True)  # saves that were cut off
         for name in ("tmp", *KINDS):
             (self._folder / name).mkdir(exist_ok=True)
-        self._inode = os.stat(workdir).st_ino
+        # Held open, so that no folder that is made later can pass for one of these.
+        self._places = {place: os.open(place, os.O_RDONLY) for place in (self._folder / "tmp", self._folder, workdir)}
         self._writer = concurrent.futures.ThreadPoolExecutor(1, "checkpoints")
         self._pending: concurrent.futures.Future | None = None
         self._saved = {kind: set[int]() for kind in KINDS}
@@ -270,8 +275,14 @@ class Checkpoints:
 
     def __exit__(self, kind: type | None, *_) -> None:
         self._writer.shutdown(wait=True)
-        if kind is None:
-            self.wait()
+        try:
+            if kind is None:
+                self.wait()
+            elif issubclass(kind, InputError | OSError):
+                self._check_in_place()  # whatever file was missed first, this is why
+        finally:
+            for descriptor in self._places.values():
+                os.close(descriptor)
 
     def epochs(self) -> list[int]:
         """The epochs that are kept, in order, those included that are still being written."""
@@ -310,12 +321,7 @@ class Checkpoints:
         self._pending = self._writer.submit(self._write, kind, number, copied, dict(texts), alone)
 
     def _write(self, kind: str, number: int, state: Any, texts: dict[str, str], alone: bool) -> None:
-        try:
-            same_folder = os.stat(self._workdir).st_ino == self._inode
-        except FileNotFoundError:
-            same_folder = False
-        if not same_folder:
-            raise InputError(f"--workdir {self._workdir} must stay where it is, and was removed while training")
+        self._check_in_place()
         folder, temporary = self._folder / kind / str(number), self._folder / "tmp" / f"{kind}-{number}"
         try:
             if folder.exists():  # the same step once more, with another learning rate
@@ -323,13 +329,33 @@ class Checkpoints:
             write(folder, temporary, state, texts)
         except Exception as error:
             self._saved[kind].discard(number)
-            shutil.rmtree(temporary, ignore_errors=True)
-            # The end of what Orbax says is the reason, such as a full disk.
-            raise InputError(
-                f"checkpoint {folder} could not be saved: {' '.join(str(error).split())[-300:]}"
-            ) from error
+            self._clear(temporary)
+            self._check_in_place()
+            # The reason, such as a full disk, stands at the end of what Orbax says, before what TensorStore adds.
+            said = re.sub(r" \[(tensorstore_spec|os_error_code)=.*", "", " ".join(str(error).split()))
+            raise InputError(f"checkpoint {folder} could not be saved: {said[-300:]}") from error
         if kind == "latest":
             self._delete_latest(lambda step: step < number or (alone and step > number))
+
+    def _clear(self, temporary: Path) -> None:
+        """Removes a save that failed, and the folders above it that Orbax has made anew where they were removed."""
+        if not self._in_place(self._workdir) and (self._workdir / "lock").exists():
+            return  # another process has made the folder anew
+        shutil.rmtree(temporary, ignore_errors=True)
+        for place in self._places:
+            if not self._in_place(place):
+                with contextlib.suppress(OSError):
+                    place.rmdir()
+
+    def _in_place(self, place: Path) -> bool:
+        try:
+            return os.path.samestat(os.stat(place), os.fstat(self._places[place]))
+        except FileNotFoundError:
+            return False
+
+    def _check_in_place(self) -> None:
+        if not self._in_place(self._workdir):
+            raise InputError(f"--workdir {self._workdir} must stay where it is, and was removed while training")
 
     def _delete_latest(self, which: Callable[[int], bool]) -> None:
         for step in sorted(filter(which, self._saved["latest"])):

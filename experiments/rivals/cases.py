@@ -103,5 +103,9 @@ CASES: dict[str, list[Case]] = {
     "projection": [
         dataclasses.replace(STEPS[2], batch=64, name="projections of conv5", bars={"forward pass": 2.0})
     ],
+    "checkpoints": [
+        Case(f"weights and momentum, {megabytes} MB", (28, 28, 1), 128, {"orbax": 1.5}, _lenet(32, units))
+        for megabytes, units in ((60, 2376), (250, 9925))
+    ],
     "memory": [dataclasses.replace(case, bars={"flax": 1.0}) for case in (STEPS[0], STEPS[1], STEPS[5])],
 }  # fmt: skip

@@ -4,8 +4,13 @@ What is timed is a function (count) that does the work `count` times and returns
 is none.
 """
 
+import atexit
+import contextlib
 import dataclasses
+import shutil
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -20,6 +25,7 @@ from cnnjax.config import Config, DataConfig, Hyperparams, TrainConfig
 from cnnjax.data import Batch, Dataset, Split, batches
 from cnnjax.sweep.engine import group_of, programs, stacked
 from cnnjax.sweep.space import grid_and_draws
+from cnnjax.train import checkpoints
 from cnnjax.train.step import TrainState, initial_state, make_preprocess, make_train_chunk, make_train_step
 from cnnjax.visualize.evolution import make_look, make_projector, strongest_activations
 from experiments.rivals.cases import CLASSES, Case
@@ -403,6 +409,39 @@ def flax_step_memory(case: Case) -> Work:
     return lambda count: megabytes
 
 
+def _loading(case: Case, load: Callable[[Path, TrainState], Any]) -> Work:
+    """`load` of a checkpoint's folder; the state that is in it says shapes and types."""
+    state, place = ours(case).state(case.shape), Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, place)
+    folder = place / "epochs" / "1"
+    folder.parent.mkdir()
+    checkpoints.write(folder, place / "tmp", jax.tree.map(np.asarray, state), {})
+
+    def work(count: int) -> float:
+        for _ in range(count):
+            jax.block_until_ready(load(folder, state))
+        return float("nan")
+
+    return work
+
+
+def loading(case: Case) -> Work:
+    """A checkpoint read, the digest of every file and array compared."""
+    return _loading(case, lambda folder, state: checkpoints.read(folder, state).state)
+
+
+def orbax_loading(case: Case) -> Work:
+    """The same files read by Orbax alone, to the same arrays on the device."""
+    import orbax.checkpoint as ocp
+
+    def restored(folder: Path, state: TrainState) -> Any:
+        like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
+        with contextlib.closing(ocp.Checkpointer(ocp.StandardCheckpointHandler())) as checkpointer:
+            return checkpointer.restore(folder / "state", args=ocp.args.StandardRestore(like))  # pyright: ignore[reportCallIssue]
+
+    return _loading(case, restored)
+
+
 RIVALS: dict[str, Callable[[Case], Work]] = {
     "training": training,
     "python loop": python_loop,
@@ -418,6 +457,8 @@ RIVALS: dict[str, Callable[[Case], Work]] = {
     "response norm": response_norm,
     "step memory": step_memory,
     "flax memory": flax_step_memory,
+    "loading": loading,
+    "orbax loading": orbax_loading,
     "strongest": strongest,
     "projections": projections,
     "forward pass": forward_pass,

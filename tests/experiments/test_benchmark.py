@@ -6,6 +6,8 @@ import math
 import subprocess
 import sys
 
+import jax
+import numpy as np
 import pytest
 
 from cnnjax.config import ModelConfig
@@ -36,6 +38,17 @@ def test_the_rivals_train(rival):
     work = jax_side.RIVALS[rival](dataclasses.replace(TINY, members=2))
     first = work(1)
     assert work(150) < first
+
+
+@pytest.mark.parametrize("rival", ["loading", "orbax loading"])
+def test_a_checkpoint_is_read_as_it_was_saved(rival, monkeypatch):
+    ready, read = jax.block_until_ready, []
+    monkeypatch.setattr(jax, "block_until_ready", lambda state: read.append(ready(state)))
+    assert math.isnan(jax_side.RIVALS[rival](TINY)(2))
+    saved = jax_side.ours(TINY).state(TINY.shape)
+    assert len(read) == 2
+    for state in read:
+        jax.tree.map(np.testing.assert_array_equal, state, saved)
 
 
 def test_the_stacked_members_of_torch_train():

@@ -27,8 +27,10 @@ def table(seed: int) -> str:
 
 
 def write(seed: int) -> None:
-    """Replaces what stands between the markers in README.md."""
-    text = README.read_text()
-    between = re.compile(r"(<!-- faults -->\n).*?(<!-- /faults -->)", re.DOTALL)
-    assert len(between.findall(text)) == 1
-    README.write_text(between.sub(lambda found: f"{found[1]}{table(seed)}\n{found[2]}", text))
+    """Puts the table between the markers in README.md, in the place of the one of the same seed, beside the others."""
+    before, between, after = re.split(
+        r"(?<=<!-- faults -->\n)(.*)(?=<!-- /faults -->)", README.read_text(), flags=re.DOTALL
+    )
+    found = {title[1]: text for text in between.strip().split("\n\n") if (title := re.match(r".*\(seed (\d+)\)", text))}
+    tables = found | {str(seed): table(seed)}
+    README.write_text(before + "\n\n".join(tables[key] for key in sorted(tables, key=int)) + "\n" + after)

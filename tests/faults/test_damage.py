@@ -1,6 +1,7 @@
 """Bits flipped, files cut, emptied, taken away, put in: never another value than the one that was written."""
 
 import contextlib
+import itertools
 import shutil
 
 import jax
@@ -83,39 +84,50 @@ def test_a_flipped_bit_in_config_json_never_gives_another_config(damaged, number
 
 
 @pytest.mark.parametrize("number", [1, pytest.param(40, marks=LONG)])
-def test_the_same_command_mends_what_is_damaged(reference, damaged, number):
+def test_the_same_command_mends_what_is_damaged(reference, new, number):
     """Any number of files at once, checkpoints, config.json and metrics.jsonl, in any of five ways."""
-    generator = np.random.default_rng(runs.SEED + 2)
-    for turn in range(number):
-        places = list(runs.files(damaged))
-        chosen = generator.choice(len(places), size=int(generator.integers(1, 6)), replace=False)
-        for place in chosen:
-            path = places[place]
-            kind = ("flipped", "cut", "emptied", "missing", "junk")[int(generator.integers(5))]
-            size = path.stat().st_size
-            if kind == "flipped":
-                flip(path, int(generator.integers(8 * size)))
-            elif kind == "missing":
-                path.unlink()
-            elif kind == "junk":
-                path.write_bytes(generator.bytes(int(generator.integers(1, 2 * size))))
-            else:
-                path.write_bytes(path.read_bytes()[: 0 if kind == "emptied" else int(generator.integers(size))])
-        _junk(damaged, generator, turn)
-        ended = runs.end(runs.begin(damaged))
-        if "config.json" in {places[place].name for place in chosen} and ended.status == 2:
-            # Every copy of the config is gone, too: the file itself was taken away.
-            runs.one_line(ended)
-            count("files damaged in a run folder", "refused", len(chosen))
-            shutil.copy(reference.workdir / "config.json", damaged / "config.json")
-            ended = runs.end(runs.begin(damaged))
-        assert ended.status == 0, ended.error
-        text = (damaged / "config.json").read_bytes()
-        if text != reference.everything["config.json"]:  # a flip that changed no value
-            assert running.read_config(damaged / "config.json")
-            shutil.copy(reference.workdir / "config.json", damaged / "config.json")
-        runs.same_end(damaged, reference)
-        count("files damaged in a run folder", "mended", len(chosen))
+
+    def chain(turns):
+        generator = np.random.default_rng((runs.SEED, 2, turns[0]))
+        workdir = new()
+        shutil.copytree(reference.workdir, workdir)
+        return [_damage_and_mend(workdir, reference, generator, turn) for turn in turns]
+
+    for found in itertools.chain(*runs.two_at_once(chain, range(number))):
+        for outcome, times in found.items():
+            count("files damaged in a run folder", outcome, times)
+
+
+def _damage_and_mend(workdir, reference, generator, turn):
+    places = list(runs.files(workdir))
+    chosen = generator.choice(len(places), size=int(generator.integers(1, 6)), replace=False)
+    for place in chosen:
+        path = places[place]
+        kind = ("flipped", "cut", "emptied", "missing", "junk")[int(generator.integers(5))]
+        size = path.stat().st_size
+        if kind == "flipped":
+            flip(path, int(generator.integers(8 * size)))
+        elif kind == "missing":
+            path.unlink()
+        elif kind == "junk":
+            path.write_bytes(generator.bytes(int(generator.integers(1, 2 * size))))
+        else:
+            path.write_bytes(path.read_bytes()[: 0 if kind == "emptied" else int(generator.integers(size))])
+    _junk(workdir, generator, turn)
+    ended, found = runs.end(runs.begin(workdir)), {}
+    if "config.json" in {places[place].name for place in chosen} and ended.status == 2:
+        # Every copy of the config is gone, too: the file itself was taken away.
+        runs.one_line(ended)
+        found["refused"] = len(chosen)
+        shutil.copy(reference.workdir / "config.json", workdir / "config.json")
+        ended = runs.end(runs.begin(workdir))
+    assert ended.status == 0, ended.error
+    text = (workdir / "config.json").read_bytes()
+    if text != reference.everything["config.json"]:  # a flip that changed no value
+        assert running.read_config(workdir / "config.json")
+        shutil.copy(reference.workdir / "config.json", workdir / "config.json")
+    runs.same_end(workdir, reference)
+    return found | {"mended": len(chosen)}
 
 
 def _junk(workdir, generator, turn):

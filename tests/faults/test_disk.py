@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import time
 
 import numpy as np
 import pytest
@@ -28,14 +29,18 @@ def kept(workdir):
 def test_no_room_for_a_file(reference, new, number):
     largest = max(path.stat().st_size for path in runs.files(reference.workdir))
     sizes = np.geomspace(0.5 * largest, 200, number).astype(int).tolist()  # checkpoints first, at last no config
-    workdir = new()
-    for size in sizes:
-        before = kept(workdir)
-        said = runs.one_line(no_file_beyond(size, workdir))
-        assert str(workdir) in said
-        assert before.items() <= kept(workdir).items()
-    runs.finish(workdir)
-    runs.same_end(workdir, reference)
+
+    def chain(sizes):
+        workdir = new()
+        for size in sizes:
+            before = kept(workdir)
+            said = runs.one_line(no_file_beyond(size, workdir))
+            assert str(workdir) in said
+            assert before.items() <= kept(workdir).items()
+        runs.finish(workdir)
+        runs.same_end(workdir, reference)
+
+    runs.two_at_once(chain, sizes)
     count("no room for a file (a limit on its size)", "refused", number)
 
 
@@ -62,7 +67,7 @@ def test_a_full_disk(reference, small_disk, kilobytes):
     disk = small_disk(kilobytes)
     workdir = disk / "run"
     said = runs.one_line(runs.end(runs.begin(workdir)))
-    assert str(workdir) in said
+    assert str(workdir) in said and "No space left on device" in said
     before = kept(workdir) if workdir.exists() else {}
     subprocess.run(["mount", "-o", "remount,size=20m", str(disk)], check=True)
     runs.finish(workdir)
@@ -107,16 +112,24 @@ def test_a_folder_that_cannot_be_written(reference, new, request):
 
 @LONG
 def test_a_folder_that_is_removed_while_running(reference, new):
+    """Between two saves, in the middle of one, or while the metrics are written: as it happens."""
+    generator = np.random.default_rng(runs.SEED)
     workdir = new()
-    process = runs.begin(workdir)
-    runs.wait_for((workdir / "checkpoints" / "epochs" / "0").exists, process)
-    workdir.rename(workdir.with_name("elsewhere"))
-    said = runs.one_line(runs.end(process))
-    assert str(workdir) in said and not workdir.exists()
-    count("a run folder removed while running", "refused")
-    workdir.with_name("elsewhere").rename(workdir)
+    elsewhere = workdir.with_name("elsewhere")
+    for _ in range(6):
+        process = runs.begin(workdir)
+        runs.wait_for((workdir / "checkpoints" / "epochs" / "0").exists, process)
+        time.sleep(generator.uniform(0, 0.2))
+        workdir.rename(elsewhere)
+        said = runs.one_line(runs.end(process))
+        assert f"{workdir} must stay where it is, and was removed while training" in said
+        assert not workdir.exists()
+        elsewhere.rename(workdir)
+        shutil.rmtree(workdir / "checkpoints" / "epochs")
+        shutil.rmtree(workdir / "checkpoints" / "latest")
     runs.finish(workdir)
     runs.same_end(workdir, reference)
+    count("a run folder removed while running", "refused", 6)
 
 
 @LONG

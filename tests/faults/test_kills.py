@@ -37,36 +37,46 @@ def test_killed_before_a_file_operation(reference, new, number):
     assert killed_at(0, workdir).status == 0
     runs.same_end(workdir, reference)
     seen = operations(workdir.with_name("log"))
-    workdir, kills = new(), 0
-    for point in spread(seen, number, generator):
-        ended = killed_at(point, workdir)
-        if ended.status == 0:  # the chain of kills has come to its end; this one begins the next
-            runs.same_end(workdir, reference)
-            workdir = new()
+
+    def chain(points):
+        workdir, kills = new(), 0
+        for point in points:
             ended = killed_at(point, workdir)
-        assert ended.status in (0, -signal.SIGKILL), ended.error
-        kills += ended.status != 0
-    runs.finish(workdir)
-    runs.same_end(workdir, reference)
+            if ended.status == 0:  # the chain of kills has come to its end; this one begins the next
+                runs.same_end(workdir, reference)
+                workdir = new()
+                ended = killed_at(point, workdir)
+            assert ended.status in (0, -signal.SIGKILL), ended.error
+            kills += ended.status != 0
+        runs.finish(workdir)
+        runs.same_end(workdir, reference)
+        return kills
+
+    kills = sum(runs.two_at_once(chain, spread(seen, number, generator)))
     assert kills >= 0.9 * number
     count("killed (SIGKILL) just before a file operation", "mended", kills)
 
 
-@pytest.mark.parametrize("number", [1, pytest.param(20, marks=LONG)])
+@pytest.mark.parametrize("number", [1, pytest.param(24, marks=LONG)])
 def test_killed_at_any_time(reference, seconds, new, number):
     generator = np.random.default_rng(runs.SEED + 1)
-    kills, workdir = 0, new()
-    while kills < number:
-        process = runs.begin(workdir)
-        time.sleep(seconds * generator.uniform(0.4, 1))
-        process.kill()
-        if runs.end(process).status == 0:
-            runs.same_end(workdir, reference)
-            workdir = new()
-        else:
-            kills += 1
-    runs.finish(workdir)
-    runs.same_end(workdir, reference)
+
+    def chain(times):
+        kills, workdir = 0, new()
+        for part in times:
+            process = runs.begin(workdir)
+            time.sleep(seconds * part)
+            process.kill()
+            if runs.end(process).status == 0:
+                runs.same_end(workdir, reference)
+                workdir = new()
+            else:
+                kills += 1
+        runs.finish(workdir)
+        runs.same_end(workdir, reference)
+        return kills
+
+    kills = sum(runs.two_at_once(chain, generator.uniform(0.4, 1, number)))
     count("killed (SIGKILL) at a random time", "mended", kills)
 
 
@@ -80,10 +90,16 @@ def test_killed_while_figures_are_drawn(reference, new):
     assert {name: drawn.everything[name] for name in reference.everything} == reference.everything
     seen = operations(whole.with_name("log"))
     points = [number + 1 for number, line in enumerate(seen) if "figures" in line]
-    workdir = new()
-    chosen = np.random.default_rng(runs.SEED).permutation(points)[:8].tolist()
-    for point in chosen:
-        assert killed_at(point, workdir, FIGURES).status in (0, -signal.SIGKILL)
-    runs.finish(workdir, script=FIGURES)
-    runs.same_end(workdir, drawn)
-    count("killed (SIGKILL) while figures are drawn", "mended", len(chosen))
+
+    def chain(points):
+        workdir, kills = new(), 0
+        for point in points:
+            ended = killed_at(point, workdir, FIGURES)
+            assert ended.status in (0, -signal.SIGKILL), ended.error
+            kills += ended.status != 0
+        runs.finish(workdir, script=FIGURES)
+        runs.same_end(workdir, drawn)
+        return kills
+
+    kills = sum(runs.two_at_once(chain, np.random.default_rng(runs.SEED).permutation(points)[:8].tolist()))
+    count("killed (SIGKILL) while figures are drawn", "mended", kills)

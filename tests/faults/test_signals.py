@@ -45,14 +45,18 @@ def test_the_newest_state_is_saved_within_ten_seconds(reference, new, number, st
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_asked_to_stop_at_any_time(reference, seconds, new, number):
     generator = np.random.default_rng(runs.SEED + number)
-    workdir = new()
-    for _ in range(6):
-        process = runs.begin(workdir)
-        time.sleep(seconds * generator.uniform(0.4, 1))
-        process.send_signal(number)
-        ended = runs.end(process)
-        # Before the script has begun, Python's own handlers answer.
-        assert ended.status in (0, 143, 130, -number, 1), ended.error
-    runs.finish(workdir)
-    runs.same_end(workdir, reference)
+
+    def chain(times):
+        workdir = new()
+        for part in times:
+            process = runs.begin(workdir)
+            time.sleep(seconds * part)
+            process.send_signal(number)
+            ended = runs.end(process)
+            # Before the script has begun, Python's own handlers answer.
+            assert ended.status in (0, 143, 130, -number, 1), ended.error
+        runs.finish(workdir)
+        runs.same_end(workdir, reference)
+
+    runs.two_at_once(chain, generator.uniform(0.4, 1, 6))
     count(f"asked to stop ({number.name}) at a random time", "mended", 6)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from cnnjax.errors import InputError
+from cnnjax.train import checkpoints as checkpoints_of
 from cnnjax.train import run as running
-from cnnjax.train.checkpoints import Checkpoints, Damaged, read, verify
+from cnnjax.train.checkpoints import Checkpoints, Damaged, read, verify, write
 from cnnjax.train.lock import locked
 from tests.train.test_run import CONFIG, dataset, same, whole  # noqa: F401 - fixtures
 
@@ -133,6 +134,28 @@ def test_a_save_that_fails_is_an_error_and_leaves_the_others(copied):
         workdir.rename(workdir.with_name("elsewhere"))
         checkpoints.save_latest(23, finished.states[1], {})
     assert not workdir.exists()
+
+
+def test_a_folder_that_goes_in_the_middle_of_a_save_is_not_made_anew(copied, monkeypatch):
+    """Orbax makes the folders above what it writes, wherever they are gone."""
+    finished, workdir = copied
+
+    def going(folder, temporary, *rest):
+        workdir.rename(workdir.with_name("elsewhere"))
+        temporary.mkdir(parents=True)
+        write(folder, temporary, *rest)
+
+    monkeypatch.setattr(checkpoints_of, "write", going)
+    with pytest.raises(InputError, match="must stay where it is, and was removed"), Checkpoints(workdir) as checkpoints:
+        checkpoints.save_latest(23, finished.states[1], {})
+    assert not workdir.exists()
+
+
+def test_what_goes_wrong_in_a_removed_folder_is_said_to_be_its_removal(copied):
+    _, workdir = copied
+    with pytest.raises(InputError, match="must stay where it is, and was removed"), Checkpoints(workdir):
+        workdir.rename(workdir.with_name("elsewhere"))
+        (workdir / "metrics.jsonl").read_text()
 
 
 def test_two_processes_do_not_share_a_folder(dataset, copied):  # noqa: F811
