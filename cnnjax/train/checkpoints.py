@@ -31,6 +31,7 @@ import numpy as np
 import cnnjax
 from cnnjax.atomic import sync, sync_tree
 from cnnjax.errors import InputError
+from cnnjax.train.interruption import held
 
 FORMAT = 1
 KINDS = ("epochs", "latest")
@@ -155,7 +156,8 @@ def read(folder: Path, like: Any) -> Kept:
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), like)
     try:
-        with contextlib.closing(ocp.Checkpointer(ocp.StandardCheckpointHandler())) as checkpointer:
+        # Of an interruption, too, Orbax makes an Exception.
+        with held(), contextlib.closing(ocp.Checkpointer(ocp.StandardCheckpointHandler())) as checkpointer:
             state = checkpointer.restore((folder / "state").absolute(), args=ocp.args.StandardRestore(abstract))  # pyright: ignore[reportCallIssue]
     except Exception as error:  # Orbax raises many kinds
         raise Damaged(f"{folder / 'state'} cannot be read ({type(error).__name__})") from error

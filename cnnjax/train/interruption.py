@@ -38,3 +38,16 @@ def deferred() -> Iterator[Asked]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def held() -> Iterator[None]:
+    """Within the block no signal is answered; behind it the first one is, as if it had come then."""
+    asked = Asked()
+    try:
+        with deferred() as asked:
+            yield
+    finally:
+        for number, exception in SIGNALS.items():
+            if asked.exception is exception:
+                signal.raise_signal(number)

@@ -3,13 +3,16 @@
 import json
 import os
 import shutil
+import signal
 
 import jax
 import numpy as np
 import pytest
+from orbax.checkpoint._src.serialization import serialization
 
-from cnnjax.errors import InputError
+from cnnjax.errors import InputError, Terminated
 from cnnjax.train import checkpoints as checkpoints_of
+from cnnjax.train import interruption
 from cnnjax.train import run as running
 from cnnjax.train.checkpoints import Checkpoints, Damaged, read, verify, write
 from cnnjax.train.lock import locked
@@ -156,6 +159,28 @@ def test_what_goes_wrong_in_a_removed_folder_is_said_to_be_its_removal(copied):
     with pytest.raises(InputError, match="must stay where it is, and was removed"), Checkpoints(workdir):
         workdir.rename(workdir.with_name("elsewhere"))
         (workdir / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize(("number", "exception"), interruption.SIGNALS.items())
+def test_a_signal_while_a_checkpoint_is_read_is_no_damage(copied, monkeypatch, number, exception):
+    """Where Orbax reads a shard it makes an Exception of whatever is raised."""
+    finished, workdir = copied
+    read_shard, handler = serialization._read_shard, signal.getsignal(signal.SIGTERM)
+
+    def interrupted(*args, **kwargs):
+        signal.raise_signal(number)
+        return read_shard(*args, **kwargs)
+
+    def terminated(*_):
+        raise Terminated
+
+    monkeypatch.setattr(serialization, "_read_shard", interrupted)
+    signal.signal(signal.SIGTERM, terminated)
+    try:
+        with pytest.raises(exception):
+            read(workdir / "checkpoints" / "epochs" / "1", finished.states[1])
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def test_two_processes_do_not_share_a_folder(dataset, copied):  # noqa: F811
