@@ -152,8 +152,9 @@ def read(folder: Path, like: Any) -> Kept:
                 f"{folder} must hold the state of this run, and {name} is {_said(found.get(name))} there and "
                 f"{_said(wanted.get(name))} here"
             )
-    # On the device at once: a copy afterwards would take half as long as all the reading.
-    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    # On the device at once: a copy afterwards would take half as long as all the reading. Of several devices none is
+    # named, since an array that was put on one is refused by a program for all.
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0]) if jax.device_count() == 1 else None
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), like)
     try:
         # Of an interruption, too, Orbax makes an Exception.
@@ -165,7 +166,7 @@ def read(folder: Path, like: Any) -> Kept:
         if digest != manifest["arrays"][name]["sha256"]:
             raise Damaged(f"{folder / 'state'}: {name} has other values than were saved")
     texts = {name: (folder / name).read_text() for name in manifest["files"] if "/" not in name}
-    return Kept(state, texts)
+    return Kept(jax.tree.map(jax.numpy.asarray, state), texts)
 
 
 def _in_parallel(function: Callable[[Any], Any], of: Mapping[str, Any]) -> dict[str, Any]:
