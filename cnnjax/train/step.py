@@ -216,7 +216,7 @@ def make_train_chunk(
 
         return lax.fori_loop(start, stop, body, state)
 
-    return ops.members_in_turn(train_chunk, unrolled=1)
+    return ops.members_in_turn(train_chunk)
 
 
 def make_evaluate(network: nn.Module, config: TrainConfig, preprocess: Preprocess, num_images: int):
@@ -238,4 +238,4 @@ def make_evaluate(network: nn.Module, config: TrainConfig, preprocess: Preproces
 
         return lax.fori_loop(0, steps, body, zero_metrics())
 
-    return ops.members_in_turn(evaluate, unrolled=1)
+    return ops.members_in_turn(evaluate)

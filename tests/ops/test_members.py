@@ -3,7 +3,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax.ops import members
 from cnnjax.ops.members import members_in_turn
 
 
@@ -21,7 +20,7 @@ def arguments(count):
     return params, jax.random.normal(keys[2], (3, 4))
 
 
-@pytest.mark.parametrize("count", [1, 3, members.UNROLLED, members.UNROLLED + 1, 2 * members.UNROLLED + 3])
+@pytest.mark.parametrize("count", [1, 3, 17])
 @pytest.mark.parametrize("shared", [True, False])
 def test_members_in_turn_are_the_members_of_vmap(count, shared):
     params, x = arguments(count)
@@ -33,21 +32,33 @@ def test_members_in_turn_are_the_members_of_vmap(count, shared):
     np.testing.assert_array_equal(turned["step"], batched["step"])
 
 
-def test_a_member_is_the_call_alone_bit_for_bit():
+def test_a_member_is_the_call_alone_up_to_the_last_place():
     params, x = arguments(3)
     turned = jax.jit(jax.vmap(members_in_turn(network), in_axes=(0, None)))(params, x)
     for member in range(3):
         alone = jax.jit(network)(jax.tree.map(lambda leaf: leaf[member], params), x)
-        np.testing.assert_array_equal(turned["value"][member], alone["value"])
+        np.testing.assert_array_max_ulp(np.asarray(turned["value"][member]), np.asarray(alone["value"]), maxulp=4)
 
 
-def test_compiled_work_does_not_grow_beyond_the_unrolled_members():
+def test_compiled_work_does_not_grow_with_the_members():
     def products(count):
         params, x = arguments(count)
         lowered = jax.jit(jax.vmap(members_in_turn(network), in_axes=(0, None))).lower(params, x)
         return lowered.as_text().count("dot_general")
 
-    assert products(members.UNROLLED) == products(3 * members.UNROLLED) == members.UNROLLED
+    assert products(1) == products(3) == products(24) == 1
+
+
+def test_temporaries_do_not_grow_with_the_members():
+    def wide(w, x):
+        return jnp.sum(jnp.tanh(x @ w) @ w.T)  # 4 MB between the products
+
+    def temporaries(count):
+        w, x = jnp.ones((count, 8, 1024)), jnp.ones((1024, 8))
+        gradient = jax.vmap(members_in_turn(jax.grad(wide)), in_axes=(0, None))
+        return jax.jit(gradient).lower(w, x).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporaries(8) < 1.5 * temporaries(2)
 
 
 def test_without_vmap_and_under_vmap_of_vmap():
