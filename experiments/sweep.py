@@ -19,7 +19,7 @@ from cnnjax.data import load
 from cnnjax.errors import InputError
 from cnnjax.figures import files
 from cnnjax.figures import sweep as figure
-from cnnjax.sweep import results, space, study
+from cnnjax.sweep import engine, results, space, study
 from cnnjax.sweep.study import Halving, Sweep
 from cnnjax.train import run
 
@@ -41,6 +41,7 @@ class Options:
     halve_at: tuple[int, ...] = _help("epochs at which only the best members go on", ())
     keep: float = _help("share of the members that goes on at each of those epochs", 0.5)
     best: str | None = _help("also write the best member into this folder, as an ordinary run")
+    join: bool = _help("work on the sweep that another process has begun in this folder with the same command", False)
     yes: bool = _help("train more than 100,000 members", False)
 
     def __post_init__(self):
@@ -92,7 +93,7 @@ def main(arguments: Arguments, progress: Progress) -> None:
     members = members_of(arguments)
     halving = Halving(options.halve_at, options.keep)
     halving.check(config)
-    study.check(arguments.workdir, config, members, halving)
+    study.check(arguments.workdir, config, members, halving, options.join)
     best_folder = None if options.best is None else Path(options.best)
     if (
         best_folder
@@ -101,13 +102,19 @@ def main(arguments: Arguments, progress: Progress) -> None:
         and any(best_folder.iterdir())
     ):
         raise InputError(f"--best must be new, empty or a run's, and {best_folder} has files and no config.json")
+    engine.a_device_for_each_core(len(members))
     dataset = load(config.data, progress)
     size = 0 if options.engine == "sequential" else options.chunk
     memory = None if options.memory_gb is None else int(options.memory_gb * 2**30)
     swept = study.run_sweep(
-        config, members, dataset, arguments.workdir, halving=halving, size=size, memory=memory, progress=progress,
-        say=progress.say,
+        config, members, dataset, arguments.workdir, halving=halving, size=size, memory=memory, join=options.join,
+        progress=progress, say=progress.say,
     )  # fmt: skip
+    if options.join:
+        progress.say(
+            f"all chunks are trained; the process that began the sweep writes table and figures in {arguments.workdir}"
+        )
+        return
     for plan in swept.plans:
         size_text = f"{plan.size} members at a time" if plan.size else "one member after another"
         progress.say(f"{size_text} ({'; '.join(plan.reasons)})")

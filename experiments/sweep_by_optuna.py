@@ -13,7 +13,7 @@ from cnnjax import cli
 from cnnjax.cli import Arguments, Progress
 from cnnjax.data import load
 from cnnjax.errors import InputError
-from cnnjax.sweep import space, study
+from cnnjax.sweep import engine, space, study
 from experiments.sweep import take_axes
 
 BATCH = "batch"  # the attribute of a trial that says in which batch it is trained
@@ -41,6 +41,7 @@ def main(arguments: Arguments, progress: Progress) -> None:
         raise InputError("experiments.sweep_by_optuna needs Optuna: pip install '.[optuna]'") from None
     if not axes:
         raise InputError(f"--sweep must be given an axis, one of {', '.join(space.axes())}, got none")
+    engine.a_device_for_each_core(options.batch)
     dataset = load(config.data, progress)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     workdir.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ members.csv      a row a member: its values, what became of it, its errors by ep
 chunks/R-G-K/    chunk K of group G in rung R: metrics.jsonl and checkpoints, with a member axis
 """
 
+import contextlib
 import csv
 import functools
 import io
@@ -28,8 +29,10 @@ from cnnjax.sweep.engine import Group, MembersTraining
 from cnnjax.sweep.space import Member, by_program
 from cnnjax.train import run
 from cnnjax.train.checkpoints import Checkpoints, read_epoch
-from cnnjax.train.lock import locked
+from cnnjax.train.lock import InUse, locked
 from cnnjax.train.training import Programs, Progress
+
+POLL_SECONDS = 1.0  # between two looks at what other processes are at
 
 
 class Halving(NamedTuple):
@@ -70,8 +73,8 @@ class Sweep(NamedTuple):
     state_of: Callable[[Member, int], Any]  # (member, kept epoch) -> its TrainState
 
 
-def check(workdir: Path, config: Config, members: Sequence[Member], halving: Halving) -> None:
-    """Refuses a folder that holds something else than this sweep; writes nothing.
+def check(workdir: Path, config: Config, members: Sequence[Member], halving: Halving, join: bool = False) -> None:
+    """Refuses a folder that holds something else than this sweep, or where there is none to join; writes nothing.
 
     Raises:
         InputError: it is no folder, has other files, or holds another sweep (naming what differs).
@@ -81,6 +84,8 @@ def check(workdir: Path, config: Config, members: Sequence[Member], halving: Hal
     path = workdir / "sweep.json"
     try:
         if not path.exists():
+            if join:
+                raise InputError(f"--join must find a sweep that was begun without it, and {workdir} has no sweep.json")
             if workdir.exists() and {one.name for one in workdir.iterdir()} - {"lock", "sweep.json.tmp"}:
                 raise InputError(
                     f"--workdir must be new, empty or a sweep's, and {workdir} has files and no sweep.json"
@@ -112,19 +117,24 @@ def run_sweep(
     halving: Halving = NO_HALVING,
     size: int | None = None,
     memory: int | None = None,
+    join: bool = False,
     progress: Progress | None = None,
     say: Callable[[str], None] = print,
 ) -> Sweep:
     """Trains all members to their end, from wherever the folder stands; a finished sweep is only read.
 
+    Several processes, on one machine or on several that share the folder, can work on one sweep: each takes the next
+    chunk that nobody is at, and what a dead process leaves behind is taken by another one.
+
     Args:
+        join: work on a sweep that another process has begun and writes the table of.
         size: members that are trained at a time; 0: one after another, each bit for bit as a run alone; None: measured.
         memory: bytes that a program may take; None: half of what there is.
 
     Raises:
         InputError: as `check`; if another process is at work in `workdir`; if not one member fits into the memory.
     """
-    check(workdir, config, members, halving)
+    check(workdir, config, members, halving, join)
     halving.check(config)
     for group in by_program(members):
         run.build(group[0].config, dataset)
@@ -132,7 +142,7 @@ def run_sweep(
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--workdir must be a folder that can be written, got {workdir}: {error}") from None
-    with locked(workdir):
+    with contextlib.nullcontext() if join else locked(workdir):
         groups = [engine.group_of(group) for group in by_program(members)]
         plans, programs = _plans(config, members, groups, dataset, workdir, halving, size, memory, say)
         trainer = _Trainer(config, groups, plans, programs, dataset, workdir, halving, progress, say)
@@ -143,7 +153,8 @@ def run_sweep(
             if last < config.train.epochs:
                 alive = trainer.best(alive, last)
         results = [trainer.result(member) for member in members]
-        write_text(workdir / "members.csv", members_table(results))
+        if not join:
+            write_text(workdir / "members.csv", members_table(results))
     return Sweep(config, results, plans, trainer.state_of)
 
 
@@ -171,19 +182,19 @@ def _plans(
             budget = memory or engine.memory_at_hand()
             plans, programs = zip(*(engine.plan(group, dataset, budget, say) for group in groups), strict=True)
         else:
-            plans = [engine.Plan(size, ["asked for"]) for _ in groups]
+            plans = [engine.Plan(size, ["asked for"], jax.device_count()) for _ in groups]
         record = run.new_record(config, dataset)
         record |= {"members": _plain(members), "halving": halving, "plans": plans}
         write_text(path, run.sealed(record))
     run.check_record(record, workdir, dataset)
-    sizes = {found for found, _ in record["plans"]}
+    plans = [engine.Plan(*plan) for plan in record["plans"]]
+    sizes = {plan.size for plan in plans}
     if size is not None and sizes != {size}:
         known = ", ".join(map(str, sorted(sizes)))
         raise InputError(f"--chunk must be what {workdir} was begun with ({known} members at a time), got {size}")
-    plans = [engine.Plan(found, reasons) for found, reasons in record["plans"]]
     if not programs:
         programs = [
-            engine.programs(group, dataset, sequential=plan.size <= 1)
+            engine.programs(group, dataset, plan.size <= 1, plan.devices)
             for group, plan in zip(groups, plans, strict=True)
         ]
     return plans, list(programs)
@@ -200,6 +211,16 @@ class Part(NamedTuple):
 
     def holds(self, epoch: int) -> bool:
         return self.first < epoch <= self.last or epoch == self.first == 0
+
+
+class Piece(NamedTuple):
+    """A chunk that is to be trained from the end of one epoch to that of another."""
+
+    folder: Path
+    number: int  # of the group
+    members: list[Member]
+    first: int
+    last: int
 
 
 class _Trainer:
@@ -228,28 +249,45 @@ class _Trainer:
 
     def train_rung(self, rung: int, alive: list[list[Member]], first: int, last: int) -> None:
         """Trains those alive from the end of epoch `first` to that of `last`."""
-        cut = [engine.chunks(members, plan.size) for members, plan in zip(alive, self.plans, strict=True)]
-        done, total = 0, sum(map(len, cut))
-        for number, chunks in enumerate(cut):
-            length = engine.chunk_length(sum(map(len, chunks)) or 1, self.plans[number].size)
-            for index, members in enumerate(chunks):
+        pieces = []
+        for number, (members, plan) in enumerate(zip(alive, self.plans, strict=True)):
+            length = engine.chunk_length(len(members) or 1, plan.size, plan.devices)
+            for index, chunk in enumerate(engine.chunks(members, plan.size)):
                 folder = self.workdir / "chunks" / f"{rung}-{number}-{index}"
-
-                def report(_, step: int, of: int, chunk: int = done) -> None:
-                    span, begin = ((of * epochs) // self.config.train.epochs for epochs in (last - first, first))
-                    self.report(f"members, to epoch {last}", chunk * span + step - begin, total * span)
-
-                self._train_chunk(folder, number, engine.padded(members, length), first, last, report)
-                for place, member in enumerate(members):
+                pieces.append(Piece(folder, number, engine.padded(chunk, length), first, last))
+                for place, member in enumerate(chunk):
                     self.parts.setdefault(member.number, []).append(Part(folder, place, length, first, last))
-                done += 1
+        waiting = list(pieces)
+        while waiting:
+            busy = []
+            for piece in waiting:
+                try:
+                    self._train(piece, (len(pieces) - len(waiting) + waiting.index(piece), len(pieces)))
+                except InUse:
+                    busy.append(piece)
+            if busy == waiting:
+                time.sleep(POLL_SECONDS)
+            waiting = busy
 
-    def _train_chunk(
-        self, folder: Path, number: int, members: list[Member], first: int, last: int, report: Progress
-    ) -> None:
-        for place in (folder.parent, folder):  # and none above, should the whole folder be removed
+    def _train(self, piece: "Piece", position: tuple[int, int]) -> None:
+        """Trains a chunk, where that is still to be done.
+
+        Raises:
+            InUse: another process is at it.
+        """
+        for place in (piece.folder.parent, piece.folder):  # and none above, should the whole folder be removed
             place.mkdir(exist_ok=True)
-        group = self.groups[number]
+        with locked(piece.folder):
+            self._train_alone(piece, position)
+
+    def _train_alone(self, piece: "Piece", position: tuple[int, int]) -> None:
+        folder, number, members, first, last = piece
+        group, (done, total) = self.groups[number], position
+
+        def report(_, step: int, of: int) -> None:
+            span, begin = ((of * epochs) // self.config.train.epochs for epochs in (last - first, first))
+            self.report(f"members, to epoch {last}", done * span + step - begin, total * span)
+
         started = time.monotonic()
         with Checkpoints(folder, self.say) as checkpoints:
             epochs = tuple(epoch for epoch in self.kept if first < epoch <= last or epoch == first == 0)

@@ -9,12 +9,16 @@ from pathlib import Path
 from cnnjax.errors import InputError
 
 
+class InUse(InputError):
+    """Another process holds the folder."""
+
+
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Holds `folder`/lock, which names the process; the system lets go of it when that process ends, however it ends.
 
     Raises:
-        InputError: another process holds it; the message has that one's pid and host.
+        InUse: another process holds it; the message has that one's pid and host.
     """
     import fcntl
 
@@ -24,7 +28,7 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.read(descriptor, 200).decode(errors="replace").strip() or "one that has just begun"
-            raise InputError(f"--workdir {folder} must not be in use by another process, and is ({holder})") from None
+            raise InUse(f"--workdir {folder} must not be in use by another process, and is ({holder})") from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"pid {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         yield

@@ -42,6 +42,7 @@ class Programs(NamedTuple):
     init: Callable[..., TrainState]  # (hyper)
     chunk: Callable[..., TrainState]  # (hyper, state, images, labels, epoch, start, stop); gives its state away
     evaluate: Callable[..., Metrics]  # (hyper, state, images, labels)
+    place: Callable[[Any], Any] = jax.device_put  # brings the data to where the programs run
 
 
 def compiled(config: Config, network: nn.Module, preprocess: Preprocess, dataset: Dataset) -> Programs:
@@ -97,8 +98,8 @@ class Training:
         elif self.state is None:
             self._begin()
         self._write_metrics()
-        train_arrays = jax.device_put((self.dataset.train.images, self.dataset.train.labels))
-        test_arrays = jax.device_put((self.dataset.test.images, self.dataset.test.labels))
+        train_arrays = self.programs.place((self.dataset.train.images, self.dataset.train.labels))
+        test_arrays = self.programs.place((self.dataset.test.images, self.dataset.test.labels))
         with interruption.deferred() as asked:
             self._end_epoch(test_arrays)
             saved_at = time.monotonic()

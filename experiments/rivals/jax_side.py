@@ -23,7 +23,7 @@ from jax import lax
 from cnnjax import models, ops
 from cnnjax.config import Config, DataConfig, Hyperparams, TrainConfig
 from cnnjax.data import Batch, Dataset, Split, batches
-from cnnjax.sweep.engine import group_of, programs, stacked
+from cnnjax.sweep.engine import a_device_for_each_core, group_of, programs, stacked
 from cnnjax.sweep.space import grid_and_draws
 from cnnjax.train import checkpoints
 from cnnjax.train.step import TrainState, initial_state, make_preprocess, make_train_chunk, make_train_step
@@ -106,6 +106,7 @@ def _in_chunks(case: Case, chunk: Callable, hyper: Hyperparams, state: TrainStat
 
 def sweep(case: Case) -> Work:
     """Our sweep's programs in its loop: members of different learning rates around the rivals' one, all at a time."""
+    a_device_for_each_core(case.members)
     images, labels = images_and_labels(case)
     split = Split(images, labels)
     dataset = Dataset("synthetic", tuple(map(str, range(CLASSES))), split, split)
@@ -114,8 +115,8 @@ def sweep(case: Case) -> Work:
     rates = list(np.linspace(0.5, 1.5, case.members + 2)[1:-1] * LEARNING_RATE)
     members = grid_and_draws(base, {"learning_rate": rates}, samples=1, seed=0)
     group = group_of(members)
-    made, hyper = programs(group, dataset, sequential=False), stacked(group, members)
-    return _in_chunks(case, made.chunk, hyper, made.init(hyper), jax.device_put((images, labels)))
+    made, hyper = programs(group, dataset, case.members == 1, jax.device_count()), stacked(group, members)
+    return _in_chunks(case, made.chunk, hyper, made.init(hyper), made.place((images, labels)))
 
 
 def python_loop(case: Case) -> Work:

@@ -137,9 +137,9 @@ def test_chunks_hold_all_members_and_are_nearly_even(count, size):
     assert [member for chunk in cut for member in chunk] == members
     assert max(lengths) - min(lengths) <= 1 and max(lengths) <= max(size, 1)
     assert len(cut) == -(-count // max(size, 1))  # no more chunks than needed
-    length = engine.chunk_length(count, size)
+    length = engine.chunk_length(count, size, 1)
     assert length == max(lengths)
-    assert engine.chunk_length(count, length) == length  # the length is a size that leads to itself
+    assert engine.chunk_length(count, length, 1) == length  # the length is a size that leads to itself
     assert all(len(engine.padded(chunk, length)) == length for chunk in cut)
 
 
@@ -222,3 +222,6 @@ def test_members_on_eight_devices_are_those_on_one(tmp_path):
     assert count == 8 and number == best
     for ours, theirs in zip(eight, one, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+    _, number, again = halved_to_one(tmp_path / "eight", 3)  # begun on eight devices, read where there is one
+    assert number == best
+    same(eight, again)

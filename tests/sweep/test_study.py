@@ -4,6 +4,9 @@ import io
 import json
 import math
 import shutil
+import subprocess
+import sys
+import time
 
 import jax
 import numpy as np
@@ -36,10 +39,10 @@ def compiled_once():
     """The sweeps of this file that need the same programs share them, as those of one process would."""
     make, made = engine.programs, {}
 
-    def programs(group, dataset, sequential):
-        key = (group.config.model, group.config.train, group.axes, id(dataset), sequential)
+    def programs(group, dataset, *how):
+        key = (group.config.model, group.config.train, group.axes, id(dataset), *how)
         if key not in made:
-            made[key] = make(group, dataset, sequential)
+            made[key] = make(group, dataset, *how)
         return made[key]
 
     with pytest.MonkeyPatch.context() as patch:
@@ -47,9 +50,9 @@ def compiled_once():
         yield
 
 
-def trained(dataset, workdir, progress=None, halving=HALVING, config=CONFIG, members=MEMBERS):
+def trained(dataset, workdir, progress=None, halving=HALVING, config=CONFIG, members=MEMBERS, **more):
     return study.run_sweep(
-        config, members, dataset, workdir, halving=halving, size=2, progress=progress, say=lambda text: None
+        config, members, dataset, workdir, halving=halving, size=2, progress=progress, say=lambda text: None, **more
     )
 
 
@@ -204,6 +207,53 @@ def test_a_damaged_record_is_refused(dataset, whole, tmp_path):
     (tmp_path / "sweep.json").write_text(text.replace('"epochs": 2', '"epochs": 4'))
     with pytest.raises(InputError, match="sweep.json is not as it was written"):
         trained(dataset, tmp_path)
+
+
+JOINING = """
+import sys
+from pathlib import Path
+from tests.sweep import sweeps, test_study
+test_study.trained(sweeps.dataset(), Path(sys.argv[1]), join=True)
+"""
+
+
+def test_a_second_process_takes_the_chunks_that_nobody_is_at(dataset, whole, tmp_path):
+    """The first stops at once and keeps chunk 1 locked, as if it were at it; the second does all others and waits."""
+    finished, _, _ = whole
+    workdir = tmp_path / "sweep"
+
+    def stop(*call):
+        raise Stop
+
+    with pytest.raises(Stop):
+        trained(dataset, workdir, stop)
+    first, *others = [workdir / "chunks" / f"0-0-{index}" for index in (1, 0, 2)]
+    first.mkdir()
+    with locked(first):
+        joined = subprocess.Popen([sys.executable, "-c", JOINING, str(workdir)], stderr=subprocess.PIPE, text=True)
+        try:
+            while joined.poll() is None and not all((other / "seconds.json").exists() for other in others):
+                time.sleep(0.1)
+            assert joined.poll() is None, joined.communicate()[1][-2000:]
+            assert not (first / "checkpoints").exists()
+        except BaseException:
+            joined.kill()
+            raise
+    _, errors = joined.communicate()
+    assert joined.returncode == 0, errors[-2000:]
+    assert (first / "seconds.json").exists() and not (workdir / "members.csv").exists()
+
+    def none_left(*call):
+        raise AssertionError("trained again")
+
+    assert outcome(trained(dataset, workdir, none_left)) == outcome(finished)
+    assert (workdir / "members.csv").exists()
+
+
+def test_there_must_be_a_sweep_to_join(dataset, tmp_path):
+    with pytest.raises(InputError, match="--join must find a sweep that was begun without it, and .*no sweep.json"):
+        trained(dataset, tmp_path / "sweep", join=True)
+    assert not (tmp_path / "sweep").exists()
 
 
 def test_two_at_once_exclude_each_other(dataset, whole):
