@@ -200,9 +200,7 @@ def make_train_chunk(
     steps_per_epoch = -(-num_images // config.batch_size)
     train_step = make_train_step(network, config, preprocess, steps_per_epoch)
 
-    def train_chunk(hyper: Hyperparams, state: TrainState, images, labels, epoch, start, stop) -> TrainState:
-        order, masks = epoch_order(hyper.seed, epoch, num_images, config.batch_size)
-
+    def steps(hyper: Hyperparams, state: TrainState, images, labels, order, masks, epoch, start, stop) -> TrainState:
         def body(step, state):
             position = step - epoch * steps_per_epoch
             rows = order[position]
@@ -216,7 +214,14 @@ def make_train_chunk(
 
         return lax.fori_loop(start, stop, body, state)
 
-    return ops.members_in_turn(train_chunk)
+    steps = ops.members_in_turn(steps)
+
+    def train_chunk(hyper: Hyperparams, state: TrainState, images, labels, epoch, start, stop) -> TrainState:
+        # Not within what runs in turn: members that share a seed share the order, and sorting 60,000 images takes time.
+        order, masks = epoch_order(hyper.seed, epoch, num_images, config.batch_size)
+        return steps(hyper, state, images, labels, order, masks, epoch, start, stop)
+
+    return train_chunk
 
 
 def make_evaluate(network: nn.Module, config: TrainConfig, preprocess: Preprocess, num_images: int):

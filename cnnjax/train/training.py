@@ -199,7 +199,8 @@ class Training:
 def metrics_line(epoch: int, train: Metrics, test: Metrics) -> str:
     """A line of metrics.jsonl: means over the epoch's training batches (none for epoch 0) and over the test split.
 
-    Where the metrics are those of several members, each mean is a list; null where a member has none.
+    Where the metrics are those of several members, each mean is a list; null where a member has none, or where it is
+    no number that JSON has.
     """
     line: dict[str, Any] = {"epoch": epoch}
     for split, sums in (("train", train), ("test", test)):
@@ -207,9 +208,9 @@ def metrics_line(epoch: int, train: Metrics, test: Metrics) -> str:
         for name, total in (("loss", sums.loss), ("error", sums.errors), ("error_top5", sums.errors_top5)):
             if count.any():
                 mean = np.asarray(total, float) / np.where(count > 0, count, np.nan)
-                line[f"{split}_{name}"] = [_or_null(one) for one in mean] if count.ndim else float(mean)
+                line[f"{split}_{name}"] = [_or_null(one) for one in mean] if count.ndim else _or_null(mean)
     return json.dumps(line) + "\n"
 
 
 def _or_null(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
+    return float(value) if np.isfinite(value) else None

@@ -190,9 +190,7 @@ def make_projector(feature_maps: FeatureMaps, layer: str, preprocess: Callable[[
     def projector(variables, images, units):
         return project(lambda x: feature_maps(variables, x)[layer], preprocess(images), units)
 
-    # Not `ops.jit`: 64 projections of the small ZFNet's conv1, conv3, conv5 took 36, 92, 132 ms of one core so, and 39,
-    # 107, 111 ms with its options. 26 of them are the gradient to the image of the first layer (7×7, 24 maps) in both.
-    return jax.jit(projector)
+    return ops.jit(projector)
 
 
 def tile_units(

@@ -11,7 +11,8 @@ from cnnjax.data import epoch_order, load
 from cnnjax.errors import InputError
 from cnnjax.train import run as running
 from cnnjax.train.checkpoints import Checkpoints, read_epoch
-from cnnjax.train.training import Training, compiled
+from cnnjax.train.step import Metrics
+from cnnjax.train.training import Training, compiled, metrics_line
 
 CONFIG = Config(
     data=DataConfig(name="digits"),
@@ -141,6 +142,16 @@ def test_a_step_that_is_not_finite_is_left_out_when_asked(dataset, claimed):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(loop.state.params))
     lines = [json.loads(line) for line in loop.lines]
     assert np.isfinite(lines[2]["train_loss"])
+
+
+@pytest.mark.parametrize("loss", [np.nan, np.inf, [2.0, np.inf]])
+def test_a_line_of_metrics_is_json_whatever_the_loss(loss):
+    loss = np.array(loss)
+    sums = Metrics(loss, *(np.ones_like(loss) for _ in range(3)))
+    line = json.loads(metrics_line(1, sums, sums), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert line["test_loss"] == ([2.0, None] if loss.ndim else None) and line["test_error"] == (
+        [1.0, 1.0] if loss.ndim else 1.0
+    )
 
 
 def test_a_training_that_stops_names_the_place_and_freezes_the_state(dataset, claimed):
