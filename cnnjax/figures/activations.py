@@ -1,6 +1,7 @@
 """A layer's strongest activations: projections beside image patches (Zeiler & Fergus 2014, figure 2)."""
 
 import math
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -49,11 +50,11 @@ def draw(
         "left the activation's projection, right the part of the image that the unit sees",
         fontsize=10,
     )
-    figure.supxlabel(
+    caption = (
         f"tiles {height}×{width} px, the strongest first; one place an image; projections: mid grey 0, one scale a "
-        "map; light grey: outside the image, and where no image is left that excites the map",
-        fontsize=8,
+        "map; light grey: outside the image, and where no image is left that excites the map"
     )
+    figure.supxlabel(textwrap.fill(caption, round(13 * size[0])), fontsize=8)  # 13 letters an inch fit
     return figure
 
 
