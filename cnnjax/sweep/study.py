@@ -50,6 +50,14 @@ class Halving(NamedTuple):
         if not 0 < self.share < 1:
             raise InputError(f"--keep must be a share between 0 and 1, got {self.share}")
 
+    def kept(self, count: int) -> int:
+        """How many of `count` members go on at one of the epochs."""
+        return max(1, math.ceil(count * self.share))
+
+    def left(self, count: int) -> int:
+        """How many of `count` members go on to the last epoch."""
+        return functools.reduce(lambda staying, _: self.kept(staying), self.epochs, count)
+
 
 NO_HALVING = Halving()
 
@@ -180,7 +188,8 @@ def _plans(
     if record is None:
         if size is None:
             budget = memory or engine.memory_at_hand()
-            plans, programs = zip(*(engine.plan(group, dataset, budget, say) for group in groups), strict=True)
+            left = halving.left(len(members))
+            plans, programs = zip(*(engine.plan(group, dataset, budget, say, left) for group in groups), strict=True)
         else:
             plans = [engine.Plan(size, ["asked for"], jax.device_count()) for _ in groups]
         record = run.new_record(config, dataset)
@@ -337,7 +346,7 @@ class _Trainer:
             diverged = int(self.state_of(member, epoch).unsound) > 0
             return diverged, self.metrics_of(member)[-1]["test_error"], member.number
 
-        staying = sorted(everyone, key=rank)[: max(1, math.ceil(len(everyone) * self.halving.share))]
+        staying = sorted(everyone, key=rank)[: self.halving.kept(len(everyone))]
         numbers = {member.number for member in staying}
         self.say(f"epoch {epoch}: {len(everyone) - len(numbers)} of {len(everyone)} members are stopped")
         return [[member for member in members if member.number in numbers] for members in alive]

@@ -208,7 +208,7 @@ def metrics_line(epoch: int, train: Metrics, test: Metrics) -> str:
         for name, total in (("loss", sums.loss), ("error", sums.errors), ("error_top5", sums.errors_top5)):
             if count.any():
                 mean = np.asarray(total, float) / np.where(count > 0, count, np.nan)
-                line[f"{split}_{name}"] = [_or_null(one) for one in mean] if count.ndim else _or_null(mean)
+                line[f"{split}_{name}"] = [_or_null(one) for one in mean] if count.ndim else _or_null(float(mean))
     return json.dumps(line) + "\n"
 
 

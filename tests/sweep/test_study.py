@@ -129,6 +129,11 @@ def test_halving_keeps_the_best_share(whole):
         assert [line["epoch"] for line in result.metrics] == ([0, 1, 2] if stays else [0, 1])
 
 
+def test_halving_says_how_many_it_leaves():
+    assert [Halving((1, 2), 0.5).left(count) for count in (16, 15, 3, 1)] == [4, 4, 1, 1]
+    assert Halving().left(7) == 7
+
+
 def test_halving_trains_fewer_steps_and_goes_on_where_it_was(dataset, whole, tmp_path):
     """Six members for one epoch of 3 steps, three of them for one more: 27 of the 36 steps. And the survivors end with
     the bits of the sweep without halving."""
