@@ -30,7 +30,7 @@ from cnnjax.train.step import initial_state, make_evaluate, make_preprocess, mak
 from cnnjax.train.training import Programs, Training
 
 CANDIDATES = (1, 4, 16, 64, 256, 1024)
-FEWEST = 4
+FEWEST = 4  # members at a time, where stopping early leaves fewer
 TIMED_SECONDS = 0.3
 MOST_PROGRAM_SECONDS = 60.0  # a chunk size whose program takes longer to compile is not tried with more members
 
@@ -74,7 +74,12 @@ def a_device_for_each_core(members: int) -> None:
     """
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):  # else the user has chosen
         with contextlib.suppress(RuntimeError):
-            jax.config.update("jax_num_cpu_devices", max(1, min(members, len(os.sched_getaffinity(0)))))
+            jax.config.update("jax_num_cpu_devices", max(1, min(members, _cores())))
+
+
+def _cores() -> int:
+    """Those that this process may use, where the system tells it."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def programs(group: Group, dataset: Dataset, sequential: bool, devices: int = 1) -> Programs:
@@ -155,6 +160,8 @@ def plan(
     count, reasons, best = len(group.members), [], None
     devices = jax.device_count()
     most = count if left is None or jax.default_backend() != "cpu" else min(count, max(left, FEWEST))
+    if most < count:
+        reasons.append(f"at most {most} at a time, so that one program serves until stopping early leaves {left}")
     for size in [size for size in CANDIDATES if size < most] + [most]:
         alone = size == 1
         made = programs(group, dataset, alone, devices)

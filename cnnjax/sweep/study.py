@@ -266,54 +266,52 @@ class _Trainer:
                 pieces.append(Piece(folder, number, engine.padded(chunk, length), first, last))
                 for place, member in enumerate(chunk):
                     self.parts.setdefault(member.number, []).append(Part(folder, place, length, first, last))
-        waiting = list(pieces)
+        done, waiting = 0, pieces
         while waiting:
             busy = []
             for piece in waiting:
                 try:
-                    self._train(piece, (len(pieces) - len(waiting) + waiting.index(piece), len(pieces)))
+                    self._train(piece, done, len(pieces))
+                    done += 1
                 except InUse:
                     busy.append(piece)
-            if busy == waiting:
+            if len(busy) == len(waiting):
                 time.sleep(POLL_SECONDS)
             waiting = busy
 
-    def _train(self, piece: "Piece", position: tuple[int, int]) -> None:
-        """Trains a chunk, where that is still to be done.
+    def _train(self, piece: "Piece", done: int, total: int) -> None:
+        """Trains a chunk, where that is still to be done; `done` of `total` are finished.
 
         Raises:
             InUse: another process is at it.
         """
-        for place in (piece.folder.parent, piece.folder):  # and none above, should the whole folder be removed
-            place.mkdir(exist_ok=True)
-        with locked(piece.folder):
-            self._train_alone(piece, position)
-
-    def _train_alone(self, piece: "Piece", position: tuple[int, int]) -> None:
         folder, number, members, first, last = piece
-        group, (done, total) = self.groups[number], position
+        group = self.groups[number]
 
         def report(_, step: int, of: int) -> None:
             span, begin = ((of * epochs) // self.config.train.epochs for epochs in (last - first, first))
             self.report(f"members, to epoch {last}", done * span + step - begin, total * span)
 
-        started = time.monotonic()
-        with Checkpoints(folder, self.say) as checkpoints:
-            epochs = tuple(epoch for epoch in self.kept if first < epoch <= last or epoch == first == 0)
-            if set(epochs) <= set(checkpoints.epochs()):
-                return
-            training = MembersTraining(
-                group.config, self.programs[number], self.dataset, folder, checkpoints, report, self.say, self.texts
-            )
-            training.hyper, training.kept_epochs = engine.stacked(group, members), epochs
-            if first > 0:
-                states = [self.state_of(member, first) for member in members]
-                training.start = (first, jax.tree.map(lambda *leaves: jnp.stack(leaves), *states))
-            for epoch in epochs:
-                if epoch not in checkpoints.epochs():
-                    training.go_to(epoch)
-            checkpoints.drop_latest()
-        write_text(folder / "seconds.json", json.dumps(_seconds(folder) + time.monotonic() - started) + "\n")
+        for place in (folder.parent, folder):  # and none above, should the whole folder be removed
+            place.mkdir(exist_ok=True)
+        with locked(folder):
+            started = time.monotonic()
+            with Checkpoints(folder, self.say) as checkpoints:
+                epochs = tuple(epoch for epoch in self.kept if first < epoch <= last or epoch == first == 0)
+                if set(epochs) <= set(checkpoints.epochs()):
+                    return
+                training = MembersTraining(
+                    group.config, self.programs[number], self.dataset, folder, checkpoints, report, self.say, self.texts
+                )
+                training.hyper, training.kept_epochs = engine.stacked(group, members), epochs
+                if first > 0:
+                    states = [self.state_of(member, first) for member in members]
+                    training.start = (first, jax.tree.map(lambda *leaves: jnp.stack(leaves), *states))
+                for epoch in epochs:
+                    if epoch not in checkpoints.epochs():
+                        training.go_to(epoch)
+                checkpoints.drop_latest()
+            write_text(folder / "seconds.json", json.dumps(_seconds(folder) + time.monotonic() - started) + "\n")
 
     def state_of(self, member: Member, epoch: int) -> Any:
         """One member's state at the end of a kept epoch."""
