@@ -1,7 +1,8 @@
 """How fast cnnjax is, beside plain Flax, plain lax and PyTorch doing the same work on the same machine.
 
 Every rival is a process of its own, idle while another works; they take turns, round by round, and medians count.
-`--suite` chooses; `--json FILE` keeps the rows. PyTorch is the `bench` extra; without it its rows are left out.
+`--suite` chooses; `--json FILE` keeps the rows, `--figure FILE` draws those of suite `sweep`. PyTorch is the `bench`
+extra; without it its rows are left out.
 """
 
 import contextlib
@@ -17,6 +18,8 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from cnnjax import cli, models
 from cnnjax.atomic import write_text
@@ -48,6 +51,13 @@ SUITES: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
 }
 OF_ALL_MEMBERS = ("members", "sweep", "flax members", "torch func")  # one unit of their work is a step of each member
 ROUND_SECONDS = 0.4
+ENGINES = {
+    "one after another": "one after another",
+    "torch": "PyTorch, one after another",
+    "torch.func": "torch.func under vmap",
+    "flax": "Flax under jax.vmap",
+}  # as the figure of suite sweep calls the rivals
+STEPS_OF_A_MEMBER = 10 * -(-60_000 // 64)
 MAY_GROW = 1.5  # the loss of one batch varies; beyond this share of the first one the training has diverged
 
 
@@ -56,6 +66,7 @@ class Options:
     suite: tuple[str, ...] = tuple(SUITES)
     rounds: int = 7
     json: str | None = None  # a file for the rows
+    figure: str | None = None  # a .png of suite sweep: members an hour by engine and number of members
     only: str = ""  # cases whose name holds this text
 
     def __post_init__(self):
@@ -64,6 +75,15 @@ class Options:
                 raise InputError(f"--suite must be among {', '.join(SUITES)}, got {name!r}")
         if self.rounds < 1:
             raise InputError(f"--rounds must be at least 1, got {self.rounds}")
+        if not any(self.cases(name) for name in self.suite):
+            raise InputError(f"--only must be in the name of a case of {' '.join(self.suite)}, got {self.only!r}")
+        if self.figure is not None and not ("sweep" in self.suite and self.cases("sweep")):
+            raise InputError(f"--figure draws suite sweep, got --suite {' '.join(self.suite)} --only {self.only!r}")
+        if self.figure is not None and not self.figure.endswith(".png"):
+            raise InputError(f"--figure must end in .png, got {self.figure!r}")
+
+    def cases(self, suite: str) -> list[Case]:
+        return [case for case in CASES[suite] if self.only in case.name]
 
 
 class Rival:
@@ -166,7 +186,7 @@ def _row(suite: str, case: Case, rival: str, ours: Rival, rate: Rival, candidate
     return {
         "suite": suite, "case": case.name, "ours_ms": ours_figure, "rival": best.name, "rival_ms": other,
         "ratio": ours_figure / other, "bar": bar if math.isfinite(bar := case.bars[rival]) else None,
-        "members": case.members,
+        "members": case.members, "network": case.name.split(" members, ")[-1], "against": rival,
         "spread": (max(ours.times) - min(ours.times)) / ours.figure,
         "peak_gflops": peak, "share_of_peak": flops / ours_figure / 1e6 / peak if flops else None,
         "diverged": suite not in ("memory", "startup") and (ours.diverged or best.diverged),
@@ -213,11 +233,33 @@ def main(options: Options, progress: cli.Progress) -> None:
     progress.say(", ".join(f"{key}: {value}" for key, value in about.items()))
     if importlib.util.find_spec("torch") is None:
         progress.say("PyTorch is not installed (the `bench` extra): its rows are left out")
-    work = [(suite, case) for suite in options.suite for case in CASES[suite] if options.only in case.name]
+    work = [(suite, case) for suite in options.suite for case in options.cases(suite)]
     rows = [row for suite, case in progress.over("measuring", work) for row in measure(suite, case, options.rounds)]
     progress.say(result_table(rows))
     if options.json:
         write_text(Path(options.json), json.dumps({"machine": about, "rows": rows}, indent=1) + "\n")
+    if options.figure:
+        draw(Path(options.figure), [row for row in rows if row["suite"] == "sweep"], about)
+
+
+def draw(path: Path, rows: list[dict[str, Any]], about: dict[str, Any]) -> None:
+    """Members an hour by engine and number of members, of the rows of suite sweep."""
+    from cnnjax.figures import benchmark as figure
+    from cnnjax.figures import files
+
+    panels = list(dict.fromkeys(row["network"] for row in rows))
+    counts = sorted({row["members"] for row in rows})
+    seconds = np.full((len(panels), 1 + len(ENGINES), len(counts)), np.nan)  # of a step and member
+    for row in rows:
+        panel, column = panels.index(row["network"]), counts.index(row["members"])
+        seconds[panel, 0, column] = row["ours_ms"] / 1e3
+        seconds[panel, 1 + list(ENGINES).index(row["against"]), column] = row["rival_ms"] / 1e3
+    engines = ["together", *ENGINES.values()]
+    per_hour = 3600 / (seconds * STEPS_OF_A_MEMBER)
+    member = f"a member: {STEPS_OF_A_MEMBER:,} steps of {CASES['sweep'][0].batch} images, 10 epochs of Fashion-MNIST"
+    machine = f"{about['cores']} cores of {about['processor']}, {about['device']}; compilation left out"
+    drawing = figure.draw_crossover(panels, counts, engines, per_hour, member, machine)
+    files.save(path, drawing, panels=panels, members=counts, engines=engines, per_hour=per_hour)
 
 
 def result_table(rows: list[dict[str, Any]]) -> Any:

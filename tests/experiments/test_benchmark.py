@@ -12,7 +12,7 @@ import pytest
 
 from cnnjax.config import ModelConfig
 from cnnjax.errors import InputError
-from experiments.benchmark import SUITES, Options, _row, step_flops
+from experiments.benchmark import SUITES, Options, _row, draw, step_flops
 from experiments.rivals import jax_side
 from experiments.rivals.cases import CASES, Case
 
@@ -89,7 +89,15 @@ def test_a_step_is_three_forward_passes_of_two_operations():
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"suite": ("steps",)}, "--suite must be among step"), ({"rounds": 0}, "--rounds must be")]
+    ("options", "message"),
+    [
+        ({"suite": ("steps",)}, "--suite must be among step"),
+        ({"rounds": 0}, "--rounds must be"),
+        ({"suite": ("step",), "figure": "a.png"}, "--figure draws suite sweep"),
+        ({"only": "photo finish"}, "--only must be in the name of a case"),
+        ({"only": "photos", "figure": "a.png"}, "--figure draws suite sweep"),
+        ({"figure": "a.pdf"}, "--figure must end in .png"),
+    ],
 )
 def test_bad_options_are_refused(options, message):
     with pytest.raises(InputError, match=message):
@@ -104,3 +112,17 @@ def test_rows_are_kept_with_what_they_were_measured_on(tmp_path):
     assert {"suite", "case", "ours_ms", "rival", "rival_ms", "ratio", "bar"} <= set(row)
     assert row["ratio"] == row["ours_ms"] / row["rival_ms"] and row["bar"] == 1.0
     assert found["machine"]["cores"] and found["machine"]["versions"]["jax"]
+
+
+def test_the_figure_of_a_sweep_is_members_an_hour_and_where_the_lines_cross(tmp_path):
+    """Ours takes 4 and 2 ms a step and member, PyTorch 3 ms: 3600 s / (2 ms · 9,380 steps) are 192 members."""
+    rows = [
+        {"network": "net", "members": count, "against": rival, "ours_ms": ours, "rival_ms": theirs}
+        for count, ours in ((1, 4.0), (4, 2.0))
+        for rival, theirs in (("torch", 3.0), ("flax", 1.0))
+    ]
+    draw(tmp_path / "sweep.png", rows, {"cores": 2, "processor": "a processor", "device": "cpu"})
+    with np.load(tmp_path / "sweep.npz") as found:
+        np.testing.assert_allclose(found["per_hour"][0, 0], [3600 / (4e-3 * 9380), 3600 / (2e-3 * 9380)])
+        assert np.isnan(found["per_hour"][0, list(found["engines"]).index("torch.func under vmap")]).all()
+    assert (tmp_path / "sweep.png").stat().st_size > 10_000

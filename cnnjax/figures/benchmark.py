@@ -1,0 +1,60 @@
+"""Members trained an hour by how many are trained at once: where training together begins to pay."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+COLOURS = ("#000000", "#0072B2", "#E69F00", "#CC79A7", "#009E73")  # told apart by the colour-blind
+MARKERS = "osDv^"
+
+
+def draw_crossover(
+    panels: Sequence[str],
+    counts: Sequence[int],
+    engines: Sequence[str],
+    per_hour: Float[np.ndarray, "panels engines counts"],
+    member: str,
+    machine: str,
+) -> Any:
+    """A panel a network, a line an engine; NaN where an engine was not measured.
+
+    Args:
+        counts: members that are trained in one sweep.
+        engines: ours first; the legends say from how many members on it is ahead of each other one.
+        member: what one member's training is.
+        machine: what it was measured on.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
+
+    figure = Figure(figsize=(max(6.5, 0.8 + 4.2 * len(panels)), 5.0), layout="constrained")
+    every = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for name, lines, axes in zip(panels, per_hour, every, strict=True):
+        for place, (line, engine) in enumerate(zip(lines, engines, strict=True)):
+            first = ahead_from(counts, lines[0], line)
+            crossing = f"behind {engines[0]} from {first} on" if first else f"not behind {engines[0]} at {counts[-1]}"
+            look = {"color": COLOURS[place], "marker": MARKERS[place], "lw": 1.2 if place else 2.2}
+            axes.plot(counts, line, ms=5, label=f"{engine} ({crossing})" if place else engine, **look)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xticks(counts, [str(count) for count in counts])
+        axes.xaxis.minorticks_off()
+        axes.grid(alpha=0.3)
+        axes.set_xlabel("members in the sweep")
+        axes.set_title(name, fontsize=10)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False, fontsize=8)
+    every[0].set_ylabel("members an hour")
+    every[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    every[0].yaxis.set_major_formatter("{x:g}")
+    every[0].yaxis.minorticks_off()
+    figure.suptitle(f"Members trained an hour\n{member}\n{machine}", fontsize=10)
+    return figure
+
+
+def ahead_from(counts: Sequence[int], ours: Sequence[float], theirs: Sequence[float]) -> int | None:
+    """The least number of members from which on ours is ahead at every number that was measured, or None."""
+    behind = [place for place, (our, their) in enumerate(zip(ours, theirs, strict=True)) if not our >= their]
+    first = behind[-1] + 1 if behind else 0
+    return counts[first] if first < len(counts) else None
