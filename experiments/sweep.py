@@ -196,10 +196,11 @@ def draw_filters(folder: Path, swept: Sweep, finished: list[study.Result], axis:
         chosen.setdefault(result.member.values[axis], result)
     ordered = [chosen[value] for value in results.value_order(list(chosen))][:12]
     epochs = swept.config.train.kept_epochs
-    kernels = [
-        [np.asarray(swept.state_of(result.member, epoch).params.get("conv1", {}).get("kernel")) for epoch in epochs]
-        for result in ordered
-    ]
+    kernels: list[list[np.ndarray]] = [[] for _ in ordered]
+    for epoch in epochs:  # members of one chunk beside each other, so that each checkpoint is read once
+        for row, result in sorted(zip(kernels, ordered, strict=True), key=lambda pair: pair[1].member.number):
+            params = swept.state_of(result.member, epoch).params
+            row.append(np.asarray(params.get("conv1", {}).get("kernel")))
     shapes = {kernel.shape for row in kernels for kernel in row}
     if len(shapes) > 1 or len(shape := shapes.pop()) != 4 or shape[2] not in (1, 3):
         return  # nothing that can stand side by side as images: no convolution, or filters of several sizes

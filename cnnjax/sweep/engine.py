@@ -104,7 +104,7 @@ def programs(group: Group, dataset: Dataset, sequential: bool, devices: int = 1)
     init = spread(init, (group.axes,))
     chunk = spread(chunk, (group.axes, 0, None, None, None, None, None))
     evaluate = spread(evaluate, (group.axes, 0, None, None))
-    jitted = ops.jit(init), ops.jit(chunk, donate_argnums=1), ops.jit(evaluate)
+    jitted = ops.jit(init, runs_once=True), ops.jit(chunk, donate_argnums=1), ops.jit(evaluate)
     everywhere = None if mesh.size == 1 else NamedSharding(mesh, P())
     return Programs(network, preprocess, *jitted, functools.partial(jax.device_put, device=everywhere))
 

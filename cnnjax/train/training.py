@@ -51,7 +51,7 @@ def compiled(config: Config, network: nn.Module, preprocess: Preprocess, dataset
     return Programs(
         network,
         preprocess,
-        ops.jit(lambda hyper: initial_state(network, config.train, hyper, image_shape)),
+        ops.jit(lambda hyper: initial_state(network, config.train, hyper, image_shape), runs_once=True),
         ops.jit(make_train_chunk(network, config.train, preprocess, len(dataset.train)), donate_argnums=1),
         ops.jit(make_evaluate(network, config.train, preprocess, len(dataset.test))),
     )

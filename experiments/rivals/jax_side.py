@@ -61,7 +61,8 @@ class Ours(NamedTuple):
     data: tuple[jax.Array, jax.Array]
 
     def state(self, shape: tuple[int, ...]) -> TrainState:
-        return ops.jit(lambda hyper: initial_state(self.network, self.config, hyper, shape))(self.hyper)
+        init = ops.jit(lambda hyper: initial_state(self.network, self.config, hyper, shape), runs_once=True)
+        return init(self.hyper)
 
     def step(self) -> Callable:
         """(hyper, state, batch) -> (state, metrics)."""

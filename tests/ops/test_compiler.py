@@ -16,8 +16,10 @@ def forget():
 
 def test_options_are_for_the_cpu_and_for_an_xla_that_knows_them(monkeypatch):
     assert set(ops.compiler_options()) <= {"xla_cpu_experimental_ynn_fusion_type"}
+    once = set(ops.compiler_options(runs_once=True)) - set(ops.compiler_options())
+    assert once <= {"xla_backend_optimization_level"}
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert ops.compiler_options() == {}
+    assert ops.compiler_options() == ops.compiler_options(runs_once=True) == {}
 
 
 def test_an_unknown_option_is_left_out(monkeypatch):
@@ -29,6 +31,16 @@ def test_an_unknown_option_is_left_out(monkeypatch):
 def test_options_come_as_a_copy():
     ops.compiler_options()["other"] = 1
     assert "other" not in ops.compiler_options()
+
+
+def test_a_program_that_runs_once_makes_the_same_bits():
+    def weights(key):
+        return jax.nn.initializers.he_normal()(key, (5, 5, 3, 8)), jax.random.normal(key, (64, 10)) * 0.01
+
+    for one, other in zip(
+        *(ops.jit(weights, runs_once=once)(jax.random.key(3)) for once in (False, True)), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_jit_takes_the_arguments_of_jax_jit():
