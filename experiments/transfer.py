@@ -18,7 +18,7 @@ import numpy as np
 from cnnjax import cli, ops
 from cnnjax.cli import Progress
 from cnnjax.config import DataConfig, Hyperparams, TrainConfig
-from cnnjax.data import Dataset, Split, batches, fingerprint, load
+from cnnjax.data import Dataset, Split, batches, epoch_order, fingerprint, load
 from cnnjax.errors import InputError
 from cnnjax.figures import files
 from cnnjax.train.step import initial_state, make_train_chunk
@@ -116,7 +116,8 @@ def make_training(trained: Trained, options: Options, count: int, classes: int) 
         state = state._replace(params={**state.params, **start}, batch_stats=batch_stats)
         for epoch in range(config.epochs):
             first = epoch * steps_per_epoch
-            state = chunk(hyper, state, train.images, train.labels, epoch, first, first + steps_per_epoch)
+            order = epoch_order(hyper.seed, epoch, count, batch_size)
+            state = chunk(hyper, state, train.images, train.labels, order, first, first + steps_per_epoch)
         if int(state.step) < config.epochs * steps_per_epoch:  # it stands still where its loss is not finite
             raise InputError(f"--hyper.learning-rate must be lower: with {rate} step {state.step} is not finite")
         variables = {"params": state.params, "batch_stats": state.batch_stats}

@@ -22,6 +22,7 @@ from jax.sharding import PartitionSpec as P
 
 from cnnjax import ops
 from cnnjax.config import Config, Hyperparams
+from cnnjax.data.batches import epoch_order
 from cnnjax.data.dataset import Dataset, mean_image
 from cnnjax.errors import InputError
 from cnnjax.sweep.space import Member
@@ -96,15 +97,23 @@ def programs(group: Group, dataset: Dataset, sequential: bool, devices: int = 1)
     def init(hyper):
         return initial_state(network, config.train, hyper, image_shape)
 
+    def order(hyper, epoch):
+        def of(seed, epoch):
+            return epoch_order(seed, epoch, len(dataset.train), config.train.batch_size)
+
+        if group.axes.seed is None:  # the members share it
+            return of(hyper.seed, epoch)
+        return jax.vmap(of, in_axes=(0, None), out_axes=(0, None))(hyper.seed, epoch)
+
     chunk = make_train_chunk(network, config.train, preprocess, len(dataset.train))
     evaluate = make_evaluate(network, config.train, preprocess, len(dataset.test))
     used = next(count for count in range(min(devices, jax.device_count()), 0, -1) if devices % count == 0)
     mesh = Mesh(np.array(jax.devices()[: 1 if sequential else used]), ("member",))
     spread = _alone if sequential else functools.partial(_over_members, mesh=mesh)
     init = spread(init, (group.axes,))
-    chunk = spread(chunk, (group.axes, 0, None, None, None, None, None))
+    chunk = spread(chunk, (group.axes, 0, None, None, (group.axes.seed, None), None, None))
     evaluate = spread(evaluate, (group.axes, 0, None, None))
-    jitted = ops.jit(init, runs_once=True), ops.jit(chunk, donate_argnums=1), ops.jit(evaluate)
+    jitted = ops.jit(init, runs_once=True), ops.jit(order), ops.jit(chunk, donate_argnums=1), ops.jit(evaluate)
     everywhere = None if mesh.size == 1 else NamedSharding(mesh, P())
     return Programs(network, preprocess, *jitted, functools.partial(jax.device_put, device=everywhere))
 
@@ -170,7 +179,8 @@ def plan(
         hyper = stacked(group, padded(group.members[:size], size))
         started = time.monotonic()
         state = made.init(hyper)
-        program = made.chunk.lower(hyper, state, *arrays, 0, 0, 1).compile()
+        arrays = (*arrays, made.order(hyper, 0))
+        program = made.chunk.lower(hyper, state, *arrays, 0, 1).compile()
         seconds = time.monotonic() - started
         needed = _bytes(program) * (1 if alone or jax.default_backend() != "cpu" else devices)  # which share a memory
         if needed > memory:
@@ -209,7 +219,7 @@ def _timed(program: Any, hyper: Any, state: Any, arrays: tuple, config: Config, 
     best = np.inf
     for _ in range(3):
         started = time.monotonic()
-        state = jax.block_until_ready(program(hyper, state, *arrays, 0, 0, steps))
+        state = jax.block_until_ready(program(hyper, state, *arrays, 0, steps))
         seconds = (time.monotonic() - started) / steps
         best = min(best, seconds)
         steps = max(1, min(most, round(TIMED_SECONDS / seconds)))

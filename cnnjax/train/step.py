@@ -187,12 +187,12 @@ def make_train_step(
 def make_train_chunk(
     network: nn.Module, config: TrainConfig, preprocess: Preprocess, num_images: int
 ) -> Callable[..., TrainState]:
-    """Returns the pure chunk (hyper, state, images, labels, epoch, start, stop) -> state.
+    """Returns the pure chunk (hyper, state, images, labels, order, start, stop) -> state.
 
-    It runs the steps from `start`, which is the state's own, to `stop` (at most the end of `epoch`) on batches
-    gathered from the whole training set in the order of (seed, epoch). Both bounds are traced: one compilation serves
-    chunks of any length, and where a chunk ends changes no bit of the result. A state that stands still at an earlier
-    step stays as it is.
+    It runs the steps from `start`, which is the state's own, to `stop` on batches gathered from the whole training set
+    in the order of the epoch in which both lie, as `epoch_order` gives it. Both bounds are traced: one compilation
+    serves chunks of any length, and where a chunk ends changes no bit of the result. A state that stands still at an
+    earlier step stays as it is.
 
     Under `jax.vmap` over `hyper` and `state` the members share the bounds, and on a CPU each runs the whole chunk
     before the next one begins.
@@ -200,28 +200,21 @@ def make_train_chunk(
     steps_per_epoch = -(-num_images // config.batch_size)
     train_step = make_train_step(network, config, preprocess, steps_per_epoch)
 
-    def steps(hyper: Hyperparams, state: TrainState, images, labels, order, masks, epoch, start, stop) -> TrainState:
+    def train_chunk(hyper: Hyperparams, state: TrainState, images, labels, order, start, stop) -> TrainState:
+        rows, masks = order
+
         def body(step, state):
-            position = step - epoch * steps_per_epoch
-            rows = order[position]
+            position = step % steps_per_epoch
             before = jax.tree.map(lambda total: jnp.where(position == 0, 0.0, total), state.metrics)
+            batch = Batch(images[rows[position]], labels[rows[position]], masks[position])
             # The loop's own counter, because it has no member axis: what only depends on it is computed once.
-            new, metrics = train_step(
-                hyper, state._replace(step=step), Batch(images[rows], labels[rows], masks[position])
-            )
+            new, metrics = train_step(hyper, state._replace(step=step), batch)
             reached = jnp.where(new.step > step, new.step, state.step)
             return new._replace(step=reached, metrics=jax.tree.map(jnp.add, before, metrics))
 
         return lax.fori_loop(start, stop, body, state)
 
-    steps = ops.members_in_turn(steps)
-
-    def train_chunk(hyper: Hyperparams, state: TrainState, images, labels, epoch, start, stop) -> TrainState:
-        # Not within what runs in turn: members that share a seed share the order, and sorting 60,000 images takes time.
-        order, masks = epoch_order(hyper.seed, epoch, num_images, config.batch_size)
-        return steps(hyper, state, images, labels, order, masks, epoch, start, stop)
-
-    return train_chunk
+    return ops.members_in_turn(train_chunk)
 
 
 def make_evaluate(network: nn.Module, config: TrainConfig, preprocess: Preprocess, num_images: int):

@@ -14,6 +14,7 @@ import numpy as np
 from cnnjax import ops
 from cnnjax.atomic import append_text, write_text
 from cnnjax.config import Config
+from cnnjax.data.batches import epoch_order
 from cnnjax.data.dataset import Dataset
 from cnnjax.errors import InputError
 from cnnjax.train import interruption
@@ -40,19 +41,21 @@ class Programs(NamedTuple):
     network: nn.Module
     preprocess: Preprocess
     init: Callable[..., TrainState]  # (hyper)
-    chunk: Callable[..., TrainState]  # (hyper, state, images, labels, epoch, start, stop); gives its state away
+    order: Callable[..., tuple]  # (hyper, epoch): what `chunk` takes for the steps of that epoch
+    chunk: Callable[..., TrainState]  # (hyper, state, images, labels, order, start, stop); gives its state away
     evaluate: Callable[..., Metrics]  # (hyper, state, images, labels)
     place: Callable[[Any], Any] = jax.device_put  # brings the data to where the programs run
 
 
 def compiled(config: Config, network: nn.Module, preprocess: Preprocess, dataset: Dataset) -> Programs:
     """The programs of one training; they are compiled when they are first called."""
-    image_shape = dataset.train.images.shape[1:]
+    image_shape, num_images = dataset.train.images.shape[1:], len(dataset.train)
     return Programs(
         network,
         preprocess,
         ops.jit(lambda hyper: initial_state(network, config.train, hyper, image_shape), runs_once=True),
-        ops.jit(make_train_chunk(network, config.train, preprocess, len(dataset.train)), donate_argnums=1),
+        ops.jit(lambda hyper, epoch: epoch_order(hyper.seed, epoch, num_images, config.train.batch_size)),
+        ops.jit(make_train_chunk(network, config.train, preprocess, num_images), donate_argnums=1),
         ops.jit(make_evaluate(network, config.train, preprocess, len(dataset.test))),
     )
 
@@ -82,6 +85,7 @@ class Training:
         self.step = 0  # of the state
         self.lines: list[str] = []  # of metrics.jsonl, for the epochs that the state has finished
         self.length = 1  # steps in a chunk
+        self.order: tuple[int, Any] = (-1, None)  # an epoch and its order, which takes a while to sort
 
     @property
     def like(self) -> TrainState:
@@ -136,9 +140,11 @@ class Training:
         step, total = self.step, self.config.train.epochs * self.steps_per_epoch
         epoch = step // self.steps_per_epoch
         stop = min(step + self.length, (epoch + 1) * self.steps_per_epoch)
+        if self.order[0] != epoch:
+            self.order = (epoch, self.programs.order(self.hyper, epoch))
         before = np.asarray(self._state.unsound)
         started = time.monotonic()
-        self.state = self.programs.chunk(self.hyper, self._state, *train_arrays, epoch, step, stop)
+        self.state = self.programs.chunk(self.hyper, self._state, *train_arrays, self.order[1], step, stop)
         more = np.asarray(self._state.unsound) - before
         self.step = stop
         if more.any():

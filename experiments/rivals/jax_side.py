@@ -22,7 +22,7 @@ from jax import lax
 
 from cnnjax import models, ops
 from cnnjax.config import Config, DataConfig, Hyperparams, TrainConfig
-from cnnjax.data import Batch, Dataset, Split, batches
+from cnnjax.data import Batch, Dataset, Split, batches, epoch_order
 from cnnjax.sweep.engine import a_device_for_each_core, group_of, programs, stacked
 from cnnjax.sweep.space import grid_and_draws
 from cnnjax.train import checkpoints
@@ -85,10 +85,13 @@ def training(case: Case) -> Work:
     """Our training loop as users run it: chunks of steps in one program, data gathered on the device."""
     made = ours(case)
     chunk = ops.jit(make_train_chunk(made.network, made.config, made.preprocess, case.images), donate_argnums=1)
-    return _in_chunks(case, chunk, made.hyper, made.state(case.shape), made.data)
+    order = ops.jit(lambda hyper, epoch: epoch_order(hyper.seed, epoch, case.images, case.batch))
+    return _in_chunks(case, order, chunk, made.hyper, made.state(case.shape), made.data)
 
 
-def _in_chunks(case: Case, chunk: Callable, hyper: Hyperparams, state: TrainState, data: tuple) -> Work:
+def _in_chunks(
+    case: Case, order: Callable, chunk: Callable, hyper: Hyperparams, state: TrainState, data: tuple
+) -> Work:
     """The loop of a training, or of members trained together; their mean loss."""
     steps, step = case.images // case.batch, 0
 
@@ -98,7 +101,7 @@ def _in_chunks(case: Case, chunk: Callable, hyper: Hyperparams, state: TrainStat
         while step < last:
             epoch = step // steps
             stop = min((epoch + 1) * steps, last)
-            state = chunk(hyper, state, *data, epoch, step, stop)
+            state = chunk(hyper, state, *data, order(hyper, epoch), step, stop)
             step = stop
         return float(jnp.mean(state.metrics.loss / state.metrics.count))
 
@@ -117,7 +120,7 @@ def sweep(case: Case) -> Work:
     members = grid_and_draws(base, {"learning_rate": rates}, samples=1, seed=0)
     group = group_of(members)
     made, hyper = programs(group, dataset, case.members == 1, jax.device_count()), stacked(group, members)
-    return _in_chunks(case, made.chunk, hyper, made.init(hyper), made.place((images, labels)))
+    return _in_chunks(case, made.order, made.chunk, hyper, made.init(hyper), made.place((images, labels)))
 
 
 def python_loop(case: Case) -> Work:

@@ -31,6 +31,10 @@ def network(request):
     return models.build(config, SHAPE, CLASSES)
 
 
+def in_order(epoch, seed=HYPER.seed):
+    return epoch_order(seed, epoch, COUNT, CONFIG.batch_size)
+
+
 def equal(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
@@ -59,8 +63,8 @@ def test_one_step_is_the_textbook_update(data):
 def test_where_a_chunk_ends_changes_no_bit_and_single_steps_agree(network, data):
     chunk = jax.jit(make_train_chunk(network, CONFIG, PREPROCESS, COUNT))
     start = jax.jit(lambda hyper: initial_state(network, CONFIG, hyper, SHAPE))(HYPER)
-    whole = chunk(HYPER, start, *data, 0, 0, 3)
-    cut = chunk(HYPER, chunk(HYPER, start, *data, 0, 0, 1), *data, 0, 1, 3)
+    whole = chunk(HYPER, start, *data, in_order(0), 0, 3)
+    cut = chunk(HYPER, chunk(HYPER, start, *data, in_order(0), 0, 1), *data, in_order(0), 1, 3)
     equal(whole, cut)
     assert chunk._cache_size() == 1
     single = jax.jit(make_train_step(network, CONFIG, PREPROCESS, 3))
@@ -78,7 +82,7 @@ def test_the_losses_of_20_steps_are_those_of_a_python_loop(network, data):
     for step in range(20):
         epoch, position = divmod(step, 3)
         before = 0.0 if position == 0 else float(looped.metrics.loss)
-        looped = chunk(HYPER, looped, *data, epoch, step, step + 1)
+        looped = chunk(HYPER, looped, *data, in_order(epoch), step, step + 1)
         order, masks = epoch_order(HYPER.seed, epoch, COUNT, CONFIG.batch_size)
         rows = order[position]
         called, metrics = single(HYPER, called, Batch(data[0][rows], data[1][rows], masks[position]))
@@ -87,9 +91,9 @@ def test_the_losses_of_20_steps_are_those_of_a_python_loop(network, data):
 
 def test_metrics_of_an_epoch_count_every_image_once_and_start_anew(network, data):
     chunk = jax.jit(make_train_chunk(network, CONFIG, PREPROCESS, COUNT))
-    state = chunk(HYPER, initial_state(network, CONFIG, HYPER, SHAPE), *data, 0, 0, 3)
+    state = chunk(HYPER, initial_state(network, CONFIG, HYPER, SHAPE), *data, in_order(0), 0, 3)
     assert float(state.metrics.count) == COUNT
-    state = chunk(HYPER, state, *data, 1, 3, 4)
+    state = chunk(HYPER, state, *data, in_order(1), 3, 4)
     assert float(state.metrics.count) == CONFIG.batch_size
 
 
@@ -97,7 +101,7 @@ def test_a_member_under_vmap_is_the_run_alone(network, data):
     chunk = make_train_chunk(network, CONFIG, PREPROCESS, COUNT)
 
     def trained(hyper):
-        return chunk(hyper, initial_state(network, CONFIG, hyper, SHAPE), *data, 0, 0, 3)
+        return chunk(hyper, initial_state(network, CONFIG, hyper, SHAPE), *data, in_order(0, hyper.seed), 0, 3)
 
     rates = jnp.array([0.01, 0.1])
     members = jax.vmap(lambda rate, seed: dataclasses.replace(HYPER, learning_rate=rate, seed=seed))(
