@@ -66,6 +66,8 @@ def _end_well(main: Callable[[Any, "Progress"], Any], read: Callable[[], Any]) -
         raise Terminated
 
     signal.signal(signal.SIGTERM, terminated)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as `experiments` has it while it is imported
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with Progress() as progress:
             main(read(), progress)

@@ -1,13 +1,18 @@
 import dataclasses
 import json
+import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from cnnjax import cli
 from cnnjax.config import Config, Hyperparams, to_json
 from cnnjax.errors import InputError
+
+ROOT = Path(__file__).parents[1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,4 +93,21 @@ def test_a_script_ends_with_status_2_one_line_and_nothing_written(arguments, tmp
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_ctrl_c_during_the_imports_ends_without_a_traceback(tmp_path):
+    """A SIGINT at the moment when the script asks for jax."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'jax':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-m", "experiments.train", "--workdir", str(tmp_path / "run")]
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=120)
+    assert ended.returncode == -signal.SIGINT and ended.stdout == ended.stderr == ""
     assert not (tmp_path / "run").exists()
