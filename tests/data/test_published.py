@@ -27,10 +27,11 @@ def test_read_idx_inverts_the_published_layout():
         b"",
         b"not gzip",
         gzip.compress(b"\0\0"),
-        gzip.compress(bytes([0, 0, 13, 1, 0, 0, 0, 1, 0])),  # floats
-        gzip.compress(bytes([0, 0, 8, 1, 0, 0, 0, 5, 0])),  # 1 byte of 5
+        gzip.compress(bytes([0, 0, 13, 1, 0, 0, 0, 1, 0])),
+        gzip.compress(bytes([0, 0, 8, 1, 0, 0, 0, 5, 0])),
         idx(np.zeros(9, np.uint8))[:-9],
     ],
+    ids=["nothing", "no gzip", "no header", "floats", "1 byte of 5", "cut off"],
 )
 def test_read_idx_refuses_by_one_line(data):
     with pytest.raises(InputError, match=r"my\.gz is not a gzipped idx file of bytes"):
