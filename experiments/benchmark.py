@@ -75,6 +75,8 @@ class Options:
                 raise InputError(f"--suite must be among {', '.join(SUITES)}, got {name!r}")
         if self.rounds < 1:
             raise InputError(f"--rounds must be at least 1, got {self.rounds}")
+        if not self.suite:
+            raise InputError("--suite must name at least one, got none")
         if not any(self.cases(name) for name in self.suite):
             raise InputError(f"--only must be in the name of a case of {' '.join(self.suite)}, got {self.only!r}")
         if self.figure is not None and not ("sweep" in self.suite and self.cases("sweep")):
@@ -186,7 +188,7 @@ def _row(suite: str, case: Case, rival: str, ours: Rival, rate: Rival, candidate
     return {
         "suite": suite, "case": case.name, "ours_ms": ours_figure, "rival": best.name, "rival_ms": other,
         "ratio": ours_figure / other, "bar": bar if math.isfinite(bar := case.bars[rival]) else None,
-        "members": case.members, "network": case.name.split(" members, ")[-1], "against": rival,
+        "members": case.members, "against": rival,
         "spread": (max(ours.times) - min(ours.times)) / ours.figure,
         "peak_gflops": peak, "share_of_peak": flops / ours_figure / 1e6 / peak if flops else None,
         "diverged": suite not in ("memory", "startup") and (ours.diverged or best.diverged),
@@ -247,11 +249,12 @@ def draw(path: Path, rows: list[dict[str, Any]], about: dict[str, Any]) -> None:
     from cnnjax.figures import benchmark as figure
     from cnnjax.figures import files
 
-    panels = list(dict.fromkeys(row["network"] for row in rows))
+    networks = [row["case"].split(" members, ")[1] for row in rows]
+    panels = list(dict.fromkeys(networks))
     counts = sorted({row["members"] for row in rows})
     seconds = np.full((len(panels), 1 + len(ENGINES), len(counts)), np.nan)  # of a step and member
-    for row in rows:
-        panel, column = panels.index(row["network"]), counts.index(row["members"])
+    for row, network in zip(rows, networks, strict=True):
+        panel, column = panels.index(network), counts.index(row["members"])
         seconds[panel, 0, column] = row["ours_ms"] / 1e3
         seconds[panel, 1 + list(ENGINES).index(row["against"]), column] = row["rival_ms"] / 1e3
     engines = ["together", *ENGINES.values()]

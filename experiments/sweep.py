@@ -197,8 +197,9 @@ def draw_filters(folder: Path, swept: Sweep, finished: list[study.Result], axis:
     ordered = [chosen[value] for value in results.value_order(list(chosen))][:12]
     epochs = swept.config.train.kept_epochs
     kernels: list[list[np.ndarray]] = [[] for _ in ordered]
+    in_chunks = sorted(zip(kernels, ordered, strict=True), key=lambda pair: [part.folder for part in pair[1].parts])
     for epoch in epochs:  # members of one chunk beside each other, so that each checkpoint is read once
-        for row, result in sorted(zip(kernels, ordered, strict=True), key=lambda pair: pair[1].member.number):
+        for row, result in in_chunks:
             params = swept.state_of(result.member, epoch).params
             row.append(np.asarray(params.get("conv1", {}).get("kernel")))
     shapes = {kernel.shape for row in kernels for kernel in row}

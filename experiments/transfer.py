@@ -18,10 +18,10 @@ import numpy as np
 from cnnjax import cli, ops
 from cnnjax.cli import Progress
 from cnnjax.config import DataConfig, Hyperparams, TrainConfig
-from cnnjax.data import Dataset, Split, batches, epoch_order, fingerprint, load
+from cnnjax.data import Dataset, Split, batches, fingerprint, load
 from cnnjax.errors import InputError
 from cnnjax.figures import files
-from cnnjax.train.step import initial_state, make_train_chunk
+from cnnjax.train.step import initial_state, make_order, make_train_chunk
 from cnnjax.visualize.probes import class_accuracy, layer_features, make_features, prepared, probe
 from experiments.looking import Parts, RunOptions, Trained, open_run
 from experiments.probes import BATCH, check_draws, draw_fold
@@ -104,6 +104,7 @@ def make_training(trained: Trained, options: Options, count: int, classes: int) 
     batch_size = min(options.batch_size, count)
     steps_per_epoch = -(-count // batch_size)
     config = TrainConfig(epochs=-(-options.steps // steps_per_epoch), batch_size=batch_size)
+    order = ops.jit(make_order(config, count))
     chunk = ops.jit(make_train_chunk(network, config, trained.preprocess, count))
     logits = ops.jit(lambda variables, images: network.apply(variables, trained.preprocess(images))[0])
 
@@ -116,8 +117,8 @@ def make_training(trained: Trained, options: Options, count: int, classes: int) 
         state = state._replace(params={**state.params, **start}, batch_stats=batch_stats)
         for epoch in range(config.epochs):
             first = epoch * steps_per_epoch
-            order = epoch_order(hyper.seed, epoch, count, batch_size)
-            state = chunk(hyper, state, train.images, train.labels, order, first, first + steps_per_epoch)
+            arrays = train.images, train.labels, order(hyper, epoch)
+            state = chunk(hyper, state, *arrays, first, first + steps_per_epoch)
         if int(state.step) < config.epochs * steps_per_epoch:  # it stands still where its loss is not finite
             raise InputError(f"--hyper.learning-rate must be lower: with {rate} step {state.step} is not finite")
         variables = {"params": state.params, "batch_stats": state.batch_stats}

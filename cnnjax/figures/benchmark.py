@@ -18,7 +18,7 @@ def draw_crossover(
     member: str,
     machine: str,
 ) -> Any:
-    """A panel a network, a line an engine; NaN where an engine was not measured.
+    """A panel a network, a line an engine; NaN where an engine was not measured, and no line where it never was.
 
     Args:
         counts: members that are trained in one sweep.
@@ -33,8 +33,12 @@ def draw_crossover(
     every = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for name, lines, axes in zip(panels, per_hour, every, strict=True):
         for place, (line, engine) in enumerate(zip(lines, engines, strict=True)):
+            if np.isnan(line).all():
+                continue
             first = ahead_from(counts, lines[0], line)
-            crossing = f"behind {engines[0]} from {first} on" if first else f"not behind {engines[0]} at {counts[-1]}"
+            crossing = (
+                f"behind {engines[0]} from {first} on" if first else f"ahead of {engines[0]}, or level, at the end"
+            )
             look = {"color": COLOURS[place], "marker": MARKERS[place], "lw": 1.2 if place else 2.2}
             axes.plot(counts, line, ms=5, label=f"{engine} ({crossing})" if place else engine, **look)
         axes.set_xscale("log")
@@ -55,6 +59,6 @@ def draw_crossover(
 
 def ahead_from(counts: Sequence[int], ours: Sequence[float], theirs: Sequence[float]) -> int | None:
     """The least number of members from which on ours is ahead at every number that was measured, or None."""
-    behind = [place for place, (our, their) in enumerate(zip(ours, theirs, strict=True)) if not our >= their]
+    behind = [place for place, (our, their) in enumerate(zip(ours, theirs, strict=True)) if not our > their]
     first = behind[-1] + 1 if behind else 0
     return counts[first] if first < len(counts) else None

@@ -22,12 +22,11 @@ from jax.sharding import PartitionSpec as P
 
 from cnnjax import ops
 from cnnjax.config import Config, Hyperparams
-from cnnjax.data.batches import epoch_order
 from cnnjax.data.dataset import Dataset, mean_image
 from cnnjax.errors import InputError
 from cnnjax.sweep.space import Member
 from cnnjax.train.run import build
-from cnnjax.train.step import initial_state, make_evaluate, make_preprocess, make_train_chunk
+from cnnjax.train.step import initial_state, make_evaluate, make_order, make_preprocess, make_train_chunk
 from cnnjax.train.training import Programs, Training
 
 CANDIDATES = (1, 4, 16, 64, 256, 1024)
@@ -97,14 +96,9 @@ def programs(group: Group, dataset: Dataset, sequential: bool, devices: int = 1)
     def init(hyper):
         return initial_state(network, config.train, hyper, image_shape)
 
-    def order(hyper, epoch):
-        def of(seed, epoch):
-            return epoch_order(seed, epoch, len(dataset.train), config.train.batch_size)
-
-        if group.axes.seed is None:  # the members share it
-            return of(hyper.seed, epoch)
-        return jax.vmap(of, in_axes=(0, None), out_axes=(0, None))(hyper.seed, epoch)
-
+    order = make_order(config.train, len(dataset.train))
+    if group.axes.seed is not None:
+        order = jax.vmap(order, in_axes=(group.axes, None), out_axes=(0, None))
     chunk = make_train_chunk(network, config.train, preprocess, len(dataset.train))
     evaluate = make_evaluate(network, config.train, preprocess, len(dataset.test))
     used = next(count for count in range(min(devices, jax.device_count()), 0, -1) if devices % count == 0)

@@ -184,13 +184,18 @@ def make_train_step(
     return train_step
 
 
+def make_order(config: TrainConfig, num_images: int) -> Callable[..., tuple]:
+    """Returns the pure (hyper, epoch) -> (rows, masks): the order of an epoch, as `epoch_order` gives it."""
+    return lambda hyper, epoch: epoch_order(hyper.seed, epoch, num_images, config.batch_size)
+
+
 def make_train_chunk(
     network: nn.Module, config: TrainConfig, preprocess: Preprocess, num_images: int
 ) -> Callable[..., TrainState]:
     """Returns the pure chunk (hyper, state, images, labels, order, start, stop) -> state.
 
     It runs the steps from `start`, which is the state's own, to `stop` on batches gathered from the whole training set
-    in the order of the epoch in which both lie, as `epoch_order` gives it. Both bounds are traced: one compilation
+    in the `make_order` of the epoch in which both lie. Both bounds are traced: one compilation
     serves chunks of any length, and where a chunk ends changes no bit of the result. A state that stands still at an
     earlier step stays as it is.
 

@@ -14,7 +14,6 @@ import numpy as np
 from cnnjax import ops
 from cnnjax.atomic import append_text, write_text
 from cnnjax.config import Config
-from cnnjax.data.batches import epoch_order
 from cnnjax.data.dataset import Dataset
 from cnnjax.errors import InputError
 from cnnjax.train import interruption
@@ -27,6 +26,7 @@ from cnnjax.train.step import (
     first_unsound,
     initial_state,
     make_evaluate,
+    make_order,
     make_train_chunk,
 )
 
@@ -54,7 +54,7 @@ def compiled(config: Config, network: nn.Module, preprocess: Preprocess, dataset
         network,
         preprocess,
         ops.jit(lambda hyper: initial_state(network, config.train, hyper, image_shape), runs_once=True),
-        ops.jit(lambda hyper, epoch: epoch_order(hyper.seed, epoch, num_images, config.train.batch_size)),
+        ops.jit(make_order(config.train, num_images)),
         ops.jit(make_train_chunk(network, config.train, preprocess, num_images), donate_argnums=1),
         ops.jit(make_evaluate(network, config.train, preprocess, len(dataset.test))),
     )

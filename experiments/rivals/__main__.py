@@ -5,6 +5,7 @@ Lines in: a number of repetitions. Lines out, as JSON: seconds, and the last los
 
 import json
 import os
+import signal
 import sys
 import time
 
@@ -12,6 +13,7 @@ from experiments.rivals.cases import CASES
 
 
 def main(rival: str, suite: str, name: str) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # so that what it has written to disk is removed
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a framework prints must not stand among the answers
     if rival.startswith("torch"):

@@ -22,11 +22,11 @@ from jax import lax
 
 from cnnjax import models, ops
 from cnnjax.config import Config, DataConfig, Hyperparams, TrainConfig
-from cnnjax.data import Batch, Dataset, Split, batches, epoch_order
+from cnnjax.data import Batch, Dataset, Split, batches
 from cnnjax.sweep.engine import a_device_for_each_core, group_of, programs, stacked
 from cnnjax.sweep.space import grid_and_draws
 from cnnjax.train import checkpoints
-from cnnjax.train.step import TrainState, initial_state, make_preprocess, make_train_chunk, make_train_step
+from cnnjax.train.step import TrainState, initial_state, make_order, make_preprocess, make_train_chunk, make_train_step
 from cnnjax.visualize.evolution import make_look, make_projector, strongest_activations
 from experiments.rivals.cases import CLASSES, Case
 
@@ -85,7 +85,7 @@ def training(case: Case) -> Work:
     """Our training loop as users run it: chunks of steps in one program, data gathered on the device."""
     made = ours(case)
     chunk = ops.jit(make_train_chunk(made.network, made.config, made.preprocess, case.images), donate_argnums=1)
-    order = ops.jit(lambda hyper, epoch: epoch_order(hyper.seed, epoch, case.images, case.batch))
+    order = ops.jit(make_order(made.config, case.images))
     return _in_chunks(case, order, chunk, made.hyper, made.state(case.shape), made.data)
 
 

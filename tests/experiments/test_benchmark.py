@@ -12,7 +12,7 @@ import pytest
 
 from cnnjax.config import ModelConfig
 from cnnjax.errors import InputError
-from experiments.benchmark import SUITES, Options, _row, draw, step_flops
+from experiments.benchmark import ENGINES, SUITES, Options, _row, draw, step_flops
 from experiments.rivals import jax_side
 from experiments.rivals.cases import CASES, Case
 
@@ -27,6 +27,7 @@ TINY = Case(
 
 
 def test_every_suite_has_cases_with_bars_for_its_rivals():
+    assert set(ENGINES) == set(SUITES["sweep"][1])
     assert set(SUITES) == set(CASES)
     for suite, cases in CASES.items():
         for case in cases:
@@ -93,6 +94,7 @@ def test_a_step_is_three_forward_passes_of_two_operations():
     [
         ({"suite": ("steps",)}, "--suite must be among step"),
         ({"rounds": 0}, "--rounds must be"),
+        ({"suite": ()}, "--suite must name at least one"),
         ({"suite": ("step",), "figure": "a.png"}, "--figure draws suite sweep"),
         ({"only": "photo finish"}, "--only must be in the name of a case"),
         ({"only": "photos", "figure": "a.png"}, "--figure draws suite sweep"),
@@ -114,15 +116,18 @@ def test_rows_are_kept_with_what_they_were_measured_on(tmp_path):
     assert found["machine"]["cores"] and found["machine"]["versions"]["jax"]
 
 
-def test_the_figure_of_a_sweep_is_members_an_hour_and_where_the_lines_cross(tmp_path):
+def test_the_figure_of_a_sweep_is_members_an_hour_of_each_engine(tmp_path):
     """Ours takes 4 and 2 ms a step and member, PyTorch 3 ms: 3600 s / (2 ms · 9,380 steps) are 192 members."""
     rows = [
-        {"network": "net", "members": count, "against": rival, "ours_ms": ours, "rival_ms": theirs}
+        {"case": f"{count} members, net", "members": count, "against": rival, "ours_ms": ours, "rival_ms": theirs}
         for count, ours in ((1, 4.0), (4, 2.0))
         for rival, theirs in (("torch", 3.0), ("flax", 1.0))
     ]
     draw(tmp_path / "sweep.png", rows, {"cores": 2, "processor": "a processor", "device": "cpu"})
     with np.load(tmp_path / "sweep.npz") as found:
         np.testing.assert_allclose(found["per_hour"][0, 0], [3600 / (4e-3 * 9380), 3600 / (2e-3 * 9380)])
-        assert np.isnan(found["per_hour"][0, list(found["engines"]).index("torch.func under vmap")]).all()
+        of = dict(zip(found["engines"], found["per_hour"][0], strict=True))
+        np.testing.assert_allclose(of["PyTorch, one after another"], 3600 / (3e-3 * 9380))
+        np.testing.assert_allclose(of["Flax under jax.vmap"], 3600 / (1e-3 * 9380))
+        assert np.isnan(of["torch.func under vmap"]).all()
     assert (tmp_path / "sweep.png").stat().st_size > 10_000

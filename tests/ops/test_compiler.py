@@ -17,7 +17,7 @@ def forget():
 def test_options_are_for_the_cpu_and_for_an_xla_that_knows_them(monkeypatch):
     assert set(ops.compiler_options()) <= {"xla_cpu_experimental_ynn_fusion_type"}
     once = set(ops.compiler_options(runs_once=True)) - set(ops.compiler_options())
-    assert once <= {"xla_backend_optimization_level"}
+    assert once == ({"xla_backend_optimization_level"} if jax.default_backend() == "cpu" else set())
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert ops.compiler_options() == ops.compiler_options(runs_once=True) == {}
 

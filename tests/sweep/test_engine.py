@@ -215,8 +215,8 @@ with open(sys.argv[2], "wb") as file:
 
 
 def halved_to_one(workdir, size):
-    """Three members, of which one is left: fewer than the devices. Their number, and every weight."""
-    members = sweeps.members(QUICK, learning_rate=[0.1, 0.2, 0.3])
+    """Four members of two seeds, of which one is left: fewer than the devices. Their number, and every weight."""
+    members = sweeps.members(QUICK, learning_rate=[0.1, 0.3], seed=[0, 1])
     swept = study.run_sweep(QUICK, members, sweeps.dataset(), workdir, size=size, halving=study.Halving((1,), 0.1))
     (last,) = [result.member for result in swept.results if result.state == "finished"]
     states = [swept.state_of(member, 1) for member in members] + [swept.state_of(last, 2)]
@@ -224,7 +224,7 @@ def halved_to_one(workdir, size):
 
 
 def test_members_on_eight_devices_are_those_on_one(tmp_path):
-    command = [sys.executable, "-c", ON_DEVICES, str(tmp_path / "eight"), str(tmp_path / "states"), "3"]
+    command = [sys.executable, "-c", ON_DEVICES, str(tmp_path / "eight"), str(tmp_path / "states"), "4"]
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -233,6 +233,6 @@ def test_members_on_eight_devices_are_those_on_one(tmp_path):
     assert count == 8 and number == best
     for ours, theirs in zip(eight, one, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
-    _, number, again = halved_to_one(tmp_path / "eight", 3)  # begun on eight devices, read where there is one
+    _, number, again = halved_to_one(tmp_path / "eight", 4)  # begun on eight devices, read where there is one
     assert number == best
     same(eight, again)
