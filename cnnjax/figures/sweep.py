@@ -169,7 +169,8 @@ def draw_filters(
     rows, columns = kernels.shape[:2]
     largest = np.abs(kernels).max(axis=(2, 3, 4, 5))
     across = int(np.ceil(np.sqrt(kernels.shape[-1])))
-    figure = Figure(figsize=(1.5 + 1.25 * columns, 0.9 + 1.45 * rows), layout="constrained")
+    figure = Figure(figsize=(1.5 + 1.4 * columns, 0.9 + 1.5 * rows))
+    figure.set_layout_engine("constrained", wspace=0.12)  # wider than the gaps between the filters of a cell
     panels: Any = figure.subplots(rows, columns, squeeze=False)
     for i, j in np.ndindex(rows, columns):
         shown = tiles.signed(np.moveaxis(kernels[i, j], -1, 0), largest[i, j])
