@@ -57,7 +57,6 @@ ENGINES = {
     "torch.func": "torch.func under vmap",
     "flax": "Flax under jax.vmap",
 }  # as the figure of suite sweep calls the rivals
-STEPS_OF_A_MEMBER = 10 * -(-60_000 // 64)
 MAY_GROW = 1.5  # the loss of one batch varies; beyond this share of the first one the training has diverged
 
 
@@ -258,8 +257,10 @@ def draw(path: Path, rows: list[dict[str, Any]], about: dict[str, Any]) -> None:
         seconds[panel, 0, column] = row["ours_ms"] / 1e3
         seconds[panel, 1 + list(ENGINES).index(row["against"]), column] = row["rival_ms"] / 1e3
     engines = ["together", *ENGINES.values()]
-    per_hour = 3600 / (seconds * STEPS_OF_A_MEMBER)
-    member = f"a member: {STEPS_OF_A_MEMBER:,} steps of {CASES['sweep'][0].batch} images, 10 epochs of Fashion-MNIST"
+    batch = CASES["sweep"][0].batch
+    steps = 10 * -(-60_000 // batch)
+    per_hour = 3600 / (seconds * steps)
+    member = f"a member: {steps:,} steps of {batch} images, 10 epochs of Fashion-MNIST"
     machine = f"{about['cores']} cores of {about['processor']}, {about['device']}; compilation left out"
     drawing = figure.draw_crossover(panels, counts, engines, per_hour, member, machine)
     files.save(path, drawing, panels=panels, members=counts, engines=engines, per_hour=per_hour)
