@@ -18,6 +18,7 @@ import csv
 import dataclasses
 import hashlib
 import io
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -28,6 +29,7 @@ from cnnjax import cli
 from cnnjax.atomic import write_text
 from cnnjax.cli import Progress
 from cnnjax.data.decoding import Encoded, Fitting, decode_splits
+from cnnjax.data.files import read_regular
 from cnnjax.errors import InputError
 from cnnjax.figures import correspondence as figure
 from cnnjax.figures import files
@@ -291,7 +293,7 @@ def _image(trained: Trained, path: Path, name: str) -> np.ndarray:
         return images[int(name)]
     height, width, channels = trained.dataset.image_shape
     fitting = Fitting(height if height == width else None, channels, upright=True)
-    encoded = {"boxes": (1, [Encoded(name, path.parent / name)])}
+    encoded = {"boxes": (1, [Encoded(name, partial(read_regular, path.parent / name))])}
     image = decode_splits(
         encoded, fitting, lambda _, shape: np.empty(shape, np.uint8), None, name=name, source="--boxes"
     )

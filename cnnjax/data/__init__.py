@@ -3,7 +3,10 @@
 `load` is the door. Nothing in this room prints: progress is handed to a callable.
 """
 
+import logging
 from collections.abc import Callable
+
+import numpy as np
 
 from cnnjax.config import DataConfig
 from cnnjax.data import catalogue, digits, folder, npz, photos
@@ -29,6 +32,8 @@ __all__ = [
     "mean_image",
 ]
 
+_logger = logging.getLogger(__name__)
+
 Progress = Callable[[str, int, int], None]  # (description, done, total)
 
 # The sets that need neither files nor a network.
@@ -38,12 +43,26 @@ EMBEDDED: dict[str, Callable[[DataConfig], Dataset]] = {"photos": photos.load, "
 def load(config: DataConfig, progress: Progress | None = None) -> Dataset:
     """The data set that the config names: `folder`, else `npz`, else an embedded set, else TensorFlow Datasets.
 
+    A warning is logged, in one line, for classes without a training image: the network has an output for each.
+
     Args:
         progress: called with (description, done, total) during work that takes longer than a moment.
 
     Raises:
         InputError: one line that says what to mend.
     """
+    dataset = _load(config, progress)
+    unseen = sorted(set(range(dataset.num_classes)) - set(np.unique(dataset.train.labels).tolist()))
+    if unseen:
+        named = ", ".join(dataset.class_names[label] for label in unseen[:5]) + (", ..." if unseen[5:] else "")
+        _logger.warning(
+            "%s: no training image for %d of %d classes (%s), labels count from 0",
+            dataset.name, len(unseen), dataset.num_classes, named,
+        )  # fmt: skip
+    return dataset
+
+
+def _load(config: DataConfig, progress: Progress | None) -> Dataset:
     if config.folder is not None:
         return folder.load(config, progress)
     if config.npz is not None:

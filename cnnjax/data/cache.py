@@ -8,10 +8,10 @@ what was damaged later fails its checksum and is built again.
 import contextlib
 import hashlib
 import json
+import logging
 import math
 import os
 import shutil
-import time
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,13 +21,14 @@ import numpy as np
 
 from cnnjax.data.dataset import Dataset, array_sha256, checked_dataset
 from cnnjax.data.decoding import Allocate
-from cnnjax.errors import InputError
+from cnnjax.data.files import expanded, open_regular, read_regular, unfinished_folder
+from cnnjax.data.memory import require_memory
 
-_FORMAT = 1  # part of every key: raise it when decoding changes
+_FORMAT = 2  # part of every key: raise it when decoding changes
 _SPLITS = ("train", "test")
 _MANIFEST = "manifest.json"
 _IN_MEMORY = 2 << 30  # bytes; a larger array stays on disk, memory-mapped
-_STALE = 24 * 3600  # seconds after which an unfinished folder belongs to a process that was killed
+_logger = logging.getLogger(__name__)
 
 
 class Contents(NamedTuple):
@@ -40,48 +41,53 @@ class Contents(NamedTuple):
 def load_or_decode(data_dir: str, name: str, recipe: dict[str, Any], decode: Callable[[Allocate], Contents]) -> Dataset:
     """The set of this recipe from the cache, or decoded by `decode` and kept there.
 
-    Two processes may do this at once: each writes its own folder and the first to finish wins.
+    Two processes may do this at once: each writes its own folder and the first to finish wins. Where `data_dir` cannot
+    be written or has no room, a warning is logged and the images are decoded into memory.
 
     Args:
         data_dir: `~` is expanded; made if it does not exist.
         name: of the data set.
-        recipe: everything that decides the pixels, as what JSON can hold.
+        recipe: everything that decides the pixels, as what JSON can hold: the SHA-256 of each file above all.
         decode: fills the arrays that its argument allocates, one for each of "train" and "test".
 
     Raises:
-        InputError: if `data_dir` cannot be written, and whatever `decode` raises; nothing is left behind then.
+        InputError: if memory is short, and whatever `decode` raises; nothing is left behind then.
     """
-    folder = Path(data_dir).expanduser() / "cnnjax_cache" / _key(recipe)
-    dataset = _read(folder, name)
-    if dataset is not None:
-        return dataset
-    unfinished = folder.with_name(f"{folder.name}.tmp.{uuid.uuid4().hex}")
     try:
-        unfinished.mkdir(parents=True)
-        _remove_stale(folder)
+        folder = expanded(data_dir) / "cnnjax_cache" / _key(recipe)
+        dataset = _read(folder, name)
+        return _decode_and_keep(folder, name, recipe, decode) if dataset is None else dataset
+    except OSError as error:
+        _logger.warning("data.data_dir %r cannot keep the decoded images, which are made anew: %s", data_dir, error)
+    return _decode_into_memory(name, decode)
+
+
+def _decode_and_keep(
+    folder: Path, name: str, recipe: dict[str, Any], decode: Callable[[Allocate], Contents]
+) -> Dataset:
+    with unfinished_folder(folder) as unfinished:
         _write(unfinished, name, recipe, decode)
         # Read before the folder is public: what is returned then depends on no other process. A memory-mapped file
         # stays readable under its new name.
         dataset = _read(unfinished, name)
         if dataset is None:
-            raise InputError(
-                f"data.data_dir {data_dir!r} does not keep what is written: {unfinished} fails its checksum"
-            )
+            raise OSError("it does not keep what is written: the decoded images fail their checksum")
         _publish(unfinished, folder)
         return dataset
-    except OSError as error:
-        raise InputError(f"data.data_dir must be a folder that can be written, got {data_dir!r}: {error}") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def file_table(folder: Path, files: list[Path]) -> list[list[Any]]:
-    """[relative path, bytes, modification time in ns] of each file: changes when a file does, without reading it."""
-    table = []
-    for path in files:
-        status = path.stat()
-        table.append([path.relative_to(folder).as_posix(), status.st_size, status.st_mtime_ns])
-    return table
+def _decode_into_memory(name: str, decode: Callable[[Allocate], Contents]) -> Dataset:
+    arrays: dict[str, np.ndarray] = {}
+
+    def allocate(split: str, shape: tuple[int, ...]) -> np.ndarray:
+        require_memory(math.prod(shape), f"{name}: the decoded {split} images")
+        arrays[split] = np.zeros(shape, np.uint8)
+        return arrays[split]
+
+    contents = decode(allocate)
+    return checked_dataset(
+        name, contents.class_names, **{split: (arrays[split], contents.labels[split]) for split in _SPLITS}
+    )
 
 
 def _key(recipe: dict[str, Any]) -> str:
@@ -99,6 +105,9 @@ def _write(folder: Path, name: str, recipe: dict[str, Any], decode: Callable[[Al
         if math.prod(shape) > shutil.disk_usage(folder).free:
             raise OSError(f"the decoded images take {math.prod(shape):,} bytes, more than the disk has left")
         arrays[split] = np.lib.format.open_memmap(_images_file(folder, split), "w+", np.uint8, shape)
+        with _images_file(folder, split).open("r+b") as file:
+            if hasattr(os, "posix_fallocate"):  # by which a quota is noticed as well
+                os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
         return arrays[split]
 
     contents = decode(allocate)
@@ -130,30 +139,30 @@ def _publish(unfinished: Path, folder: Path) -> None:
 def _read(folder: Path, name: str) -> Dataset | None:
     """The cached set, or None if it is absent or anything about it is not as it was written."""
     try:
-        manifest = json.loads((folder / _MANIFEST).read_text())
+        manifest = json.loads(read_regular(folder / _MANIFEST))
         splits = {}
         for split in _SPLITS:
-            large = _images_file(folder, split).stat().st_size > _IN_MEMORY
-            images = np.load(_images_file(folder, split), mmap_mode="r" if large else None, allow_pickle=False)
-            labels = np.load(_labels_file(folder, split), allow_pickle=False)
+            images, labels = (_array(file(folder, split)) for file in (_images_file, _labels_file))
             if [array_sha256(images), array_sha256(labels)] != manifest["checksums"][split]:
                 return None
-            splits[split] = (images, labels)
+            splits[split] = (images if images.nbytes > _IN_MEMORY else np.array(images), np.array(labels))
         if _names_sha256(manifest["class_names"]) != manifest["checksums"]["class_names"]:
             return None
         return checked_dataset(name, manifest["class_names"], **splits)
+    except MemoryError:
+        raise
     except Exception:  # a damaged header makes NumPy raise nearly anything
         return None
 
 
+def _array(path: Path) -> np.ndarray:
+    """The array in the file, memory-mapped: a damaged header cannot ask for more memory than the file has bytes."""
+    with open_regular(path):
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
 def _names_sha256(names: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(list(names)).encode()).hexdigest()
-
-
-def _remove_stale(folder: Path) -> None:
-    for path in folder.parent.glob(f"{folder.name}.tmp.*"):
-        if time.time() - path.stat().st_mtime > _STALE:
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def _images_file(folder: Path, split: str) -> Path:

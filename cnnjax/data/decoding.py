@@ -6,13 +6,12 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 
-from cnnjax.data.images import fit, mode_channels
+from cnnjax.data.images import fit, num_channels
 from cnnjax.errors import InputError
 
 # Checked from the header, before the memory is asked for: a file of some kilobytes can declare gigabytes of pixels.
@@ -27,10 +26,10 @@ Allocate = Callable[[str, tuple[int, ...]], np.ndarray]  # (split, shape) -> uin
 
 
 class Encoded(NamedTuple):
-    """One image as it was found; `name` stands in error messages."""
+    """One image as it was found."""
 
-    name: str
-    content: Path | bytes
+    name: str  # for error messages
+    read: Callable[[], bytes]  # the file's content
 
 
 class Fitting(NamedTuple):
@@ -106,19 +105,17 @@ def _chunks(images: Iterable[Encoded]) -> Iterator[list[Encoded]]:
 
 
 def _decode(encoded: Encoded, fitting: Fitting, source: str) -> _Decoded:
-    from PIL import Image, ImageOps
+    from PIL import Image
 
-    content = io.BytesIO(encoded.content) if isinstance(encoded.content, bytes) else encoded.content
     try:
-        with Image.open(content, formats=[name for name in _FORMATS if name in Image.OPEN]) as image:
-            channels = mode_channels(image.mode)
+        with Image.open(io.BytesIO(encoded.read()), formats=[name for name in _FORMATS if name in Image.OPEN]) as image:
+            channels = num_channels(image)
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
             if fitting.image_size is not None:
                 # A JPEG is decoded at a fraction of its size, but not below twice the size wanted.
                 image.draft(image.mode, (2 * fitting.image_size, 2 * fitting.image_size))
-            upright = ImageOps.exif_transpose(image) if fitting.upright else image
-            pixels = fit(upright, image_size=fitting.image_size, channels=fitting.channels)
+            pixels = fit(image, image_size=fitting.image_size, channels=fitting.channels, upright=fitting.upright)
             return _Decoded(encoded.name, channels, pixels)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(

@@ -1,15 +1,17 @@
 """Images in one folder a class, with train/ and test/ above them or a seeded stratified split."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from cnnjax.config import DataConfig
-from cnnjax.data.cache import Contents, file_table, load_or_decode
+from cnnjax.data.cache import Contents, load_or_decode
 from cnnjax.data.dataset import Dataset
 from cnnjax.data.decoding import Allocate, Encoded, Fitting, decode_splits
+from cnnjax.data.files import expanded, files_sha256, read_regular
 from cnnjax.data.splits import stratified_split
 from cnnjax.errors import InputError
 
@@ -26,15 +28,23 @@ def load(config: DataConfig, progress: Callable[[str, int, int], None] | None = 
 
     With both train/ and test/ inside, those are the splits; otherwise each class is split by `config.test_fraction` and
     `config.split_seed`. Files and folders whose name begins with a dot are not seen; EXIF orientation is applied.
-    Decoded images are kept under `config.data_dir` and used again until a file changes.
+    Decoded images are kept under `config.data_dir` and used again for files of the same names and content, wherever
+    they lie.
 
     Raises:
         InputError: naming the folder or file that is missing, empty, not an image, or unlike the others.
     """
-    root = Path(config.folder or "").expanduser()
+    root = Path(config.folder or "")
     try:
+        root = expanded(config.folder or "")
         class_names, parts = _find(root, config)
-        files = {split: file_table(root, part.files) for split, part in parts.items()}
+        files = {
+            split: [
+                (path.relative_to(root).as_posix(), sha256)
+                for path, sha256 in zip(part.files, files_sha256(part.files), strict=True)
+            ]
+            for split, part in parts.items()
+        }
     except OSError as error:
         raise InputError(f"data.folder must be readable, got {str(root)!r}: {error}") from error
     name = root.resolve().name
@@ -42,14 +52,18 @@ def load(config: DataConfig, progress: Callable[[str, int, int], None] | None = 
 
     def decode(allocate: Allocate) -> Contents:
         splits = {
-            split: (len(part.files), (Encoded(_printable(path), path) for path in part.files))
+            split: (len(part.files), map(_encoded, part.files, [sha256 for _, sha256 in files[split]]))
             for split, part in parts.items()
         }
         decode_splits(splits, fitting, allocate, progress, name=name, source="data.folder")
         return Contents(class_names, {split: part.labels for split, part in parts.items()})
 
-    recipe = {"folder": str(root.resolve()), "files": files, "fitting": fitting}
+    recipe = {"files": files, "fitting": fitting}
     return load_or_decode(config.data_dir, name, recipe, decode)
+
+
+def _encoded(path: Path, sha256: str) -> Encoded:
+    return Encoded(_printable(path), partial(read_regular, path, sha256))
 
 
 def _printable(path: Path) -> str:

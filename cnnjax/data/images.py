@@ -11,34 +11,48 @@ else:
     Picture = Any  # Pillow is imported only where it is used
 
 _GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N")
-_UNBOUNDED_MODES = ("I", "F")  # 32 bits: no rule says which value is white
+_ORIENTATION, _BITS, _PHOTOMETRIC = 0x0112, 0x0102, 0x0106  # tags of EXIF and TIFF
+# By EXIF orientation, the names of Pillow's transpositions that turn the image upright.
+_TURNS = {
+    2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE",
+    6: "ROTATE_270", 7: "TRANSVERSE", 8: "ROTATE_90",
+}  # fmt: skip
 
 
-def mode_channels(mode: str) -> int:
-    """1 for Pillow's grey modes (bilevel, 8 and 16 bits, with or without alpha), 3 for every other."""
-    return 1 if mode in _GREY_MODES else 3
+def num_channels(image: Picture) -> int:
+    """1 for a grey image (bilevel, 8 and 16 bits, with or without alpha), 3 for every other."""
+    return 1 if image.mode in _GREY_MODES or _is_16_bit_pgm(image) else 3
 
 
-def fit(image: Picture, *, image_size: int | None, channels: int | None) -> UInt8[np.ndarray, "height width channels"]:
+def _is_16_bit_pgm(image: Picture) -> bool:
+    # Pillow has no narrower mode for it, and scales it to 0..65535.
+    return image.mode == "I" and image.format == "PPM"
+
+
+def fit(
+    image: Picture, *, image_size: int | None, channels: int | None, upright: bool = False
+) -> UInt8[np.ndarray, "height width channels"]:
     """The image in 1 or 3 channels and, if a size is asked for, as a square.
 
-    16-bit grey keeps its upper 8 bits; alpha is dropped.
+    16-bit grey keeps its upper 8 bits, 12-bit grey too; alpha is dropped.
 
     Args:
         image_size: side of the result in pixels: the shorter side is scaled to it and the centre square cut.
             None: the size is kept.
-        channels: 1 (grey: ITU-R 601 luma) or 3 (RGB). None: what `mode_channels` says.
+        channels: 1 (grey: ITU-R 601 luma) or 3 (RGB). None: what `num_channels` says.
+        upright: turn as the EXIF orientation says; an EXIF block that cannot be read says nothing.
 
     Raises:
         ValueError: for a mode that has no fixed white (32-bit integers and floats) or cannot be converted.
     """
     from PIL import Image
 
-    if image.mode in _UNBOUNDED_MODES:
-        raise ValueError(f"pixels must have 8 or 16 bits, got Pillow's mode {image.mode!r}")
-    channels = mode_channels(image.mode) if channels is None else channels
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))  # Pillow's own conversion has clipped
+    channels = num_channels(image) if channels is None else channels
+    image.load()  # by which Pillow turns a TIFF, and forgets its orientation
+    turn = _TURNS.get(_orientation(image)) if upright else None
+    image = _eight_bits(image)
+    if turn:
+        image = image.transpose(Image.Transpose[turn])
     mode = "L" if channels == 1 else "RGB"
     if image.mode != mode:
         image = image.convert(mode)
@@ -46,6 +60,29 @@ def fit(image: Picture, *, image_size: int | None, channels: int | None) -> UInt
         # Antialiased: Pillow widens the filter with the scale when it shrinks.
         image = image.resize((image_size, image_size), Image.Resampling.LANCZOS, box=_centre_square(*image.size))
     return np.asarray(image).reshape(image.height, image.width, channels)
+
+
+def _orientation(image: Picture) -> Any:
+    # Pillow's own `exif_transpose` writes the block anew, which one odd entry of it prevents.
+    try:
+        return image.getexif().get(_ORIENTATION)
+    except Exception:  # a damaged block makes Pillow raise nearly anything
+        return None
+
+
+def _eight_bits(image: Picture) -> Picture:
+    """The image itself if it has 8 bits; grey with more by its upper 8 bits, where Pillow's own conversion clips."""
+    from PIL import Image
+
+    if image.mode in ("I", "F") and not _is_16_bit_pgm(image):  # no rule says which value is white
+        raise ValueError(f"pixels must have 8 or 16 bits, got Pillow's mode {image.mode!r}")
+    if image.mode not in ("I", "I;16", "I;16L", "I;16B", "I;16N"):
+        return image
+    tags = getattr(image, "tag_v2", {})  # of a TIFF
+    upper = np.asarray(image) >> (4 if tags.get(_BITS) == (12,) else 8)
+    if tags.get(_PHOTOMETRIC) == 0:  # white is zero, which Pillow minds in 8 bits only
+        upper = 255 - upper
+    return Image.fromarray(upper.astype(np.uint8))
 
 
 def _centre_square(width: int, height: int) -> tuple[float, float, float, float]:

@@ -127,6 +127,7 @@ def make_builder(
         "pkg_dir_path": stock._get_pkg_dir_path(),
         "url_infos": stock.url_infos if url_infos is None else url_infos,
         "progress": staticmethod(progress or (lambda description, done, total: None)),
+        "files": {},  # to be set: where each published file lies
         "_log_download_bytes": lambda self: None,  # the stock ones print
         "_log_download_done": lambda self: None,
         "_split_generators": _cifar_splits if name in _CIFAR_LAYOUTS else _idx_splits,
@@ -138,12 +139,10 @@ def make_builder(
 
 def _idx_splits(self, downloads) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
     """The body of `_split_generators` for the MNIST family; `self` is the builder."""
-    urls = _urls(self)
     splits = {}
     for split, stem in _IDX_SPLITS.items():
         names = [f"{stem}-images-idx3-ubyte.gz", f"{stem}-labels-idx1-ubyte.gz"]
-        paths = downloads.download([urls[name] for name in names])
-        images, labels = (read_idx(Path(path).read_bytes(), name) for path, name in zip(paths, names, strict=True))
+        images, labels = (read_idx(self.files[name].read_bytes(), name) for name in names)
         if len(images) != len(labels):
             raise InputError(f"{names[0]} and {names[1]} must agree, got {len(images)} images and {len(labels)} labels")
         # The key is the running index, which fixes the order of the stock set.
@@ -154,7 +153,7 @@ def _idx_splits(self, downloads) -> dict[str, Iterator[tuple[int, dict[str, Any]
 def _cifar_splits(self, downloads) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
     """The body of `_split_generators` for CIFAR; `self` is the builder."""
     layout = _CIFAR_LAYOUTS[self.name]
-    files = read_tar(downloads.download(_urls(self)[layout["archive"]]))
+    files = read_tar(self.files[layout["archive"]])
     for feature, file in layout["names"].items():
         self.info.features[feature].names = [line for line in files[file].decode().split("\n") if line]
     splits = {}
@@ -185,10 +184,6 @@ def read_tar(path: Any) -> dict[str, bytes]:
             return files
     except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise InputError(f"{path} cannot be read as a tar archive: {' '.join(str(error).split())}") from error
-
-
-def _urls(self) -> dict[str, str]:
-    return {url.rsplit("/", 1)[1]: url for url in self.url_infos}
 
 
 def _examples(self, split: str, images: np.ndarray, rest: list[dict[str, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -1,4 +1,7 @@
+import collections
 import os
+import resource
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -7,6 +10,7 @@ import pytest
 
 from cnnjax.data import cache
 from cnnjax.data.cache import Contents, load_or_decode
+from cnnjax.data.files import unfinished_folder
 from cnnjax.errors import InputError
 
 
@@ -105,13 +109,60 @@ def test_a_large_entry_stays_on_disk(tmp_path, monkeypatch):
     np.testing.assert_array_equal(dataset.train.images, IMAGES["train"])
 
 
-def test_what_a_killed_process_left_is_removed_after_a_day(tmp_path):
-    load_or_decode(str(tmp_path), "set", {}, Decoder())
-    (entry,) = folders(tmp_path)
-    old, new = (entry.with_name(f"{entry.name}.tmp.{name}") for name in ("old", "new"))
-    for folder in (old, new):
-        folder.mkdir()
-    os.utime(old, (0, 0))
-    (entry / "manifest.json").unlink()
-    load_or_decode(str(tmp_path), "set", {}, Decoder())
-    assert not old.exists() and new.exists()
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_fills_is_not(tmp_path):
+    dead, new, foreign, link = (
+        tmp_path / "cnnjax_cache" / f"key.tmp.{name}" for name in ("d" * 32, "e" * 32, "x", "f" * 32)
+    )
+    for folder in (dead, new, foreign, tmp_path / "elsewhere"):
+        folder.mkdir(parents=True)
+        (folder / "file").touch()
+    link.symlink_to(tmp_path / "elsewhere")
+    with unfinished_folder(tmp_path / "cnnjax_cache" / "key") as living:
+        for folder in (dead, foreign, living, tmp_path / "elsewhere"):
+            os.utime(folder, (0, 0))
+        load_or_decode(str(tmp_path), "set", {}, Decoder())
+        assert not dead.exists()
+        assert living.exists()  # it is locked
+        assert new.exists()  # too young: its process may be about to lock it
+        assert foreign.exists() and (tmp_path / "elsewhere" / "file").exists()  # not made here
+    assert not living.exists()
+
+
+@pytest.mark.parametrize("unusable", ["{}/file", "{}/file/below", "~nosuchuser/x", "{}/read_only"])
+def test_a_folder_that_cannot_be_written_is_gone_without(tmp_path, caplog, unusable):
+    (tmp_path / "file").touch()
+    (tmp_path / "read_only").mkdir(mode=0o555)
+    if unusable.endswith("read_only") and os.access(tmp_path / "read_only", os.W_OK):
+        pytest.skip("this user may write everywhere")
+    data_dir, decoder = unusable.format(tmp_path), Decoder()
+    for _ in range(2):
+        dataset = load_or_decode(data_dir, "set", {}, decoder)
+        np.testing.assert_array_equal(dataset.train.images, IMAGES["train"])
+    assert decoder.calls == 2
+    assert all("\n" not in line and repr(data_dir) in line for line in caplog.messages) and len(caplog.messages) == 2
+
+
+def test_a_disk_without_room_is_gone_without_before_anything_is_decoded(tmp_path, monkeypatch, caplog):
+    usage = collections.namedtuple("usage", "total used free")(100, 99, 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    dataset = load_or_decode(str(tmp_path), "set", {}, Decoder())
+    np.testing.assert_array_equal(dataset.train.images, IMAGES["train"])
+    assert "more than the disk has left" in caplog.text and folders(tmp_path) == []
+
+
+def test_memory_that_is_not_there_is_named_before_it_is_asked_for(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (1000, 1000))
+    with pytest.raises(InputError, match="the decoded train images need 960 bytes of memory, and there are at most 0"):
+        load_or_decode(str(tmp_path / "file"), "set", {}, Decoder())
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "train_images.npy", "test_labels.npy"])
+def test_a_pipe_in_an_entry_is_damage_and_not_waited_for(tmp_path, file):
+    decoder = Decoder()
+    load_or_decode(str(tmp_path), "set", {}, decoder)
+    path = folders(tmp_path)[0] / file
+    path.unlink()
+    os.mkfifo(path)
+    load_or_decode(str(tmp_path), "set", {}, decoder)
+    assert decoder.calls == 2

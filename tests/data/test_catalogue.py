@@ -1,8 +1,12 @@
 """TensorFlow Datasets, without a network: small files in the published layouts, and sets of builders made here."""
 
-import importlib.util
+import dataclasses
 import io
+import json
+import os
+import sys
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +17,8 @@ from tensorflow_datasets.core.download.checksums import compute_url_info
 
 from cnnjax.config import DataConfig
 from cnnjax.data import Dataset, fingerprint, load
-from cnnjax.data.preparation import is_prepared, prepare
+from cnnjax.data.preparation import prepare
+from cnnjax.data.prepared import SEAL, find, parse_name
 from cnnjax.data.published import FILES, make_builder
 from cnnjax.errors import InputError
 from tests.data.test_published import idx
@@ -80,11 +85,11 @@ def write_idx(folder) -> dict[str, dict[bytes, int]]:
     return truth
 
 
-def builder_for(name: str, folder, data_dir, progress=None):
-    """Our builder, told the checksums of the small files in place of the published ones."""
-    stock = make_builder(name, data_dir).url_infos
-    infos = {url: compute_url_info(folder / url.rsplit("/", 1)[1]) for url in stock}
-    return make_builder(name, data_dir, progress=progress, url_infos=infos)
+def prepare_small(name: str, config: DataConfig, progress=None):
+    """Prepares with the checksums of the small files in place of the published ones."""
+    stock = make_builder(name, Path(config.data_dir)).url_infos
+    infos = {url: compute_url_info(Path(config.manual_dir) / url.rsplit("/", 1)[1]) for url in stock}
+    return prepare(parse_name(name), Path(config.data_dir), config.manual_dir, progress, url_infos=infos)
 
 
 def labels_by_image(dataset: Dataset) -> dict[str, dict[bytes, int]]:
@@ -99,7 +104,7 @@ def test_published_files_are_prepared_without_tensorflow_and_read_by_name(name, 
     truth = write_published(name, tmp_path / "files")
     config = DataConfig(name=name, data_dir=str(tmp_path / "sets"), manual_dir=str(tmp_path / "files"))
     reports = []
-    prepare(builder_for(name, tmp_path / "files", tmp_path / "sets", lambda *report: reports.append(report)), config)
+    prepare_small(name, config, lambda *report: reports.append(report))
     assert (f"prepare {name} train", 40, 40) in reports
     dataset = load(config)
     assert labels_by_image(dataset) == truth
@@ -119,45 +124,41 @@ def test_the_order_of_the_records_is_the_stock_one(tmp_path):
         (tmp_path / "files" / f"{stem}-images-idx3-ubyte.gz").write_bytes(idx(images))
         (tmp_path / "files" / f"{stem}-labels-idx1-ubyte.gz").write_bytes(idx((np.arange(count) % 10).astype(np.uint8)))
     config = DataConfig(name="mnist", data_dir=str(tmp_path), manual_dir=str(tmp_path / "files"))
-    prepare(builder_for("mnist", tmp_path / "files", tmp_path), config)
+    prepare_small("mnist", config)
     assert load(config).test.images[:6, 0, 0, 0].tolist() == [16, 13, 19, 15, 6, 1]
 
 
 def test_a_prepared_set_is_decoded_once(tmp_path):
     write_published("mnist", tmp_path / "files")
     config = DataConfig(name="mnist", data_dir=str(tmp_path), manual_dir=str(tmp_path / "files"))
-    prepare(builder_for("mnist", tmp_path / "files", tmp_path), config)
+    prepare_small("mnist", config)
     reports = []
     first = fingerprint(load(config, lambda *report: reports.append(report)))
     assert reports[-1] == ("decode mnist", 60, 60)
     assert fingerprint(load(config, lambda *report: pytest.fail("decoded again"))) == first
 
 
-def test_a_file_that_is_not_the_published_one_is_named_and_leaves_no_set_behind(tmp_path):
+def test_a_file_that_is_not_the_published_one_is_named_and_leaves_nothing_behind(tmp_path):
     write_published("mnist", tmp_path / "files")
     config = DataConfig(name="mnist", data_dir=str(tmp_path / "sets"), manual_dir=str(tmp_path / "files"))
     for _ in range(2):  # the failed attempt is not taken for a prepared set
-        with pytest.raises(
-            InputError, match=r"wrong checksum: '.*idx._ubyte\.gz' is not the file that was published".replace("_", "-")
-        ):
+        with pytest.raises(InputError, match=r"wrong checksum: '.*idx3-ubyte\.gz' is not the file that was published"):
             load(config)
-    assert not is_prepared(make_builder("mnist", tmp_path / "sets"))
+    assert list((tmp_path / "sets").rglob("*")) == [tmp_path / "sets" / "cnnjax_cache"]
 
 
-def test_a_failure_while_records_are_written_leaves_no_set_behind(tmp_path):
+def test_a_failure_while_records_are_written_leaves_nothing_behind(tmp_path):
     write_published("mnist", tmp_path / "files")
     (tmp_path / "files" / "t10k-labels-idx1-ubyte.gz").write_bytes(idx(np.zeros(19, np.uint8)))  # for 20 images
     config = DataConfig(name="mnist", data_dir=str(tmp_path / "sets"), manual_dir=str(tmp_path / "files"))
-    builder = builder_for("mnist", tmp_path / "files", tmp_path / "sets")
     with pytest.raises(InputError, match="must agree, got 20 images and 19 labels"):
-        prepare(builder, config)
-    assert not is_prepared(builder)
-    assert not list((tmp_path / "sets").rglob("*incomplete*"))
+        prepare_small("mnist", config)
+    assert list((tmp_path / "sets").rglob("*")) == [tmp_path / "sets" / "cnnjax_cache"]
 
 
 def test_missing_files_and_no_network_are_one_line_that_says_what_to_put_where(tmp_path):
     with pytest.raises(
-        InputError, match=r"cannot be reached: put cifar-10-binary\.tar\.gz into a folder .*--data\.manual-dir"
+        InputError, match=r"cannot be reached.*: put cifar-10-binary\.tar\.gz into a folder .*--data\.manual-dir"
     ):
         load(DataConfig(name="cifar10", data_dir=str(tmp_path)))
     with pytest.raises(InputError, match=r"data\.manual_dir must be a folder, got '/nowhere'"):
@@ -166,8 +167,17 @@ def test_missing_files_and_no_network_are_one_line_that_says_what_to_put_where(t
         InputError, match=r"data\.manual_dir must hold .* lacks train-images-idx3-ubyte\.gz, train-labels"
     ):
         load(DataConfig(name="mnist", data_dir=str(tmp_path), manual_dir=str(tmp_path)))
-    with pytest.raises(InputError, match=r"data\.name kmnist is not prepared .* cannot be reached"):
+    with pytest.raises(InputError, match=r"data\.name kmnist is not prepared .* tfds build kmnist"):
         load(DataConfig(name="kmnist", data_dir=str(tmp_path)))
+
+
+def test_a_published_file_that_is_a_pipe_is_refused_at_once(tmp_path):
+    write_published("mnist", tmp_path / "files")
+    target = tmp_path / "files" / "train-images-idx3-ubyte.gz"
+    target.unlink()
+    os.mkfifo(target)
+    with pytest.raises(InputError, match=r"data\.manual_dir .*not a regular file"):
+        load(DataConfig(name="mnist", data_dir=str(tmp_path / "sets"), manual_dir=str(tmp_path / "files")))
 
 
 @pytest.mark.parametrize(
@@ -175,12 +185,19 @@ def test_missing_files_and_no_network_are_one_line_that_says_what_to_put_where(t
     [
         (
             "fashion_minst",
-            "must be photos, digits or a name in TensorFlow Datasets, got 'fashion_minst'; did you mean fashion_mnist",
+            r"must be photos, digits or NAME.* in TensorFlow Datasets, got 'fashion_minst'; did you mean fashion_mnist",
         ),
         ("photo", "did you mean photos"),
         ("qqqqqq", "got 'qqqqqq'$"),
-        ("mnist/none", "'mnist/none' cannot be used"),
-        ("../x", "'../x' cannot be used"),
+        ("mnist/none", "is prepared here as mnist:3.0.1 only, got mnist/none:3.0.1"),
+        ("mnist:1.0.0", "is prepared here as mnist:3.0.1 only, got mnist:1.0.0"),
+        # What the library would take for a path, a module, options or the code of somebody else.
+        ("../x", r"got '\.\./x'"),
+        ("mnist/../../x", "data.name must be"),
+        ("os:system", "data.name must be"),
+        ("kaggle:mnist", "data.name must be"),
+        ("huggingface:mnist/mnist", "data.name must be"),
+        ("mnist/data_dir=x", "data.name must be"),
     ],
 )
 def test_an_unknown_name_is_one_line_with_close_matches(tmp_path, name, message):
@@ -219,14 +236,16 @@ def own_builder(data_dir, images: dict[str, list[np.ndarray]], features=None, ge
 
 @pytest.fixture
 def own_set(tmp_path):
-    """`make(images by split, features, generate)` prepares the set; returns the config that names it."""
+    """`make(images by split, features, generate)`: the library prepares the set; returns the config that names it."""
 
     def make(images, features=None, generate=None, **change) -> DataConfig:
         with registered.skip_registration():
             builder = own_builder(tmp_path, images, features, generate)
-        config = DataConfig(name="own_set", data_dir=str(tmp_path), **change)
-        prepare(builder, config)
-        return config
+        tfds.disable_progress_bar()
+        builder.download_and_prepare(
+            file_format="array_record", download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+        )
+        return DataConfig(name="own_set", data_dir=str(tmp_path), **change)
 
     return make
 
@@ -304,13 +323,151 @@ def test_damaged_records_are_one_line(own_set, tmp_path):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("tensorflow") is not None, reason="TensorFlow is installed")
-def test_a_builder_that_needs_tensorflow_says_what_to_install(own_set, capfd):
-    def generate(index):
-        from tensorflow_datasets.core.utils.lazy_imports_utils import tensorflow
+LABEL = ("featuresDict", "features", "label")
+TWO_SPLITS = {"train": list(random_images(0, 20, 5, 5, 3)), "test": list(random_images(1, 4, 5, 5, 3))}
 
-        return tensorflow.io.gfile
 
-    with pytest.raises(InputError, match=r"own_set is not prepared under .* needs tensorflow: pip install tensorflow"):
-        own_set({"train": [None]}, generate=generate)
-    assert capfd.readouterr().out == ""
+def change_json(path: Path, *keys: str, to) -> None:
+    tree = json.loads(path.read_text())
+    place = tree
+    for key in keys[:-1]:
+        place = place[key]
+    place[keys[-1]] = to
+    path.write_text(json.dumps(tree))
+
+
+@pytest.mark.parametrize("place", ["whole", "image", "label", "other"])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_nothing_that_a_set_names_is_imported(own_set, tmp_path, monkeypatch, place, legacy):
+    config = own_set(TWO_SPLITS)
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "payload_of_a_set.py").write_text(
+        f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Feature: pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path / "code")
+    file = tmp_path / "own_set" / "1.0.0" / "features.json"
+    name = "payload_of_a_set.Feature"
+    feature = {"type": name, "content": {}} if legacy else {"pythonClassName": name, "jsonFeature": {"json": "{}"}}
+    if place == "whole":
+        file.write_text(json.dumps(feature))
+    else:
+        change_json(file, "featuresDict", "features", place, to=feature)
+    change_json(file.with_name("dataset_info.json"), "moduleName", to="payload_of_a_set")
+    if place == "other":  # a feature that is not read
+        assert len(load(config).train) == 20
+    else:
+        with pytest.raises(InputError, match="own_set/1.0.0.*(must hold a FeaturesDict|must have the features image)"):
+            load(config)
+    assert not (tmp_path / "ran").exists() and "payload_of_a_set" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("file", "keys", "value", "message"),
+    [
+        ("dataset_info.json", ("fileFormat",), "tfrecord", "in another format than array_record"),
+        ("dataset_info.json", ("splits", 0, "filepathTemplate"), "../{SPLIT}", "files must be named"),
+        ("dataset_info.json", ("splits", 0, "shardLengths"), ["20", "1"], "No such file"),
+        ("dataset_info.json", ("splits", 0, "shardLengths"), ["21"], "has 20 records, and dataset_info.json says 21"),
+        ("dataset_info.json", ("splits", 0, "shardLengths"), ["-1"], "must give the number of records"),
+        ("dataset_info.json", ("splits", 0, "shardLengths"), {}, "must give the number of records"),
+        ("dataset_info.json", ("splits", 0, "shardLengths"), [], "must hold at least 1 image"),
+        ("dataset_info.json", ("splits",), "train", "must have a split train, got none"),
+        ("features.json", ("featuresDict",), [], "must hold a FeaturesDict"),
+        ("features.json", ("featuresDict", "features", "image", "image", "dtype"), "float32", "must have the features"),
+        ("features.json", (*LABEL, "classLabel"), None, "the classes cannot be read"),
+        (
+            "features.json",
+            ("featuresDict", "features", "label", "classLabel", "numClasses"),
+            "3",
+            "must name 3 classes",
+        ),
+    ],
+)
+def test_a_description_of_another_form_is_one_line(own_set, tmp_path, file, keys, value, message):
+    config = own_set(TWO_SPLITS)
+    change_json(tmp_path / "own_set" / "1.0.0" / file, *keys, to=value)
+    with pytest.raises(InputError, match=rf"data\.name own_set.*{message}") as error:
+        load(config)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("file", ["features.json", "dataset_info.json", "label.labels.txt", "*train.array_record*"])
+@pytest.mark.parametrize("content", [b"", b"\xff", b"[" * 100_000, None])
+def test_a_file_of_another_form_or_a_pipe_is_one_line(own_set, tmp_path, file, content):
+    config = own_set(TWO_SPLITS)
+    (path,) = (tmp_path / "own_set" / "1.0.0").glob(file)
+    path.unlink()
+    if content is None:
+        os.mkfifo(path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=r"data\.name own_set") as error:
+        load(config)
+    assert "\n" not in str(error.value)
+
+
+def test_the_newest_version_is_read_unless_another_is_named(own_set, tmp_path):
+    config = own_set(TWO_SPLITS)
+    for version in ("1.2.0", "1.10.0"):
+        (tmp_path / "own_set" / version).mkdir()
+        (tmp_path / "own_set" / version / "dataset_info.json").touch()
+    assert find(parse_name("own_set"), tmp_path).name == "1.10.0"
+    assert find(parse_name("own_set:1.0.0"), tmp_path).name == "1.0.0"
+    assert find(parse_name("own_set:1.0.1"), tmp_path) is None
+    assert len(load(dataclasses.replace(config, name="own_set:1.0.0")).train) == 20
+
+
+def test_a_configuration_is_found_and_must_be_named_where_there_are_several(own_set, tmp_path):
+    own_set(TWO_SPLITS)
+    (tmp_path / "other" / "first").mkdir(parents=True)
+    (tmp_path / "own_set" / "1.0.0").rename(tmp_path / "other" / "first" / "1.0.0")
+    assert find(parse_name("other"), tmp_path) == find(parse_name("other/first"), tmp_path)
+    (tmp_path / "other" / "second" / "1.0.0").mkdir(parents=True)
+    (tmp_path / "other" / "second" / "1.0.0" / "dataset_info.json").touch()
+    with pytest.raises(InputError, match=r"data\.name must be one of other/first, other/second"):
+        find(parse_name("other"), tmp_path)
+
+
+def flip(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_set_that_was_prepared_here_is_as_it_was_then_or_refused(tmp_path):
+    write_published("mnist", tmp_path / "files")
+    config = DataConfig(name="mnist", data_dir=str(tmp_path), manual_dir=str(tmp_path / "files"))
+    folder = prepare_small("mnist", config)
+    before = fingerprint(load(config))
+    for path in sorted(folder.iterdir()):
+        content = path.read_bytes()
+        for place in (0, len(content) // 2, len(content) - 1):
+            flip(path, place)
+            with pytest.raises(InputError, match=r"data\.name mnist/3\.0\.1"):
+                load(config)
+        path.unlink()
+        if path.name != SEAL:  # without it the set is as one that others have prepared
+            with pytest.raises(InputError, match=r"data\.name mnist/3\.0\.1|is no prepared set: move it away"):
+                load(config)
+        path.write_bytes(content)
+    assert fingerprint(load(config)) == before
+
+
+@pytest.mark.parametrize("number", [30, pytest.param(3000, marks=pytest.mark.faults)])
+def test_damaged_records_of_others_give_no_other_images(own_set, tmp_path, number):
+    # No seal: the checksums inside the files alone.
+    config = own_set(TWO_SPLITS)
+    expected = fingerprint(load(config))
+    (path,) = (tmp_path / "own_set").rglob("*train.array_record*")
+    content = path.read_bytes()
+    written = np.flatnonzero(np.frombuffer(content, np.uint8))
+    random = np.random.RandomState(0)
+    for _ in range(number):
+        damaged = bytearray(content)
+        place = random.choice(written)
+        damaged[place] ^= 1 << random.randint(8)
+        path.write_bytes(damaged[:place] if random.randint(4) == 0 else damaged)
+        try:
+            assert fingerprint(load(config)) == expected
+        except InputError as error:
+            assert "\n" not in str(error)

@@ -1,8 +1,11 @@
+import io
+import struct
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from cnnjax.data.images import fit, fit_arrays, mode_channels
+from cnnjax.data.images import fit, fit_arrays, num_channels
 
 GREY = np.arange(256, dtype=np.uint8).reshape(16, 16)
 COLOUR = np.stack([GREY, GREY.T, 255 - GREY], axis=-1)
@@ -14,7 +17,7 @@ COLOUR = np.stack([GREY, GREY.T, 255 - GREY], axis=-1)
 )
 def test_every_mode_becomes_1_or_3_channels_of_uint8(mode, channels):
     image = Image.fromarray(COLOUR).convert("L" if mode == "I;16" else "RGB").convert(mode)
-    assert mode_channels(image.mode) == channels
+    assert num_channels(image) == channels
     for wanted in (None, 1, 3):
         out = fit(image, image_size=None, channels=wanted)
         assert out.shape == (16, 16, wanted or channels) and out.dtype == np.uint8
@@ -31,6 +34,95 @@ def test_lossless_modes_keep_their_pixels():
 def test_16_bit_grey_keeps_its_upper_8_bits(channels):
     image = Image.fromarray(GREY.astype(np.uint16) * 256 + 77)
     np.testing.assert_array_equal(fit(image, image_size=None, channels=channels)[..., 0], GREY)
+
+
+def read_back(image: Image.Image, file_format: str, **save) -> Image.Image:
+    buffer = io.BytesIO()
+    image.save(buffer, file_format, **save)
+    return Image.open(buffer)
+
+
+@pytest.mark.parametrize("maxval", [65535, 40000, 1000, 256, 255, 100])
+def test_a_pgm_is_scaled_by_its_own_largest_value(maxval):
+    values = (np.arange(256).reshape(16, 16) * maxval) // 255
+    data = values.astype(np.uint8 if maxval < 256 else ">u2").tobytes()
+    image = Image.open(io.BytesIO(f"P5 16 16 {maxval}\n".encode() + data))
+    assert num_channels(image) == 1
+    found = fit(image, image_size=None, channels=None)[..., 0]
+    assert np.abs(found - values * (255 / maxval)).max() < 1.01  # upper 8 bits of 16 lie below by up to one
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "TIFF", "JPEG2000"])
+def test_16_bit_files_keep_their_upper_8_bits(file_format):
+    save = {"irreversible": False} if file_format == "JPEG2000" else {}
+    image = read_back(Image.fromarray(GREY.astype(np.uint16) * 256 + 77), file_format, **save)
+    np.testing.assert_array_equal(fit(image, image_size=None, channels=None)[..., 0], GREY)
+
+
+@pytest.mark.parametrize(("bits", "white_is_zero"), [(16, False), (16, True), (12, False)])
+def test_a_grey_tiff_is_scaled_by_its_bits_and_its_white(bits, white_is_zero):
+    image = tiff(GREY, bits, white_is_zero)
+    assert num_channels(image) == 1
+    np.testing.assert_array_equal(
+        fit(image, image_size=None, channels=None)[..., 0], 255 - GREY if white_is_zero else GREY
+    )
+
+
+def tiff(grey: np.ndarray, bits: int, white_is_zero: bool) -> Image.Image:
+    """A TIFF written from the description of the format; the upper 8 of `bits` bits are `grey`."""
+    words = grey.astype(np.uint16) << (bits - 8)
+    if bits == 12:  # two pixels in three bytes
+        first, second = words.reshape(-1, 2).astype(int).T
+        data = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], -1).astype(np.uint8).tobytes()
+    else:
+        data = words.astype("<u2").tobytes()
+    tags = {
+        256: grey.shape[1], 257: grey.shape[0], 258: bits, 259: 1, 262: 0 if white_is_zero else 1,
+        273: 8, 277: 1, 278: grey.shape[0], 279: len(data),
+    }  # fmt: skip
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    directory = struct.pack("<H", len(tags)) + entries + bytes(4)
+    return Image.open(io.BytesIO(struct.pack("<2sHI", b"II", 42, 8 + len(data)) + data + directory))
+
+
+@pytest.mark.parametrize(
+    ("orientation", "stored"),
+    [
+        (1, lambda x: x),
+        (2, lambda x: x[:, ::-1]),
+        (3, lambda x: x[::-1, ::-1]),
+        (4, lambda x: x[::-1]),
+        (5, lambda x: x.swapaxes(0, 1)),
+        (6, lambda x: np.rot90(x)),
+        (7, lambda x: np.rot90(x.swapaxes(0, 1), 2)),
+        (8, lambda x: np.rot90(x, -1)),
+        (9, lambda x: x),
+        (0, lambda x: x),
+    ],
+)
+@pytest.mark.parametrize("file_format", ["PNG", "TIFF"])
+def test_every_exif_orientation_is_turned_upright(orientation, stored, file_format):
+    upright = np.random.RandomState(0).randint(0, 256, (5, 7, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = read_back(Image.fromarray(np.ascontiguousarray(stored(upright))), file_format, exif=exif)
+    np.testing.assert_array_equal(fit(image, image_size=None, channels=None, upright=True), upright)
+
+
+@pytest.mark.parametrize(
+    ("odd", "turned"),
+    [
+        # A resolution as text beside an orientation: Pillow reads the block and cannot write it again.
+        (struct.pack("<HHHIHHHHIII", 2, 0x0112, 3, 1, 6, 0, 0x011A, 2, 1, 0, 0), True),
+        (b"", False),
+        (b"\xff" * 40, False),
+    ],
+)
+def test_odd_metadata_refuse_no_image(odd, turned):
+    block = b"Exif\0\0II*\0\x08\0\0\0" + odd
+    image = read_back(Image.fromarray(COLOUR), "PNG", exif=block)
+    expected = np.rot90(COLOUR, -1) if turned else COLOUR
+    np.testing.assert_array_equal(fit(image, image_size=None, channels=None, upright=True), expected)
 
 
 def test_32_bit_pixels_have_no_white_and_are_refused():

@@ -1,0 +1,120 @@
+"""Files and folders on disk: only regular files are read, content is told by its SHA-256, unfinished folders go.
+
+A data folder may come from elsewhere. A named pipe, a socket or a device in it would be waited for without an end, so
+nothing but a regular file is opened.
+"""
+
+import concurrent.futures
+import contextlib
+import errno
+import fcntl
+import hashlib
+import io
+import os
+import re
+import shutil
+import stat
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+MAX_FILE_BYTES = 1 << 30  # of what is read whole: one image, one description of a set
+_UNFINISHED = re.compile(r"\w+\.tmp\.[0-9a-f]{32}")
+_YOUNG = 60.0  # seconds in which a new folder may not be locked yet
+_OLD = 24 * 3600.0  # seconds after which a folder is abandoned where the file system has no locks
+
+
+def expanded(text: str) -> Path:
+    """The path, `~` and `~user` replaced. Raises OSError if no such home folder is known."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise OSError(errno.ENOENT, "no home folder is known", text) from error
+
+
+def open_regular(path: Path) -> io.BufferedReader:
+    """The file, open for reading.
+
+    Raises:
+        OSError: it cannot be opened, or is no regular file; without waiting for anybody.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return open(descriptor, "rb")
+
+
+def read_regular(path: Path, sha256: str | None = None) -> bytes:
+    """The file's content.
+
+    Raises:
+        OSError: as `open_regular`; for more than MAX_FILE_BYTES; for content of another SHA-256 than the one given.
+    """
+    with open_regular(path) as file:
+        content = file.read(MAX_FILE_BYTES + 1)
+    if len(content) > MAX_FILE_BYTES:
+        raise OSError(errno.EFBIG, f"more than {MAX_FILE_BYTES:,} bytes", str(path))
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+        raise OSError(errno.EBUSY, "changed while it was read", str(path))
+    return content
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of the file's bytes, as hexadecimal text. Raises OSError as `open_regular`."""
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def files_sha256(paths: Sequence[Path]) -> list[str]:
+    """`file_sha256` of each, in threads. A twentieth of what decoding costs, and nothing cheaper is sure.
+
+    Size and times are not: an archive sets the times of what it unpacks, and images without compression have one size.
+    """
+    with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return list(pool.map(file_sha256, paths))
+
+
+@contextlib.contextmanager
+def unfinished_folder(final: Path) -> Iterator[Path]:
+    """A new folder beside `final`, to be filled and then renamed to it; what was not renamed is removed at the end.
+
+    What killed processes left beside it is removed as well: the folder of a living one is locked.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(final.parent)
+    folder = final.with_name(f"{final.name}.tmp.{uuid.uuid4().hex}")
+    folder.mkdir()
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems cannot lock; there age decides
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _remove_abandoned(parent: Path) -> None:
+    for path in parent.iterdir():
+        with contextlib.suppress(OSError):  # another process removes it, too, or it is not ours to remove
+            if _UNFINISHED.fullmatch(path.name) and _is_abandoned(path):
+                shutil.rmtree(path)
+
+
+def _is_abandoned(path: Path) -> bool:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        age = time.time() - os.fstat(descriptor).st_mtime
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return age > _YOUNG
+    except BlockingIOError:
+        return False
+    except OSError:
+        return age > _OLD
+    finally:
+        os.close(descriptor)
