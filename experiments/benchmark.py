@@ -1,8 +1,12 @@
 """How fast cnnjax is, beside plain Flax, plain lax and PyTorch doing the same work on the same machine.
 
 Every rival is a process of its own, idle while another works; they take turns, round by round, and medians count.
-`--suite` chooses; `--json FILE` keeps the rows, `--figure FILE` draws those of suite `sweep`. PyTorch is the `bench`
-extra; without it its rows are left out.
+`--device` chooses where all of them work, `--suite` what is measured; `--json FILE` and `--markdown FILE` keep the
+rows, written anew after every case, `--figure FILE` draws those of suite `sweep`. PyTorch is the `bench` extra;
+without it its rows are left out.
+
+A GPU has suites of its own, the most important cases first, for a card that is at hand for some minutes only:
+`--seconds` ends the work in time. `--rehearse` tries the same rivals at tiny sizes on a CPU.
 """
 
 import contextlib
@@ -12,9 +16,9 @@ import json
 import math
 import os
 import platform
+import shutil
 import statistics
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -24,7 +28,9 @@ import numpy as np
 from cnnjax import cli, models
 from cnnjax.atomic import write_text
 from cnnjax.errors import InputError
-from experiments.rivals.cases import CASES, Case
+from experiments.rivals.cases import CASES, Case, Device, cases_of
+from experiments.rivals.member_forms import FORMS
+from experiments.rivals.process import Rival, warm_up
 
 # suite -> our work, then each rival and the processes whose best counts for it
 SUITES: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
@@ -49,149 +55,200 @@ SUITES: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
     "memory": ("step memory", {"flax": ("flax memory",)}),
     "checkpoints": ("loading", {"orbax": ("orbax loading",)}),
 }
-OF_ALL_MEMBERS = ("members", "sweep", "flax members", "torch func")  # one unit of their work is a step of each member
-ROUND_SECONDS = 0.4
+GPU_SUITES: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
+    "peaks": ("matrix rate", {"torch": ("torch matrix rate",)}),
+    "bandwidth": ("copy", {"torch": ("torch copy",)}),
+    "step": (
+        "training",
+        {
+            "torch": ("torch", "torch channels-last", "torch graph", "torch graph channels-last"),
+            "torch compiled": ("torch compiled",),
+            "flax": ("flax",),
+        },
+    ),
+    "sweep": (
+        "sweep",
+        {
+            **{form: (f"members {form}",) for form in FORMS},
+            "torch": ("torch", "torch graph channels-last"),
+            "torch.func": ("torch func",),
+        },
+    ),
+    "pool": (
+        "max_pool",
+        {
+            "reduce_window": ("reduce_window",),
+            "compared": ("compared",),
+            "searched twice": ("searched twice",),
+            "torch": ("torch pool", "torch pool channels-last"),
+        },
+    ),
+    "loop": ("training", {"python loop": ("python loop",), "known length": ("known length",)}),
+    "conv": SUITES["conv"],
+}
+FORM_RIVALS = tuple(f"members {form}" for form in FORMS)
+# one unit of their work is a step of each member
+OF_ALL_MEMBERS = ("members", "sweep", "flax members", "torch func", *FORM_RIVALS)
 ENGINES = {
     "one after another": "one after another",
     "torch": "PyTorch, one after another",
     "torch.func": "torch.func under vmap",
     "flax": "Flax under jax.vmap",
+    "mapped": "a loop in one program",
+    "unrolled": "convolutions unrolled",
+    "grouped": "convolutions with groups",
+    "folded": "one matrix product of patches",
+    "folded slices": "one matrix product of slices",
 }  # as the figure of suite sweep calls the rivals
-MAY_GROW = 1.5  # the loss of one batch varies; beyond this share of the first one the training has diverged
+WITH_FLOPS = ("step", "loop", "vmap", "sweep")
+MAY_DIFFER = 0.02  # forms of one computation from the same weights; a loss further off is a wrong one
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    suite: tuple[str, ...] = tuple(SUITES)
+    suite: tuple[str, ...] | None = None  # all of the device
+    device: Device | None = None  # what is there
     rounds: int = 7
+    seconds: float = math.inf  # no case is begun that would not end in this time
     json: str | None = None  # a file for the rows
+    markdown: str | None = None  # a file for the table
     figure: str | None = None  # a .png of suite sweep: members an hour by engine and number of members
     only: str = ""  # cases whose name holds this text
+    rehearse: bool = False  # the GPU's suites at tiny sizes on a CPU, their times of no meaning
 
     def __post_init__(self):
-        for name in self.suite:
-            if name not in SUITES:
-                raise InputError(f"--suite must be among {', '.join(SUITES)}, got {name!r}")
+        if self.rehearse and self.device == "gpu":
+            raise InputError("--rehearse must be on a CPU, got --device gpu")
+        for name in self.suites:
+            if name not in self.known:
+                raise InputError(f"--suite must be among {', '.join(self.known)}, got {name!r}")
         if self.rounds < 1:
             raise InputError(f"--rounds must be at least 1, got {self.rounds}")
-        if not self.suite:
+        if not self.seconds > 0:
+            raise InputError(f"--seconds must be positive, got {self.seconds}")
+        if not self.suites:
             raise InputError("--suite must name at least one, got none")
-        if not any(self.cases(name) for name in self.suite):
-            raise InputError(f"--only must be in the name of a case of {' '.join(self.suite)}, got {self.only!r}")
-        if self.figure is not None and not ("sweep" in self.suite and self.cases("sweep")):
-            raise InputError(f"--figure draws suite sweep, got --suite {' '.join(self.suite)} --only {self.only!r}")
+        if not self.work():
+            raise InputError(f"--only must be in the name of a case of {' '.join(self.suites)}, got {self.only!r}")
+        if self.figure is not None and not any(suite == "sweep" for suite, _ in self.work()):
+            raise InputError(f"--figure draws suite sweep, got --suite {' '.join(self.suites)} --only {self.only!r}")
         if self.figure is not None and not self.figure.endswith(".png"):
             raise InputError(f"--figure must end in .png, got {self.figure!r}")
 
-    def cases(self, suite: str) -> list[Case]:
-        return [case for case in CASES[suite] if self.only in case.name]
-
-
-class Rival:
-    """A process that does the work of one case when told to."""
-
-    def __init__(self, rival: str, suite: str, case: Case):
-        command = [sys.executable, "-m", "experiments.rivals", rival, suite, case.name]
-        self.command = command
-        self.process = self._start()
-        self.name, self.repetitions, self.times, self.losses, self.first_loss = rival, 1, [], [], None
-
-    def _start(self) -> subprocess.Popen:
-        pipe = subprocess.PIPE
-        return subprocess.Popen(self.command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
-
-    def work(self, repetitions: int) -> dict[str, Any]:
-        assert self.process.stdin and self.process.stdout
-        self.process.stdin.write(f"{repetitions}\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{self.name} ended early with status {self.process.wait()}")
-        return json.loads(line)
-
-    def warm_up(self) -> None:
-        """Compiles, then settles how often the work fits into a round."""
-        self.first_loss = self.work(2)["loss"]
-        seconds = self.work(2)["seconds"] / 2
-        self.repetitions = max(1, min(10_000, round(ROUND_SECONDS / max(seconds, 1e-6))))
-
-    def measure(self) -> None:
-        answer = self.work(self.repetitions)
-        self.times.append(1e3 * answer["seconds"] / self.repetitions)
-        self.losses.append(answer["loss"])
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):
-            if self.process.stdin:
-                self.process.stdin.close()
-        self.process.wait()
-
-    def start_anew(self) -> None:
-        """Measures a whole process, up to the end of its first step."""
-        self.close()
-        started = time.perf_counter()
-        self.process = self._start()
-        self.losses.append(self.work(1)["loss"])
-        self.times.append(1e3 * (time.perf_counter() - started))
+    @property
+    def where(self) -> Device:
+        return "cpu" if self.rehearse else self.device or device_there()
 
     @property
-    def figure(self) -> float:
-        return statistics.median(self.times)
+    def known(self) -> dict[str, tuple[str, dict[str, tuple[str, ...]]]]:
+        return GPU_SUITES if self.rehearse or self.where == "gpu" else SUITES
 
     @property
-    def diverged(self) -> bool:
-        """A loss that was a number is none any more, or has grown."""
-        last = self.losses[-1]
-        return self.first_loss is not None and (last is None or last > MAY_GROW * self.first_loss)
+    def suites(self) -> tuple[str, ...]:
+        return tuple(self.known) if self.suite is None else self.suite
+
+    def work(self) -> list[tuple[str, Case]]:
+        """(suite, case), in the order in which they are measured."""
+        cases = cases_of(self.where, self.rehearse)
+        chosen = [(suite, case) for suite in self.suites for case in cases[suite] if self.only in case.name]
+        return sorted(chosen, key=lambda pair: pair[1].turn)
 
 
-def measure(suite: str, case: Case, rounds: int) -> list[dict[str, Any]]:
-    """The rows of one case, one for each rival that has a bar."""
-    ours_name, rivals = SUITES[suite]
+def device_there() -> Device:
+    import jax
+
+    # The rivals share the card with this process, which needs none of its memory.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    return "gpu" if jax.default_backend() == "gpu" else "cpu"
+
+
+def start(suite: str, case: Case, rivals: dict[str, tuple[str, ...]], ours: str, rehearse: bool) -> list[Rival]:
+    """The processes of a case, ours first; each builds its work by itself."""
+    names = [ours] if case.device == "gpu" or rehearse else [ours, "matrix product"]
+    names += [name for rival in groups_of(case, rivals) for name in rivals[rival]]
+    return [Rival(name, suite, case, rehearse) for name in names]
+
+
+def groups_of(case: Case, rivals: dict[str, tuple[str, ...]]) -> list[str]:
+    """The rivals that have a bar, without those that are not installed."""
     with_torch = importlib.util.find_spec("torch") is not None
-    groups = {
-        rival: names
-        for rival, names in rivals.items()
-        if rival in case.bars and (with_torch or not rival.startswith("torch"))
+    return [rival for rival in rivals if rival in case.bars and (with_torch or not rival.startswith("torch"))]
+
+
+def measure(suite: str, processes: list[Rival], rounds: int) -> None:
+    """Warms up, then `rounds` times each in turn. A rival that fails says so in its `failure` and the others go on."""
+    warm_up(processes)
+    _compare_forms(processes)
+    for _ in range(rounds):
+        for process in processes:
+            if suite == "startup" and process.name != "matrix product":
+                process.start_anew()
+            else:
+                process.measure()
+
+
+def _compare_forms(processes: list[Rival]) -> None:
+    """Forms of one computation that begin with the same weights must come to the same loss, or their time is void."""
+    losses = {
+        process: math.nan if process.first_loss is None else process.first_loss
+        for process in processes
+        if process.name in FORM_RIVALS and process.failure is None
     }
-    processes = [Rival(ours_name, suite, case), Rival("matrix product", suite, case)]
-    try:
-        processes += [Rival(name, suite, case) for names in groups.values() for name in names]
-        for process in processes:
-            process.warm_up()
-        for _ in range(rounds):
-            for process in processes:
-                if suite == "startup" and process.name != "matrix product":
-                    process.start_anew()
-                else:
-                    process.measure()
-    finally:
-        for process in processes:
-            process.close()
-    ours, rate, *others = processes
-    by_name = {process.name: process for process in others}
-    return [_row(suite, case, rival, ours, rate, [by_name[name] for name in names]) for rival, names in groups.items()]
+    middle = statistics.median(losses.values()) if losses else 0.0
+    for process, loss in losses.items():
+        if not abs(loss - middle) <= MAY_DIFFER * middle:
+            process.failure = f"a wrong loss: {loss:.4g} after two steps, {middle:.4g} in the middle of all forms"
 
 
-def _row(suite: str, case: Case, rival: str, ours: Rival, rate: Rival, candidates: list[Rival]) -> dict[str, Any]:
-    if suite == "memory":  # the answer is the figure, in MB, and not a loss
-        ours_figure, best, other = ours.losses[-1], candidates[0], candidates[0].losses[-1]
-    else:
-        valid = [candidate for candidate in candidates if not candidate.diverged] or candidates
-        best = min(valid, key=lambda candidate: candidate.figure)
-        ours_figure, other = (
-            process.figure / (case.members if process.name in OF_ALL_MEMBERS else 1) for process in (ours, best)
-        )
-    peak = 2 * 2048**3 / rate.figure / 1e6  # GFLOP/s
-    flops = step_flops(case) if suite in ("step", "loop", "vmap", "sweep") else None
+def rows_of(suite: str, case: Case, rivals: dict[str, tuple[str, ...]], processes: list[Rival], peak: float | None):
+    """One row for each rival that has a bar."""
+    by_name = {process.name: process for process in processes}
+    if rate := by_name.get("matrix product"):
+        peak = None if rate.failure else 2 * 2048**3 / rate.figure / 1e6
+    return [
+        _row(suite, case, rival, processes[0], peak, [by_name[name] for name in rivals[rival]])
+        for rival in groups_of(case, rivals)
+    ]
+
+
+def _row(
+    suite: str, case: Case, rival: str, ours: Rival, peak: float | None, candidates: list[Rival]
+) -> dict[str, Any]:
+    """`peak` in GFLOP/s; the best of the candidates counts."""
+
+    def figure(process: Rival) -> float | None:
+        if process.failure is not None:
+            return None
+        if suite == "memory":  # the answer is the figure, in MB, and not a loss
+            return process.losses[-1]
+        return process.figure / (case.members if process.name in OF_ALL_MEMBERS else 1)
+
+    working = [candidate for candidate in candidates if candidate.failure is None] or candidates
+    valid = [candidate for candidate in working if suite == "memory" or not candidate.diverged] or working
+    best = min(valid, key=lambda candidate: figure(candidate) or math.inf)
+    mine, theirs = figure(ours), figure(best)
+    flops, size = step_flops(case) if case.model and suite in WITH_FLOPS else None, None
+    if suite == "peaks":
+        flops = 2.0 * case.shape[0] ** 3
+    if suite == "bandwidth":
+        size = 2 * 4 * case.shape[0]
+    timed = suite not in ("memory", "startup")
     return {
-        "suite": suite, "case": case.name, "ours_ms": ours_figure, "rival": best.name, "rival_ms": other,
-        "ratio": ours_figure / other, "bar": bar if math.isfinite(bar := case.bars[rival]) else None,
-        "members": case.members, "against": rival,
-        "spread": (max(ours.times) - min(ours.times)) / ours.figure,
-        "peak_gflops": peak, "share_of_peak": flops / ours_figure / 1e6 / peak if flops else None,
-        "diverged": suite not in ("memory", "startup") and (ours.diverged or best.diverged),
-        "loss": ours.losses[-1], "rival_loss": best.losses[-1],
+        "suite": suite, "case": case.name, "ours_ms": mine, "rival": best.name, "rival_ms": theirs,
+        "ratio": mine / theirs if mine and theirs else None,
+        "bar": bar if math.isfinite(bar := case.bars[rival]) else None,
+        "members": case.members, "against": rival, "precision": case.precision,
+        "spread": (max(ours.times) - min(ours.times)) / ours.figure if mine and ours.times else None,
+        "peak_gflops": peak, "share_of_peak": flops / mine / 1e6 / peak if flops and peak and mine else None,
+        "gflops": flops / mine / 1e6 if flops and mine else None,
+        "rival_gflops": flops / theirs / 1e6 if flops and theirs else None,
+        "gigabytes_a_second": size / mine / 1e6 if size and mine else None,
+        "rival_gigabytes_a_second": size / theirs / 1e6 if size and theirs else None,
+        "diverged": timed and None not in (mine, theirs) and (ours.diverged or best.diverged),
+        "loss": ours.losses[-1] if ours.losses else None, "rival_loss": best.losses[-1] if best.losses else None,
+        "first_loss": ours.first_loss, "rival_first_loss": best.first_loss,
+        "candidates": {candidate.name: figure(candidate) for candidate in candidates},
+        "failed": {process.name: process.failure for process in (ours, *candidates) if process.failure is not None},
     }  # fmt: skip
 
 
@@ -201,8 +258,8 @@ def step_flops(case: Case) -> float:
     return 3 * 2 * case.batch * sum(row.multiply_adds for row in rows)
 
 
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+def machine(device: Device) -> dict[str, Any]:
+    """What the figures are measured on."""
     from importlib.metadata import PackageNotFoundError, version
 
     import jax
@@ -215,9 +272,19 @@ def machine() -> dict[str, Any]:
             versions[name] = version(name)
     return {
         "processor": processor(), "cores": os.cpu_count(), "python": platform.python_version(), "versions": versions,
-        "device": jax.devices()[0].device_kind, "compiler_options": ops.compiler_options(),
-        "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
+        "device": jax.devices(device)[0].device_kind, "driver": driver() if device == "gpu" else None,
+        "compiler_options": ops.compiler_options(), "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
+        "date": time.strftime("%Y-%m-%d"),
     }  # fmt: skip
+
+
+def driver() -> str | None:
+    """The GPU driver's version, where its tool tells it."""
+    if shutil.which("nvidia-smi") is None:
+        return None
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    return answer.stdout.split("\n")[0].strip() or None
 
 
 def processor() -> str:
@@ -230,17 +297,76 @@ def processor() -> str:
 
 
 def main(options: Options, progress: cli.Progress) -> None:
-    about = machine()
+    if options.device == "gpu" and device_there() != "gpu":
+        raise InputError("--device must be one that is there (cpu), got gpu")
+    about = machine(options.where)
     progress.say(", ".join(f"{key}: {value}" for key, value in about.items()))
     if importlib.util.find_spec("torch") is None:
         progress.say("PyTorch is not installed (the `bench` extra): its rows are left out")
-    work = [(suite, case) for suite in options.suite for case in options.cases(suite)]
-    rows = [row for suite, case in progress.over("measuring", work) for row in measure(suite, case, options.rounds)]
+    rows, left_out = measure_all(options, progress, about)
     progress.say(result_table(rows))
-    if options.json:
-        write_text(Path(options.json), json.dumps({"machine": about, "rows": rows}, indent=1) + "\n")
+    for failure in failures(rows):
+        progress.say(failure)
+    if left_out:
+        progress.say(f"left out for want of time: {'; '.join(left_out)}")
     if options.figure:
         draw(Path(options.figure), [row for row in rows if row["suite"] == "sweep"], about)
+
+
+def measure_all(
+    options: Options, progress: cli.Progress, about: dict[str, Any]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """The rows, and the cases for which there was no time; both are written after every case."""
+    begun, work, rows, peaks, left_out = time.monotonic(), options.work(), [], {}, []
+    longest: dict[str, float] = {}  # seconds of a case, by suite
+    started: dict[int, list[Rival]] = {}
+
+    def begin(index: int) -> None:
+        if index < len(work) and index not in started:
+            suite, case = work[index]
+            ours, rivals = options.known[suite]
+            started[index] = start(suite, case, rivals, ours, options.rehearse)
+
+    try:
+        for index, (suite, case) in enumerate(progress.over("measuring", work)):
+            now = time.monotonic()
+            if now - begun + longest.get(suite, 0.0) > options.seconds:
+                left_out.append(f"{suite}: {case.name}")
+            else:
+                begin(index)
+                if case.device == "gpu":  # it has the processor's cores for the next case's beginning
+                    begin(index + 1)
+                measure(suite, started[index], options.rounds)
+                found = rows_of(suite, case, options.known[suite][1], started[index], peaks.get(case.precision))
+                rows += [row | _marks(about, time.monotonic() - now) for row in found]
+                if suite == "peaks":
+                    peaks[case.precision] = max(rate for row in found for rate in _rates(row))
+            for process in started.pop(index, []):
+                process.close()
+            longest[suite] = max(longest.get(suite, 0.0), time.monotonic() - now)
+            keep(options, about, rows, left_out)
+    finally:
+        for processes in started.values():
+            for process in processes:
+                process.close()
+    return rows, left_out
+
+
+def _marks(about: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """What a row needs to be read by itself."""
+    return {"device": about["device"], "driver": about["driver"], "versions": about["versions"], "seconds": seconds}
+
+
+def _rates(row: dict[str, Any]) -> list[float]:
+    return [row[name] for name in ("gflops", "rival_gflops") if row[name]] or [math.nan]
+
+
+def keep(options: Options, about: dict[str, Any], rows: list[dict[str, Any]], left_out: list[str]) -> None:
+    if options.json:
+        found = {"machine": about, "rows": rows, "left_out": left_out}
+        write_text(Path(options.json), json.dumps(found, indent=1) + "\n")
+    if options.markdown:
+        write_text(Path(options.markdown), markdown(rows, about))
 
 
 def draw(path: Path, rows: list[dict[str, Any]], about: dict[str, Any]) -> None:
@@ -250,13 +376,14 @@ def draw(path: Path, rows: list[dict[str, Any]], about: dict[str, Any]) -> None:
 
     networks = [row["case"].split(" members, ")[1] for row in rows]
     panels = list(dict.fromkeys(networks))
+    rivals = [rival for rival in ENGINES if any(row["against"] == rival for row in rows)]
     counts = sorted({row["members"] for row in rows})
-    seconds = np.full((len(panels), 1 + len(ENGINES), len(counts)), np.nan)  # of a step and member
+    seconds = np.full((len(panels), 1 + len(rivals), len(counts)), np.nan)  # of a step and member
     for row, network in zip(rows, networks, strict=True):
         panel, column = panels.index(network), counts.index(row["members"])
-        seconds[panel, 0, column] = row["ours_ms"] / 1e3
-        seconds[panel, 1 + list(ENGINES).index(row["against"]), column] = row["rival_ms"] / 1e3
-    engines = ["together", *ENGINES.values()]
+        seconds[panel, 0, column] = (row["ours_ms"] or math.nan) / 1e3
+        seconds[panel, 1 + rivals.index(row["against"]), column] = (row["rival_ms"] or math.nan) / 1e3
+    engines = ["together", *(ENGINES[rival] for rival in rivals)]
     batch = CASES["sweep"][0].batch
     steps = 10 * -(-60_000 // batch)
     per_hour = 3600 / (seconds * steps)
@@ -266,18 +393,52 @@ def draw(path: Path, rows: list[dict[str, Any]], about: dict[str, Any]) -> None:
     files.save(path, drawing, panels=panels, members=counts, engines=engines, per_hour=per_hour)
 
 
+COLUMNS = ("suite", "case", "ours", "rival", "its", "ratio", "bar", "", "of matmul")
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    missed = row["bar"] and row["ratio"] and row["ratio"] > row["bar"]
+    failed = "failed" if row["ratio"] is None else ""
+    return (
+        row["suite"], row["case"], _number(row["ours_ms"]), row["rival"], _number(row["rival_ms"]),
+        f"{row['ratio']:.2f}" if row["ratio"] else "", f"{row['bar']:.2f}" if row["bar"] else "",
+        failed or ("diverged" if row["diverged"] else "missed" if missed else ""),
+        f"{100 * row['share_of_peak']:.0f} %" if row["share_of_peak"] else "",
+    )  # fmt: skip
+
+
+def failures(rows: list[dict[str, Any]]) -> list[str]:
+    """What failed, each once, and why."""
+    every = [
+        f"{row['suite']}: {row['case']}: {name} failed: {why}" for row in rows for name, why in row["failed"].items()
+    ]
+    return list(dict.fromkeys(every))
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
+
+
 def result_table(rows: list[dict[str, Any]]) -> Any:
-    lines = [
-        (
-            row["suite"], row["case"], f"{row['ours_ms']:.3g}", row["rival"], f"{row['rival_ms']:.3g}",
-            f"{row['ratio']:.2f}", f"{row['bar']:.2f}" if row["bar"] else "",
-            "diverged" if row["diverged"] else "missed" if row["bar"] and row["ratio"] > row["bar"] else "",
-            f"{100 * row['share_of_peak']:.0f} %" if row["share_of_peak"] else "",
-        )
+    return cli.table("ms (memory: MB), medians", COLUMNS, [_cells(row) for row in rows])
+
+
+def markdown(rows: list[dict[str, Any]], about: dict[str, Any]) -> str:
+    """The table as it is kept beside the documents, with what it was measured on."""
+    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
+    card = f"{about['device']}, driver {about['driver']}, beside " if about["driver"] else ""
+    machine = f"{card}{about['cores']} cores of {about['processor']}; Python {about['python']}, {versions}"
+    peaks = [f"{row['case']}: {max(_rates(row)) / 1e3:.0f} TFLOP/s" for row in rows if row["suite"] == "peaks"] + [
+        f"{row['case']}: {row['gigabytes_a_second'] or math.nan:.0f} GB/s"
         for row in rows
-    ]  # fmt: skip
-    columns = ("suite", "case", "ours", "rival", "its", "ratio", "bar", "", "of matmul")
-    return cli.table("ms (memory: MB), medians", columns, lines)
+        if row["suite"] == "bandwidth"
+    ]
+    lines = [f"{machine}; {about['date']}. Times in ms (memory: MB), medians; a member's where there are members."]
+    lines += [f"Measured peaks: {'; '.join(peaks)}."] if peaks else []
+    lines += ["", f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
+    lines += [f"| {' | '.join(cell.replace('|', '/') for cell in _cells(row))} |" for row in rows]
+    lines += [""] * bool(said := failures(rows)) + [f"- {failure}" for failure in said]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -2,12 +2,17 @@
 
 import dataclasses
 import math
+from typing import Any, Literal
 
 from cnnjax import models
 from cnnjax.config import ModelConfig
 
 CLASSES = 10
 IMAGES = 2048  # in the synthetic training set
+
+Device = Literal["cpu", "gpu"]
+Precision = Literal["float32", "tf32", "bfloat16"]
+PRECISIONS: tuple[Precision, ...] = ("tf32", "bfloat16", "float32")  # a GPU's, the default of JAX first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,6 +23,9 @@ class Case:
         shape: one example, without the batch.
         bars: the largest allowed ratio of our time over a rival's, by rival; infinite: measured without a bound.
         members: trainings at a time; the times of suites vmap and sweep are a member's.
+        precision: of the arithmetic. "float32" is float32 throughout, "tf32" lets the matrix units round operands to
+            TensorFloat-32, "bfloat16" casts images and weights, with float32 master weights and a float32 loss.
+        turn: the cases of a lower one are measured first, whatever their suite.
     """
 
     name: str
@@ -30,7 +38,11 @@ class Case:
     width: int = 0  # out channels
     images: int = IMAGES
     in_loop: bool = False
+    groups: int = 1  # of channels
     members: int = 1
+    device: Device = "cpu"
+    precision: Precision = "float32"
+    turn: int = 0
 
     def network(self) -> models.ConvNet:
         assert self.model is not None
@@ -109,3 +121,112 @@ CASES: dict[str, list[Case]] = {
     ],
     "memory": [dataclasses.replace(case, bars={"flax": 1.0}) for case in (STEPS[0], STEPS[1], STEPS[5])],
 }  # fmt: skip
+
+
+# --- GPU -----------------------------------------------------------------------------------------------------------
+
+
+def _of_gpu(case: Case, precision: Precision, turn: int, bars: dict[str, float], **changes: Any) -> Case:
+    name = f"{changes.pop('name', case.name)}, {precision}"
+    return dataclasses.replace(case, name=name, precision=precision, turn=turn, bars=bars, device="gpu", **changes)
+
+
+def _gpu_steps() -> list[Case]:
+    """LeNet and ZFNet before the others, and float32, which the matrix units do not take, last."""
+    lenet, three, photos, *_, without_norm, zfnet = STEPS
+    large = {"batch": 128, "images": 256}
+    made = []
+    for case, turn, changes in (
+        (lenet, 1, {}),
+        (without_norm, 1, large),
+        (three, 3, {}),
+        (photos, 3, {}),
+        (zfnet, 5, large),
+    ):
+        for precision in PRECISIONS:
+            bars = {"torch": 0.97, "flax": 1.0}
+            if (case, precision) in ((lenet, "tf32"), (without_norm, "bfloat16")):
+                bars["torch compiled"] = math.inf  # compiles for half a minute
+            made.append(_of_gpu(case, precision, turn + 3 * (precision == "float32"), bars, **changes))
+    return made
+
+
+def _gpu_sweeps() -> list[Case]:
+    """Every form of the batching rule, unrolled up to 64 members."""
+    made = []
+    for count, turn in ((64, 2), (8, 3), (512, 4), (1, 5)):
+        for case in STEPS[3:5]:
+            bars = {"mapped": math.inf, "grouped": math.inf, "folded": math.inf, "folded slices": math.inf}
+            bars |= {"torch": math.inf, "torch.func": math.inf}
+            if count <= 64:
+                bars["unrolled"] = math.inf
+            if count == 64:
+                bars |= {"mapped": 0.2, "torch": 0.1}
+            for precision in ("tf32", "bfloat16") if count == 64 else ("tf32",):
+                later = 2 * (precision == "bfloat16")
+                name = f"{count} members, {case.name}"
+                made.append(_of_gpu(case, precision, turn + later, bars, name=name, members=count))
+    return made
+
+
+def _gpu_pools() -> list[Case]:
+    bars = {"reduce_window": 1.0, "compared": math.inf, "searched twice": math.inf, "torch": 1.0}
+    work = [((2, 2), (32, 32, 64)), ((3, 2), (110, 110, 96)), ((2, 2), (28, 28, 8))]
+    turns: dict[Precision, int] = {"float32": 2, "bfloat16": 4}
+    made = []
+    for precision, turn in turns.items():
+        for (window, stride), shape in work:
+            name = f"max pool {window}×{window}/{stride} of {'×'.join(map(str, shape))}"
+            case = Case(name, shape, 128, {}, window=window, stride=stride)
+            made.append(_of_gpu(case, precision, turn, bars))
+    return made
+
+
+def _gpu_convolutions() -> list[Case]:
+    bars = {"lax": 1.0, "torch": 1.0}
+    depthwise = Case("depthwise 3×3, 56×56×128, with gradients", (56, 56, 128), 64, {}, window=3, width=128, groups=128)
+    layers = [*CASES["conv"][:2], *(dataclasses.replace(case, batch=4 * case.batch) for case in CASES["conv"][2:])]
+    return [_of_gpu(case, "tf32", 5, bars) for case in (*layers, depthwise)]
+
+
+GPU_CASES: dict[str, list[Case]] = {
+    "peaks": [
+        _of_gpu(Case("matrix product 8192³", (8192, 8192), 1, {}), precision, 0, {"torch": math.inf})
+        for precision in PRECISIONS
+    ],
+    "bandwidth": [_of_gpu(Case("1 GiB read and written", (2**28,), 1, {}), "float32", 0, {"torch": math.inf})],
+    "step": _gpu_steps(),
+    "sweep": _gpu_sweeps(),
+    "pool": _gpu_pools(),
+    "loop": [
+        _of_gpu(case, "tf32", 4, {"python loop": math.inf, "known length": math.inf}) for case in (STEPS[0], STEPS[1])
+    ],
+    "conv": _gpu_convolutions(),
+}
+
+
+def rehearsal() -> dict[str, list[Case]]:
+    """The GPU's suites at a size at which a CPU tries every rival in every precision."""
+    return {suite: [_small(case) for case in _unlike(cases)] for suite, cases in GPU_CASES.items()}
+
+
+def _unlike(cases: list[Case]) -> list[Case]:
+    """One case for every precision and set of rivals."""
+    return list({(case.precision, *case.bars): case for case in reversed(cases)}.values())
+
+
+def _small(case: Case) -> Case:
+    small: dict[str, Any] = {"batch": 4, "images": 16, "members": min(case.members, 3), "device": "cpu"}
+    if case.model is not None:
+        small |= {"shape": (12, 12, 1), "model": _lenet(2, 8)}
+    elif len(case.shape) < 3:
+        small |= {"shape": (64,) * len(case.shape)}
+    else:
+        channels = min(case.shape[-1], 4)
+        small |= {"shape": (*(12,) * (len(case.shape) - 1), channels), "groups": min(case.groups, channels), "width": 4}
+    return dataclasses.replace(case, **small)
+
+
+def cases_of(device: Device, rehearse: bool = False) -> dict[str, list[Case]]:
+    """Suite -> its cases."""
+    return rehearsal() if rehearse else CASES if device == "cpu" else GPU_CASES

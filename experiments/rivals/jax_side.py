@@ -23,12 +23,14 @@ from jax import lax
 from cnnjax import models, ops
 from cnnjax.config import Config, DataConfig, Hyperparams, TrainConfig
 from cnnjax.data import Batch, Dataset, Split, batches
+from cnnjax.ops import pooling, selection
 from cnnjax.sweep.engine import a_device_for_each_core, group_of, programs, stacked
 from cnnjax.sweep.space import grid_and_draws
 from cnnjax.train import checkpoints
 from cnnjax.train.step import TrainState, initial_state, make_order, make_preprocess, make_train_chunk, make_train_step
 from cnnjax.visualize.evolution import make_look, make_projector, strongest_activations
-from experiments.rivals.cases import CLASSES, Case
+from experiments.rivals import member_forms
+from experiments.rivals.cases import CLASSES, Case, Precision
 
 Work = Callable[[int], float]
 LEARNING_RATE, MOMENTUM, DECAY, UNIT = 0.001, 0.9, 5e-4, 64.0
@@ -42,19 +44,41 @@ HYPER = Hyperparams(
 )
 
 
+def set_precision(precision: Precision) -> None:
+    """For the whole process. JAX's default on a GPU is TensorFloat-32; a CPU computes in float32 whatever is said."""
+    jax.config.update("jax_default_matmul_precision", "highest" if precision == "float32" else None)
+
+
 def images_and_labels(case: Case) -> tuple[np.ndarray, np.ndarray]:
     """Classes that can be learned: an image is noise around its class's own noise."""
     generator = np.random.default_rng(0)
-    prototypes = generator.integers(0, 256, (CLASSES, *case.shape))
+    prototypes = generator.integers(0, 256, (CLASSES, *case.shape), np.uint16)
     labels = generator.integers(0, CLASSES, case.images).astype(np.int32)
-    noise = generator.integers(0, 256, (case.images, *case.shape))
+    noise = generator.integers(0, 256, (case.images, *case.shape), np.uint16)
     return ((prototypes[labels] + noise) // 2).astype(np.uint8), labels
+
+
+def _cast(tree: Any, dtype: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
+
+
+class InBfloat16(NamedTuple):
+    """The network with weights and images cast to bfloat16; weights, logits and their gradients are float32 outside."""
+
+    network: models.ConvNet
+
+    def init(self, *args, **kwargs):
+        return self.network.init(*args, **kwargs)
+
+    def apply(self, variables, images, **kwargs):
+        found = self.network.apply(_cast(variables, jnp.bfloat16), images.astype(jnp.bfloat16), **kwargs)
+        return _cast(found, jnp.float32)
 
 
 class Ours(NamedTuple):
     """What every rival of cnnjax is made from."""
 
-    network: models.ConvNet
+    network: Any
     config: TrainConfig
     preprocess: Callable
     hyper: Hyperparams
@@ -76,9 +100,8 @@ class Ours(NamedTuple):
 def ours(case: Case) -> Ours:
     config = TrainConfig(schedule="constant", epochs=10_000, batch_size=case.batch)
     preprocess = make_preprocess(jnp.full(case.shape, 127.5), UNIT)
-    return Ours(
-        case.network(), config, preprocess, jax.tree.map(jnp.asarray, HYPER), jax.device_put(images_and_labels(case))
-    )
+    network = InBfloat16(case.network()) if case.precision == "bfloat16" else case.network()
+    return Ours(network, config, preprocess, jax.tree.map(jnp.asarray, HYPER), jax.device_put(images_and_labels(case)))
 
 
 def training(case: Case) -> Work:
@@ -103,9 +126,54 @@ def _in_chunks(
             stop = min((epoch + 1) * steps, last)
             state = chunk(hyper, state, *data, order(hyper, epoch), step, stop)
             step = stop
+        jax.block_until_ready(state)
         return float(jnp.mean(state.metrics.loss / state.metrics.count))
 
     return work
+
+
+def known_length(case: Case) -> Work:
+    """The chunk with its bounds in the program, 16 steps a call: no number is asked back between two steps."""
+    made, length = ours(case), min(16, case.images // case.batch)
+    chunk = make_train_chunk(made.network, made.config, made.preprocess, case.images)
+    calls = {
+        steps: ops.jit(lambda hyper, state, images, labels, order, steps=steps: chunk(
+            hyper, state, images, labels, order, 0, steps), donate_argnums=1)
+        for steps in (length, 1)
+    }  # fmt: skip
+    order, state = ops.jit(make_order(made.config, case.images))(made.hyper, 0), made.state(case.shape)
+    for steps in calls:
+        state = calls[steps](made.hyper, state, *made.data, order)
+
+    def work(count: int) -> float:
+        nonlocal state
+        whole, rest = divmod(count, length)
+        for steps in [length] * whole + [1] * rest:
+            state = calls[steps](made.hyper, state, *made.data, order)
+        jax.block_until_ready(state)
+        return float(state.metrics.loss / state.metrics.count)
+
+    return work
+
+
+def members_by(form: str) -> Callable[[Case], Work]:
+    """All members trained in one program, their convolutions by one form of the batching rule; as `sweep` otherwise."""
+
+    def of(case: Case) -> Work:
+        made = ours(case)
+        rates = np.linspace(0.5, 1.5, case.members + 2)[1:-1] * LEARNING_RATE
+        hyper = dataclasses.replace(made.hyper, learning_rate=jnp.asarray(rates, jnp.float32))
+        axes: Any = dataclasses.replace(jax.tree.map(lambda _: None, HYPER), learning_rate=0)
+        order = ops.jit(make_order(made.config, case.images))
+        init = jax.vmap(lambda hyper: initial_state(made.network, made.config, hyper, case.shape), in_axes=(axes,))
+        state = ops.jit(init, runs_once=True)(hyper)
+        with member_forms.chosen(form):
+            chunk = make_train_chunk(made.network, made.config, made.preprocess, case.images)
+            together = member_forms.together(form, chunk, (axes, 0, None, None, None, None, None), case.members)
+            traced = ops.jit(together, donate_argnums=1).lower(hyper, state, *made.data, order(hyper, 0), 0, 1)
+        return _in_chunks(case, order, traced.compile(), hyper, state, made.data)
+
+    return of
 
 
 def sweep(case: Case) -> Work:
@@ -139,6 +207,7 @@ def python_loop(case: Case) -> Work:
         nonlocal state
         for index in range(count):
             state, metrics = step(made.hyper, state, *made.data, rows[index % len(rows)])
+        jax.block_until_ready(state)
         return float(metrics.loss / metrics.count)
 
     return work
@@ -165,6 +234,7 @@ def _stepping(step: Callable, hyper: Hyperparams, state: TrainState, batch: Batc
         nonlocal state
         for _ in range(count):
             state, metrics = step(hyper, state, batch)
+        jax.block_until_ready(state)
         return float(jnp.mean(metrics.loss / metrics.count))
 
     return work
@@ -174,21 +244,23 @@ class PlainFlax(nn.Module):
     """The same network as Flax's own layers."""
 
     network: Any
+    dtype: Any = None  # of the arithmetic; the weights are float32
 
     @nn.compact
     def __call__(self, x):
         for layer in self.network.convolutions:
-            x = nn.Conv(layer.width, (layer.filter,) * 2, layer.stride, padding=((layer.padding,) * 2,) * 2)(x)
+            pad: Any = ((layer.padding,) * 2,) * 2
+            x = nn.Conv(layer.width, (layer.filter,) * 2, layer.stride, padding=pad, dtype=self.dtype)(x)
             x = nn.relu(x)
             if layer.pool:
-                pad: Any = ((layer.pool.padding,) * 2,) * 2
+                pad = ((layer.pool.padding,) * 2,) * 2
                 x = nn.max_pool(x, (layer.pool.window,) * 2, (layer.pool.stride,) * 2, padding=pad)
             if layer.norm == "lrn":
                 x = plain_response_norm(x)
         x = x.reshape(x.shape[0], -1)
         for units in self.network.dense:
-            x = nn.relu(nn.Dense(units)(x))
-        return nn.Dense(CLASSES)(x)
+            x = nn.relu(nn.Dense(units, dtype=self.dtype)(x))
+        return nn.Dense(CLASSES, dtype=self.dtype)(x).astype(jnp.float32)
 
 
 def plain_response_norm(x, size=5, bias=2.0, alpha=1e-4, beta=0.75):
@@ -198,7 +270,7 @@ def plain_response_norm(x, size=5, bias=2.0, alpha=1e-4, beta=0.75):
 
 
 def _flax_step(case: Case):
-    network = PlainFlax(case.network())
+    network = PlainFlax(case.network(), jnp.bfloat16 if case.precision == "bfloat16" else None)
     optimizer = optax.chain(optax.add_decayed_weights(DECAY), optax.sgd(LEARNING_RATE, MOMENTUM))
 
     def initial(key):
@@ -232,6 +304,7 @@ def flax_training(case: Case) -> Work:
         nonlocal state
         for index in range(count):
             state, loss = step(state, *data, rows[index % len(rows)])
+        jax.block_until_ready(state)
         return float(loss)
 
     return work
@@ -249,6 +322,7 @@ def flax_members(case: Case) -> Work:
         nonlocal state
         for _ in range(count):
             state, loss = step(state, *data, rows)
+        jax.block_until_ready(state)
         return float(jnp.mean(loss))
 
     return work
@@ -279,8 +353,12 @@ def _repeated(function, x, in_loop: bool, jit) -> Work:
     return work_in_loop
 
 
+def _normal(case: Case, *shape: int, seed: int = 0) -> jax.Array:
+    return jax.random.normal(jax.random.key(seed), shape, jnp.bfloat16 if case.precision == "bfloat16" else jnp.float32)
+
+
 def _pool(case: Case, pool, jit) -> Work:
-    x = jax.random.normal(jax.random.key(0), (case.batch, *case.shape))
+    x = _normal(case, case.batch, *case.shape)
     return _repeated(jax.grad(lambda x: jnp.sum(pool(x) ** 2)), x, case.in_loop, jit)
 
 
@@ -288,16 +366,39 @@ def max_pool(case: Case) -> Work:
     return _pool(case, lambda x: ops.max_pool(x, case.window, strides=case.stride), ops.jit)
 
 
+def pool_by(search: Callable, place: Callable) -> Callable[[Case], Work]:
+    """Max pooling by one form of the search for the maximum and one of its transpose."""
+
+    def of(case: Case) -> Work:
+        windows = pooling._pool_windows(jnp.zeros((1, *case.shape)), case.window, case.stride, 0, "floor")
+
+        @jax.custom_vjp
+        def pool(x):
+            return search(x, windows=windows)[0]
+
+        def backward(choice, cotangent):
+            return (place(cotangent, choice, windows=windows),)
+
+        pool.defvjp(lambda x: tuple(search(x, windows=windows)), backward)
+        return _pool(case, pool, ops.jit)
+
+    return of
+
+
 def reduce_window(case: Case) -> Work:
     window, strides = (1, case.window, case.window, 1), (1, case.stride, case.stride, 1)
-    return _pool(case, lambda x: lax.reduce_window(x, -jnp.inf, lax.max, window, strides, "VALID"), jax.jit)
+
+    def pool(x):
+        return lax.reduce_window(x, np.array(-np.inf, x.dtype), lax.max, window, strides, "VALID")
+
+    return _pool(case, pool, jax.jit)
 
 
 def _convolution(case: Case, conv, jit) -> Work:
     spatial = len(case.shape) - 1
-    x = jax.random.normal(jax.random.key(0), (case.batch, *case.shape))
-    kernel = jax.random.normal(jax.random.key(1), (*(case.window,) * spatial, case.shape[-1], case.width))
-    if spatial == 2:
+    x = _normal(case, case.batch, *case.shape)
+    kernel = _normal(case, *(case.window,) * spatial, case.shape[-1] // case.groups, case.width, seed=1)
+    if spatial == 2 and case.groups == 1:
         return _repeated(lambda x: conv(x, kernel), x, False, jit)
 
     def with_gradients(x):
@@ -309,16 +410,20 @@ def _convolution(case: Case, conv, jit) -> Work:
 
 def conv(case: Case) -> Work:
     padding = case.window // 2
-    return _convolution(case, lambda x, kernel: ops.conv(x, kernel, padding=padding), ops.jit)
+    return _convolution(case, lambda x, kernel: ops.conv(x, kernel, padding=padding, groups=case.groups), ops.jit)
 
 
 def lax_conv(case: Case) -> Work:
     letters = {1: "W", 2: "HW", 3: "DHW"}[len(case.shape) - 1]
     numbers = (f"N{letters}C", f"{letters}IO", f"N{letters}C")
     strides = (1,) * len(letters)
-    return _convolution(
-        case, lambda x, k: lax.conv_general_dilated(x, k, strides, "SAME", dimension_numbers=numbers), jax.jit
-    )
+
+    def plain(x, kernel):
+        return lax.conv_general_dilated(
+            x, kernel, strides, "SAME", dimension_numbers=numbers, feature_group_count=case.groups
+        )
+
+    return _convolution(case, plain, jax.jit)
 
 
 def response_norm(case: Case) -> Work:
@@ -330,6 +435,16 @@ def matrix_product(case: Case) -> Work:
     """2048³, the machine's own rate."""
     x = jax.random.normal(jax.random.key(0), (2048, 2048))
     return _repeated(lambda x: x @ x, x, False, jax.jit)
+
+
+def matrix_rate(case: Case) -> Work:
+    """A large matrix product, the card's own rate."""
+    return _repeated(lambda x: x @ x, _normal(case, *case.shape), False, jax.jit)
+
+
+def copy(case: Case) -> Work:
+    """An array read and another written, the card's own bandwidth."""
+    return _repeated(lambda x: x + 1, _normal(case, *case.shape), False, jax.jit)
 
 
 def _looking(case: Case) -> tuple[Any, Callable, list[Batch], Callable]:
@@ -453,9 +568,13 @@ RIVALS: dict[str, Callable[[Case], Work]] = {
     "flax": flax_training,
     "members": members,
     "sweep": sweep,
+    "known length": known_length,
+    **{f"members {form}": members_by(form) for form in member_forms.FORMS},
     "single step": single_step,
     "flax members": flax_members,
     "max_pool": max_pool,
+    "compared": pool_by(selection._max_with_choice, selection._place),
+    "searched twice": pool_by(selection._thin_max_with_choice, selection._thin_place),
     "reduce_window": reduce_window,
     "conv": conv,
     "lax": lax_conv,
@@ -468,4 +587,6 @@ RIVALS: dict[str, Callable[[Case], Work]] = {
     "projections": projections,
     "forward pass": forward_pass,
     "matrix product": matrix_product,
+    "matrix rate": matrix_rate,
+    "copy": copy,
 }

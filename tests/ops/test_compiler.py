@@ -48,6 +48,7 @@ def test_jit_takes_the_arguments_of_jax_jit():
     assert double(jnp.ones(2), times=2).tolist() == [2, 2]
 
 
+@pytest.mark.usefixtures("only_on_cpu")
 def test_isolated_stays_a_call_under_every_transformation():
     function = compiler.isolated(lambda x, *, power: jnp.where(x > 0, x**power, 0))
 

@@ -284,6 +284,7 @@ def test_bfloat16_and_float64_keep_their_type(groups):
         close([leaf.astype(jnp.float32) for leaf in double], single)
 
 
+@pytest.mark.usefixtures("only_on_cpu")  # a GPU's library has no convolution of integers
 def test_integers_convolve_too():
     # the lecture's scanner: ones and zeros
     result = ops.conv(jnp.ones((1, 4, 4, 1), jnp.int32), jnp.ones((3, 3, 1, 1), jnp.int32))

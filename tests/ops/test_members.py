@@ -32,6 +32,7 @@ def test_members_in_turn_are_the_members_of_vmap(count, shared):
     np.testing.assert_array_equal(turned["step"], batched["step"])
 
 
+@pytest.mark.usefixtures("only_on_cpu")
 def test_a_member_is_the_call_alone_up_to_the_last_place():
     params, x = arguments(3)
     turned = jax.jit(jax.vmap(members_in_turn(network), in_axes=(0, None)))(params, x)
@@ -49,6 +50,7 @@ def test_compiled_work_does_not_grow_with_the_members():
     assert products(1) == products(3) == products(24) == 1
 
 
+@pytest.mark.usefixtures("only_on_cpu")
 def test_temporaries_do_not_grow_with_the_members():
     def wide(w, x):
         return jnp.sum(jnp.tanh(x @ w) @ w.T)  # 4 MB between the products

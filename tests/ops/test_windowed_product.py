@@ -32,6 +32,7 @@ def compiled_steps(image_shape, kernel_shapes, members=None, **options):
     return steps.lower(kernels, jnp.zeros((3, *image_shape))).compile().as_text()
 
 
+@pytest.mark.usefixtures("only_on_cpu")
 @pytest.mark.parametrize(
     "image_shape, kernel_shapes, options",
     [
