@@ -1,27 +1,20 @@
 """Images and labels from one NumPy file: x_train, y_train, x_test, y_test, and class_names if it has them."""
 
-import lzma
 import math
-import struct
-import tokenize
 import zipfile
-import zlib
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 from cnnjax.config import DataConfig
 from cnnjax.data.dataset import Dataset, checked_dataset
+from cnnjax.data.files import expanded, open_regular
 from cnnjax.data.images import fit_arrays
+from cnnjax.data.memory import require_memory
 from cnnjax.errors import InputError
 
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
-# What NumPy and zipfile raise for a file that is cut short, damaged, encrypted, or of an absurd declared size.
-_UNREADABLE = (
-    OSError, ValueError, EOFError, KeyError, NotImplementedError, RuntimeError, MemoryError, OverflowError,
-    SyntaxError, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
-)  # fmt: skip
-
 # Bytes that one byte of the archive can unpack to, for the two methods that NumPy writes; 1032: deflate's limit.
 _MOST_BY_METHOD = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: 1032}
 
@@ -35,7 +28,7 @@ def load(config: DataConfig) -> Dataset:
     Raises:
         InputError: for a missing file, an unreadable one, a missing array, a wrong type or shape, a label out of range.
     """
-    path = Path(config.npz or "").expanduser()
+    path = _path(config.npz or "")
     arrays = _read(path)
     (x_train, y_train), (x_test, y_test) = (
         (_images(path, f"x_{part}", arrays[f"x_{part}"]), _labels(path, f"y_{part}", arrays[f"y_{part}"]))
@@ -51,39 +44,68 @@ def load(config: DataConfig) -> Dataset:
     return checked_dataset(path.stem, names, **fitted)
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        raise InputError(
-            f"data.npz must be a file, got {str(path)!r}, which {'is a folder' if path.is_dir() else 'does not exist'}"
-        )
-    if not zipfile.is_zipfile(path):
-        raise InputError(f"data.npz must be a file that numpy.savez wrote, got {str(path)!r}, which is no npz archive")
+def _path(text: str) -> Path:
     try:
-        with zipfile.ZipFile(path) as archive:
-            names = [name.removesuffix(".npy") for name in archive.namelist()]
-            missing = [name for name in _ARRAYS if name not in names]
-            if missing:
+        path = expanded(text)
+        kind = "is a folder" if path.is_dir() else "is no regular file" if path.exists() else "does not exist"
+        if path.is_file():
+            return path
+    except (OSError, ValueError) as error:  # ValueError: a null character
+        raise InputError(f"data.npz must be a file, got {text!r}: {error}") from error
+    raise InputError(f"data.npz must be a file, got {text!r}, which {kind}")
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with open_regular(path) as file:
+            if not zipfile.is_zipfile(file):
                 raise InputError(
-                    f"data.npz must hold {', '.join(_ARRAYS)}; {str(path)!r} lacks {', '.join(missing)}"
-                    f" and has {ascii(', '.join(names))[1:-1] or 'nothing'}"
+                    f"data.npz must be a file that numpy.savez wrote, got {str(path)!r}, which is no npz archive"
                 )
-            return {name: _member(path, archive, name) for name in (*_ARRAYS, "class_names") if name in names}
-    except InputError:
+            with zipfile.ZipFile(file) as archive:
+                return _members(path, archive)
+    except (InputError, MemoryError):
         raise
-    except _UNREADABLE as error:
+    except Exception as error:  # a damaged or crafted archive makes zipfile raise nearly anything
         raise InputError(f"data.npz: {str(path)!r} cannot be read: {_one_line(error)}") from error
 
 
-def _member(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
+def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
+    names = [name.removesuffix(".npy") for name in archive.namelist()]
+    missing = [name for name in _ARRAYS if name not in names]
+    if missing:
+        raise InputError(
+            f"data.npz must hold {', '.join(_ARRAYS)}; {str(path)!r} lacks {', '.join(missing)}"
+            f" and has {ascii(', '.join(names))[1:-1] or 'nothing'}"
+        )
+    infos = {
+        name: archive.getinfo(name if name in archive.namelist() else f"{name}.npy")
+        for name in (*_ARRAYS, "class_names")
+        if name in names
+    }
+    for name, info in infos.items():
+        most = _MOST_BY_METHOD.get(info.compress_type, 0) * info.compress_size
+        if info.file_size > most:
+            raise InputError(
+                f"data.npz: {name} in {str(path)!r} cannot be read: {info.compress_size:,} bytes of the file cannot"
+                f" hold {info.file_size:,}"
+            )
+    require_memory(sum(info.file_size for info in infos.values()), f"data.npz: the arrays in {str(path)!r}")
+    return {name: _member(path, archive, name, info) for name, info in infos.items()}
+
+
+def _member(path: Path, archive: zipfile.ZipFile, name: str, info: zipfile.ZipInfo) -> np.ndarray:
     try:
-        info = archive.getinfo(name if name in archive.namelist() else f"{name}.npy")
-        _require_honest_size(archive, info)
+        with archive.open(info) as file:
+            _require_honest_header(file, info.file_size)
         with archive.open(info) as file:
             array = np.lib.format.read_array(file, allow_pickle=False)
             if file.read(1):  # only at the end of a member its checksum is compared, and `numpy.load` stops before
                 raise ValueError("there is more than the array")
             return array
-    except _UNREADABLE as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged or crafted header makes NumPy raise nearly anything
         if "allow_pickle" in str(error):
             reason = "holds Python objects, which are never unpickled; save it as numbers or text"
         else:
@@ -91,18 +113,17 @@ def _member(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
         raise InputError(f"data.npz: {name} in {str(path)!r} {reason}") from error
 
 
-def _require_honest_size(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
-    """Raises ValueError if an array declares more bytes than the file can hold, before memory is asked for."""
-    if info.file_size > _MOST_BY_METHOD.get(info.compress_type, 0) * info.compress_size:
-        raise ValueError(f"{info.compress_size:,} bytes of the file cannot hold {info.file_size:,}")
-    with archive.open(info) as file:
-        version = np.lib.format.read_magic(file)
-        if version == (3, 0):
-            raise ValueError("an array with named fields is none of images or labels")
-        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        shape, _, dtype = readers[version](file)
-    if math.prod(shape) * dtype.itemsize > info.file_size and not dtype.hasobject:
-        raise ValueError(f"shape {list(shape)} of {dtype} is more than its {info.file_size:,} bytes")
+def _require_honest_header(file: IO[bytes], size: int) -> None:
+    """Raises ValueError if an array declares more than its bytes, before memory is asked for, or an odd shape."""
+    version = np.lib.format.read_magic(file)
+    if version == (3, 0):
+        raise ValueError("an array with named fields is none of images or labels")
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    shape, _, dtype = readers[version](file)
+    if not all(type(side) is int and side >= 0 for side in shape):  # NumPy lets True and -1 pass
+        raise ValueError(f"a shape must be of whole numbers of at least 0, got {list(shape)}")
+    if math.prod(shape) * dtype.itemsize > size and not dtype.hasobject:
+        raise ValueError(f"shape {list(shape)} of {dtype} is more than its {size:,} bytes")
 
 
 def _one_line(error: BaseException) -> str:
@@ -151,4 +172,7 @@ def _class_names(path: Path, names: np.ndarray | None, *labels: np.ndarray) -> l
             f"data.npz: class_names in {str(path)!r} must be text of shape [classes],"
             f" got {names.dtype} {list(names.shape)}"
         )
-    return [name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in names.tolist()]
+    try:
+        return [name.decode() if isinstance(name, bytes) else str(name) for name in names.tolist()]
+    except (ValueError, SystemError) as error:  # no UTF-8, or numbers beyond the last character
+        raise InputError(f"data.npz: class_names in {str(path)!r} must be text: {_one_line(error)}") from error

@@ -1,10 +1,15 @@
 import dataclasses
+import io
+import os
+import resource
+import struct
+import zipfile
 
 import numpy as np
 import pytest
 
 from cnnjax.config import DataConfig
-from cnnjax.data import load
+from cnnjax.data import fingerprint, load
 from cnnjax.errors import InputError
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (6, 4, 5), np.uint8)
@@ -93,3 +98,96 @@ def test_npz_refuses_a_single_array(tmp_path):
     np.save(tmp_path / "mine.npy", IMAGES)
     with pytest.raises(InputError, match="which is no npz archive"):
         load(DataConfig(npz=str(tmp_path / "mine.npy")))
+
+
+def npy(header: str, content: bytes, version: int = 1) -> bytes:
+    """An .npy file with any header, written from the description of the format."""
+    text = header.encode("latin1") + b"\n"
+    return b"\x93NUMPY" + bytes([version, 0]) + struct.pack("<H" if version == 1 else "<I", len(text)) + text + content
+
+
+def header(descr: object = "|u1", order: object = False, shape: object = (6, 4, 5)) -> str:
+    return repr({"descr": descr, "fortran_order": order, "shape": shape})
+
+
+@pytest.mark.parametrize(
+    ("name", "member"),
+    [
+        ("x_train", npy(header(shape=(True, 4, 5)), IMAGES.tobytes())),
+        ("x_train", npy(header(shape=(6, True, 20)), IMAGES.tobytes())),
+        ("x_train", npy(header(shape=(-6, -4, 5)), IMAGES.tobytes())),
+        ("x_train", npy(header(shape=(-1, 4, 5)), IMAGES.tobytes())),
+        ("x_train", npy(header(shape=(10**15, 4, 5)), IMAGES.tobytes())),
+        ("x_train", npy(header(shape=(2**63, 4, 5)), IMAGES.tobytes())),
+        ("x_train", npy(header(shape=(10**400, 0, 5)), IMAGES.tobytes())),
+        ("x_train", npy(header(shape=(6.0, 4, 5)), IMAGES.tobytes())),
+        ("x_train", npy(header(shape=None), IMAGES.tobytes())),
+        ("x_train", npy(header(order=7), IMAGES.tobytes())),
+        ("x_train", npy(header(descr="|V1000000000"), IMAGES.tobytes())),
+        ("x_train", npy(header(descr="|O"), IMAGES.tobytes())),
+        ("x_train", npy(header(descr=[("a", "|O")]), IMAGES.tobytes())),
+        ("x_train", npy(header(descr=[("a", "|u1")]), IMAGES.tobytes())),
+        ("x_train", npy(header(descr=("|u1", (2,))), IMAGES.tobytes())),
+        ("x_train", npy(header(descr=7), IMAGES.tobytes())),
+        ("x_train", npy(header(descr="os.system"), IMAGES.tobytes())),
+        ("x_train", npy("{[]: 1}", IMAGES.tobytes())),
+        ("x_train", npy("(" * 5000, IMAGES.tobytes())),
+        ("x_train", npy("__import__('os')", IMAGES.tobytes())),
+        ("x_train", npy(header(), IMAGES.tobytes(), version=3)),
+        ("x_train", npy(header(), IMAGES.tobytes(), version=9)),
+        ("x_train", npy(header(), IMAGES.tobytes() + b"x")),
+        ("x_train", npy(header(), IMAGES.tobytes()[:-1])),
+        ("class_names", npy(header("<U1", shape=(3,)), struct.pack("<3I", 97, 98, 0x110000))),
+        ("class_names", npy(header("<U1", shape=(3,)), struct.pack("<3I", 97, 98, 2**32 - 1))),
+        ("class_names", npy(header("<U1", shape=(3,)), struct.pack("<3I", 97, 98, 0xD800))),
+        ("class_names", npy(header("|S1", shape=(3,)), b"ab\xff")),
+        ("y_train", npy(header("<m8[s]", shape=(6,)), bytes(48))),
+        ("y_train", npy(header("<u8", shape=(6,)), b"\xff" * 48)),
+    ],
+)  # fmt: skip
+def test_npz_refuses_a_crafted_member(tmp_path, name, member):
+    path = tmp_path / "mine.npz"
+    write_archive(path, {name: member})
+    with pytest.raises(InputError, match="mine") as error:
+        load(DataConfig(npz=str(path)))
+    assert "\n" not in str(error.value)
+
+
+def write_archive(path, members: dict[str, bytes]) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in ARRAYS.items():
+            buffer = io.BytesIO()
+            np.save(buffer, array)
+            archive.writestr(f"{name}.npy", members.pop(name, buffer.getvalue()))
+        for name, content in members.items():
+            archive.writestr(f"{name}.npy", content)
+
+
+def test_npz_does_not_mind_the_order_of_the_axes_in_memory(tmp_path, config_of):
+    expected = fingerprint(load(config_of()))
+    write_archive(tmp_path / "other.npz", {"x_train": npy(header(order=True), IMAGES.tobytes("F"))})
+    assert fingerprint(load(DataConfig(npz=str(tmp_path / "other.npz")))) == expected
+
+
+def test_npz_names_the_memory_that_its_arrays_need(config_of, monkeypatch):
+    config = config_of()
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (0, 0))
+    with pytest.raises(InputError, match=r"the arrays in '.*' need [\d,]+ bytes of memory, and there are at most 0"):
+        load(config)
+
+
+def test_npz_of_labels_from_1_says_which_class_has_no_image(config_of, caplog):
+    dataset = load(config_of(y_train=1 + np.arange(6) % 3, y_test=1 + np.arange(3)))
+    assert dataset.num_classes == 4
+    assert caplog.messages == ["mine: no training image for 1 of 4 classes (0), labels count from 0"]
+
+
+def test_npz_that_is_a_pipe_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "mine.npz")
+    with pytest.raises(InputError, match="which is no regular file"):
+        load(DataConfig(npz=str(tmp_path / "mine.npz")))
+
+
+def test_npz_in_a_home_that_nobody_knows_is_one_line():
+    with pytest.raises(InputError, match=r"data\.npz must be a file, got '~nosuchuser/x\.npz'"):
+        load(DataConfig(npz="~nosuchuser/x.npz"))
