@@ -17,7 +17,8 @@ from PIL import Image
 
 from cnnjax import cli
 from cnnjax.config import Config, DataConfig, from_json, to_json
-from cnnjax.data import load
+from cnnjax.data import load, prepared
+from cnnjax.data.prepared import SetName
 from cnnjax.data.published import read_cifar, read_idx, read_tar
 from cnnjax.errors import InputError
 from cnnjax.train import run as running
@@ -241,6 +242,77 @@ def test_published_files(number, tmp_path):
             read_tar(path)
 
     every(number, published(), "published files", door)
+
+
+# The description of a set as TensorFlow Datasets writes it.
+DESCRIPTION = {
+    "dataset_info.json": {
+        "fileFormat": "array_record",
+        "name": "any_set",
+        "splits": [
+            {
+                "name": "train",
+                "shardLengths": ["3", "4"],
+                "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+            },
+            {"name": "test", "shardLengths": ["2"]},
+        ],
+        "version": "1.0.0",
+    },
+    "features.json": {
+        "featuresDict": {
+            "features": {
+                "image": {
+                    "image": {"dtype": "uint8", "shape": {"dimensions": ["-1", "-1", "3"]}},
+                    "pythonClassName": "tensorflow_datasets.core.features.image_feature.Image",
+                },
+                "label": {
+                    "classLabel": {"numClasses": "2"},
+                    "pythonClassName": "tensorflow_datasets.core.features.class_label_feature.ClassLabel",
+                },
+            }
+        },
+        "pythonClassName": "tensorflow_datasets.core.features.features_dict.FeaturesDict",
+    },
+}
+
+
+@st.composite
+def descriptions(draw):
+    """The files of a set without its records, one of them damaged or with a branch replaced."""
+    files = {name: json.dumps(tree).encode() for name, tree in DESCRIPTION.items()}
+    files["label.labels.txt"] = b"even\nodd"
+    name = draw(st.sampled_from([*files, "cnnjax_sha256.json"]))
+    if name in DESCRIPTION and draw(st.booleans()):
+        tree = json.loads(files[name])
+        place, key = {"whole": tree}, "whole"
+        while isinstance(place[key], dict | list) and place[key] and draw(st.integers(0, 4)):
+            place = place[key]
+            key = draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
+        place[key] = draw(JSON)
+        return files | {name: json.dumps(tree if key != "whole" else place["whole"]).encode()}
+    return files | {name: mutated(draw, files.get(name, b"{}"))}
+
+
+@examples(200, 5000)
+def test_descriptions_of_prepared_sets(number, tmp_path):
+    folder = tmp_path / "any_set" / "1.0.0"
+    folder.mkdir(parents=True)
+    for file in (
+        "train.array_record-00000-of-00002",
+        "train.array_record-00001-of-00002",
+        "test.array_record-00000-of-00001",
+    ):
+        (folder / f"any_set-{file}").touch()
+
+    def door(files):
+        (folder / "cnnjax_sha256.json").unlink(missing_ok=True)
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+        found = prepared.read(folder, SetName("any_set", None, None))
+        assert set(found.shards) <= {"train", "test"} and len(found.class_names) == 2
+
+    every(number, descriptions(), "descriptions of prepared sets", door)
 
 
 PLACES = (
