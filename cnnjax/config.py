@@ -16,6 +16,7 @@ import jax
 from cnnjax.errors import InputError
 
 PAPER_EPOCHS = (1, 2, 5, 10, 20, 30, 40, 64)  # the columns of Zeiler & Fergus 2014, figure 4
+MOST_SEED = 2**31 - 1
 
 
 def _plain(value: Any) -> Any:
@@ -86,6 +87,11 @@ def _check_types(settings: Any, prefix: str) -> None:
 def _require(rule: bool, name: str, text: str, value: Any) -> None:
     if not rule:
         raise InputError(f"{name} must be {text}, got {value!r}")
+
+
+def check_seed(name: str, seed: int) -> None:
+    """Raises InputError where two seeds would be one: the generator on the device takes those from 0 to 2^31 - 1."""
+    _require(0 <= seed <= MOST_SEED, name, f"between 0 and {MOST_SEED}", seed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,6 +233,7 @@ class Hyperparams:
     label_smoothing: float = 0.0  # share of the target that is spread over all classes
     initial_scale: float = 1.0  # the initial weights are multiplied by this
     filter_rms: float = 0.1  # largest RMS of a convolution's filter (the paper's 10^-1); inf: no limit
+    batch_norm_momentum: float = 0.9  # share of its running statistics that a step keeps; after 44 steps 99 % is new
     flip: float = 0.5  # probability of a left-right flip
     shift: float = 0.0  # largest shift, pixels in each direction; the border is repeated
     contrast: float = 0.0  # x * U(1 - contrast, 1 + contrast)
@@ -245,7 +252,8 @@ class Hyperparams:
                 finite and low <= value <= high, f"hyper.{field.name}", f"between {low:.10g} and {high:.10g}", value
             )
         _require(self.filter_rms > 0, "hyper.filter_rms", "> 0", self.filter_rms)
-        _require(self.dropout_rate < 1, "hyper.dropout_rate", "less than 1", self.dropout_rate)
+        for name in ("dropout_rate", "batch_norm_momentum"):
+            _require(getattr(self, name) < 1, f"hyper.{name}", "less than 1", getattr(self, name))
 
 
 _RANGES: dict[str, tuple[float, float]] = {
@@ -256,13 +264,14 @@ _RANGES: dict[str, tuple[float, float]] = {
     "label_smoothing": (0, 1),
     "initial_scale": (0, 1e3),
     "filter_rms": (0, math.inf),
+    "batch_norm_momentum": (0, 1),
     "flip": (0, 1),
     "shift": (0, 1e3),
     "contrast": (0, 1),
     "saturation": (0, 1),
     "brightness": (0, 1e3),
     "tint": (0, 1e3),
-    "seed": (0, 2**31 - 1),
+    "seed": (0, MOST_SEED),
 }
 
 

@@ -69,6 +69,7 @@ def test_json_with_what_does_not_belong_is_refused_by_name(tree, message):
         (lambda: Config(hyper=Hyperparams(learning_rate=-1)), "hyper.learning_rate must be between 0 and 1000, got -1"),
         (lambda: Config(hyper=Hyperparams(momentum=math.nan)), "hyper.momentum must be between 0 and 1, got nan"),
         (lambda: Config(hyper=Hyperparams(dropout_rate=1)), "hyper.dropout_rate must be less than 1, got 1"),
+        (lambda: Config(hyper=Hyperparams(batch_norm_momentum=1)), "hyper.batch_norm_momentum must be less than 1"),
         (lambda: Config(hyper=Hyperparams(filter_rms=0)), "hyper.filter_rms must be > 0, got 0"),
     ],
 )

@@ -9,7 +9,8 @@ from typing import Literal
 
 import flax.linen as nn
 import jax
-from jaxtyping import Array, Float
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Num
 
 from cnnjax import geometry, ops
 from cnnjax.config import ModelConfig
@@ -59,9 +60,20 @@ class ConvNet(nn.Module):
         images: Float[Array, "batch height width channels"],
         *,
         train: bool = False,
+        mask: Num[Array, " batch"] | Bool[Array, " batch"] | None = None,
         dropout_rate: float | Float[Array, ""] = 0.0,
+        batch_norm_momentum: float | Float[Array, ""] = 0.9,
     ) -> tuple[Float[Array, "batch classes"], dict[str, Array]]:
-        """Args: images in units of the network's input, mean subtracted; with train=True a "dropout" key is needed."""
+        """The logits and the feature maps of each image.
+
+        Args:
+            images: in units of the network's input, mean subtracted.
+            train: normalize by the statistics of the batch and drop units; a "dropout" key is needed.
+            mask: 0 for a row that is padding, which then counts in no statistics of the batch; None: every row counts.
+            batch_norm_momentum: share of the running statistics that is kept where `batch_stats` is mutable; the rest
+                are the batch's. The variance among them is that of the batch itself, divided by its number of values
+                (PyTorch: by one less), and PyTorch's "momentum" is 1 minus this.
+        """
         feature_maps: dict[str, Array] = {}
         x = images
         for number, layer in enumerate(self.convolutions, 1):
@@ -75,8 +87,15 @@ class ConvNet(nn.Module):
             if layer.norm == "lrn":
                 x = feature_maps[f"norm{number}"] = ops.local_response_norm(x)
             elif layer.norm == "batch":
-                x = nn.BatchNorm(use_running_average=not train, name=f"norm{number}")(x)
-                feature_maps[f"norm{number}"] = x
+                # Flax's fast variance, mean(x^2) - mean(x)^2, has no right digit where the mean is 1000 deviations.
+                normalize = nn.BatchNorm(
+                    use_running_average=not train,
+                    momentum=batch_norm_momentum,  # pyright: ignore[reportArgumentType] - may be traced
+                    use_fast_variance=False,
+                    name=f"norm{number}",
+                )
+                counted = None if mask is None else jnp.reshape(mask, (-1,) + (1,) * (x.ndim - 1))
+                x = feature_maps[f"norm{number}"] = normalize(x, mask=counted)
         x = x.reshape(x.shape[0], -1)
         for number, units in enumerate(self.dense, len(self.convolutions) + 1):
             kernel_init = kernel_initializer(self.initializer, number)
@@ -99,8 +118,9 @@ class _Convolution(nn.Module):
     @nn.compact
     def __call__(self, x):
         layer = self.layer
-        kernel = self.param("kernel", self.kernel_init, (layer.filter, layer.filter, x.shape[-1], layer.width))
-        bias = self.param("bias", nn.initializers.zeros, (layer.width,))
+        shape = layer.filter, layer.filter, x.shape[-1], layer.width
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (layer.width,), jnp.float32)
         return ops.conv(x, kernel, strides=layer.stride, padding=layer.padding, rounding=self.rounding) + bias
 
 

@@ -60,7 +60,7 @@ def zero_metrics() -> Metrics:
 
 def initial_state(network: nn.Module, config: TrainConfig, hyper: Hyperparams, image_shape: tuple) -> TrainState:
     """Step 1: weights drawn at random from `hyper.seed`, kernels multiplied by `hyper.initial_scale`."""
-    variables = network.init(address(hyper.seed, Purpose.INIT), jnp.zeros((1, *image_shape)))
+    variables = network.init(address(hyper.seed, Purpose.INIT), jnp.zeros((1, *image_shape), jnp.float32))
     params = variables["params"]
     params = jax.tree.map(lambda leaf, k: leaf * hyper.initial_scale if k else leaf, params, kernels(params))
     opt_state = make_optimizer(config, hyper, jnp.float32(0)).init(params)
@@ -95,17 +95,22 @@ def make_objective(network: nn.Module, config: TrainConfig, preprocess: Preproce
     def objective(params: Any, hyper: Hyperparams, state: TrainState, batch: Batch):
         epoch = state.step // steps_per_epoch
         images = augment(address(hyper.seed, Purpose.AUGMENT, epoch, state.step), preprocess(batch.images), hyper)
-        mask = jnp.asarray(batch.mask, jnp.float32)
+        counts = jnp.asarray(batch.mask) > 0
+        # Padding shows an image of the batch: what stood there has no influence, and no activation of it can be
+        # infinite, which even a cotangent of 0 makes NaN, where those of the images are not.
+        images = images[jnp.where(counts, jnp.arange(len(counts)), jnp.argmax(counts))]
         (logits, feature_maps), changed = network.apply(
             {"params": params, "batch_stats": state.batch_stats},
             images,
             train=True,
+            mask=counts,
             dropout_rate=hyper.dropout_rate,
+            batch_norm_momentum=hyper.batch_norm_momentum,
             rngs={"dropout": address(hyper.seed, Purpose.DROPOUT, epoch, state.step)},
             mutable=["batch_stats"],
         )
         losses = loss_function(logits, jnp.asarray(batch.labels), hyper.label_smoothing)
-        mean = jnp.sum(losses * mask) / jnp.sum(mask)
+        mean = jnp.mean(losses, where=counts)
         places = {"the images": images, **feature_maps, "the logits": logits, "the loss": losses}
         # Numbered, because a dict that comes out of `jit` or `grad` is sorted by its keys.
         seen = {f"{number:03d} {name}": value for number, (name, value) in enumerate(places.items())}
@@ -138,12 +143,13 @@ def first_unsound(
     @ops.jit
     def finite(state):
         gradient, (_, _, seen) = jax.grad(objective, has_aux=True)(state.params, hyper, state, batch)
-        return {name: all_finite(part) for name, part in {**seen, **gradient}.items()}
+        return [{name: all_finite(part) for name, part in parts.items()} for parts in (seen, gradient)]
 
-    found = finite(state)
-    forward = {name[4:]: found.pop(name) for name in sorted(found) if name[0].isdigit()}
-    backward = sorted(found, key=lambda name: -int("".join(filter(str.isdigit, name))))
-    places = forward | {f"the gradient of {name}": found[name] for name in backward}
+    layers: list[str] = []  # in the order in which Flax makes their parameters, that of the computation
+    jax.eval_shape(lambda key: layers.extend(network.init(key, batch.images * 1.0)["params"]), jax.random.key(0))
+    forward, backward = finite(state)
+    places = {name.partition(" ")[2]: forward[name] for name in sorted(forward)}
+    places |= {f"the gradient of {name}": backward[name] for name in reversed(layers)}
     return next((name for name, is_finite in places.items() if not is_finite), None)
 
 

@@ -1,5 +1,6 @@
 import dataclasses
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,14 @@ from cnnjax import models
 from cnnjax.config import Hyperparams, ModelConfig, TrainConfig
 from cnnjax.data import Batch, epoch_order
 from cnnjax.train import step as step_module
-from cnnjax.train.step import initial_state, make_evaluate, make_preprocess, make_train_chunk, make_train_step
+from cnnjax.train.step import (
+    first_unsound,
+    initial_state,
+    make_evaluate,
+    make_preprocess,
+    make_train_chunk,
+    make_train_step,
+)
 
 SHAPE, CLASSES, COUNT = (8, 8, 1), 3, 10
 CONFIG = TrainConfig(epochs=4, batch_size=4)
@@ -140,3 +148,20 @@ def test_the_initial_scale_multiplies_kernels_and_one_epoch_of_another_seed_diff
     np.testing.assert_array_equal(2 * once, twice)
     other = initial_state(network, CONFIG, dataclasses.replace(HYPER, seed=jnp.int32(1)), SHAPE)
     assert not np.allclose(other.params["conv1"]["kernel"], once)
+
+
+class Named(nn.Module):
+    """Two dense layers whose names have no digit and stand in no alphabetical order; the root of 0 has no slope."""
+
+    @nn.compact
+    def __call__(self, images, **_):
+        x = jnp.sqrt(nn.Dense(4, use_bias=False, name="stem")(0 * images.reshape(len(images), -1)))
+        return nn.Dense(CLASSES, name="10th")(x), {"root": x}
+
+
+def test_the_first_gradient_that_is_not_finite_is_named_whatever_layers_are_called(data):
+    state = initial_state(Named(), CONFIG, HYPER, SHAPE)
+    assert first_unsound(Named(), CONFIG, PREPROCESS, HYPER, state, *data) == "the gradient of stem"
+    params = jax.tree.map(lambda leaf: leaf * jnp.inf, state.params)
+    state = state._replace(params=params)
+    assert first_unsound(Named(), CONFIG, PREPROCESS, HYPER, state, *data) == "root"
