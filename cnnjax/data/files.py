@@ -26,9 +26,13 @@ _OLD = 24 * 3600.0  # seconds after which a folder is abandoned where the file s
 
 
 def expanded(text: str) -> Path:
-    """The path, `~` and `~user` replaced. Raises OSError if no such home folder is known."""
+    """The path, `~` and `~user` replaced. Raises OSError if no such home folder is known, or it can be no path."""
     try:
+        if b"\0" in os.fsencode(text):
+            raise OSError(errno.EINVAL, "a path has no null character", text)
         return Path(text).expanduser()
+    except UnicodeEncodeError as error:
+        raise OSError(errno.EINVAL, "a path has no such character", ascii(text)) from error
     except RuntimeError as error:
         raise OSError(errno.ENOENT, "no home folder is known", text) from error
 

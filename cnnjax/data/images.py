@@ -11,7 +11,8 @@ else:
     Picture = Any  # Pillow is imported only where it is used
 
 _GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N")
-_ORIENTATION, _BITS, _PHOTOMETRIC = 0x0112, 0x0102, 0x0106  # tags of EXIF and TIFF
+_ORIENTATION, _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 0x0112, 0x0102, 0x0106, 0x0153  # tags of EXIF and TIFF
+_SIGNED = 2  # of the sample formats
 # By EXIF orientation, the names of Pillow's transpositions that turn the image upright.
 _TURNS = {
     2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE",
@@ -43,7 +44,8 @@ def fit(
         upright: turn as the EXIF orientation says; an EXIF block that cannot be read says nothing.
 
     Raises:
-        ValueError: for a mode that has no fixed white (32-bit integers and floats) or cannot be converted.
+        ValueError: for a mode that has no fixed white (32-bit integers, floats, numbers with a sign) or cannot be
+            converted.
     """
     from PIL import Image
 
@@ -76,9 +78,11 @@ def _eight_bits(image: Picture) -> Picture:
 
     if image.mode in ("I", "F") and not _is_16_bit_pgm(image):  # no rule says which value is white
         raise ValueError(f"pixels must have 8 or 16 bits, got Pillow's mode {image.mode!r}")
+    tags = getattr(image, "tag_v2", {})  # of a TIFF
+    if _SIGNED in tags.get(_SAMPLE_FORMAT, ()):  # Pillow reads -1 as 255
+        raise ValueError("pixels must be numbers without a sign")
     if image.mode not in ("I", "I;16", "I;16L", "I;16B", "I;16N"):
         return image
-    tags = getattr(image, "tag_v2", {})  # of a TIFF
     upper = np.asarray(image) >> (4 if tags.get(_BITS) == (12,) else 8)
     if tags.get(_PHOTOMETRIC) == 0:  # white is zero, which Pillow minds in 8 bits only
         upper = 255 - upper

@@ -82,12 +82,12 @@ def _files(
         return files
     try:
         folder = expanded(manual_dir)
+        if not folder.is_dir():
+            raise InputError(f"data.manual_dir must be a folder, got {manual_dir!r}, which is none")
+        files = {name: folder / name for name in FILES[builder.name]}
+        missing = [name for name, path in files.items() if not path.exists()]
     except OSError as error:
         raise InputError(f"data.manual_dir must be a folder, got {manual_dir!r}: {error}") from error
-    if not folder.is_dir():
-        raise InputError(f"data.manual_dir must be a folder, got {manual_dir!r}, which is none")
-    files = {name: folder / name for name in FILES[builder.name]}
-    missing = [name for name, path in files.items() if not path.exists()]
     if missing:
         raise InputError(
             f"data.manual_dir must hold the published files of {builder.name}: {manual_dir!r} lacks"

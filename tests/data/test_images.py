@@ -68,17 +68,24 @@ def test_a_grey_tiff_is_scaled_by_its_bits_and_its_white(bits, white_is_zero):
     )
 
 
-def tiff(grey: np.ndarray, bits: int, white_is_zero: bool) -> Image.Image:
+@pytest.mark.parametrize("bits", [8, 16])
+def test_pixels_with_a_sign_have_no_white_and_are_refused(bits):
+    with pytest.raises(ValueError, match="without a sign|8 or 16 bits, got"):
+        fit(tiff(GREY, bits, False, sample_format=2), image_size=None, channels=None)
+
+
+def tiff(grey: np.ndarray, bits: int, white_is_zero: bool, sample_format: int = 1) -> Image.Image:
     """A TIFF written from the description of the format; the upper 8 of `bits` bits are `grey`."""
     words = grey.astype(np.uint16) << (bits - 8)
     if bits == 12:  # two pixels in three bytes
         first, second = words.reshape(-1, 2).astype(int).T
         data = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], -1).astype(np.uint8).tobytes()
     else:
-        data = words.astype("<u2").tobytes()
+        data = words.astype(f"<u{bits // 8}").tobytes()
     tags = {
         256: grey.shape[1], 257: grey.shape[0], 258: bits, 259: 1, 262: 0 if white_is_zero else 1,
         273: 8, 277: 1, 278: grey.shape[0], 279: len(data),
+        339: sample_format,
     }  # fmt: skip
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
     directory = struct.pack("<H", len(tags)) + entries + bytes(4)
