@@ -8,6 +8,7 @@ numbers START:STOP, or drawn: log:LOW:HIGH, uniform:LOW:HIGH.
 """
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ import numpy as np
 
 from cnnjax import cli
 from cnnjax.cli import Arguments, Progress
+from cnnjax.config import Config, differences
 from cnnjax.data import load
+from cnnjax.data.dataset import Dataset
 from cnnjax.errors import InputError
 from cnnjax.figures import files
 from cnnjax.figures import sweep as figure
@@ -29,28 +32,50 @@ def _help(text: str, default: Any = None) -> Any:
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-    """What a sweep adds to a config; the axes are read from the command line before the rest."""
+class Training:
+    """How members are trained, whoever proposes them."""
 
-    members: str | None = _help("a CSV file with one member a line, in place of --sweep axes")
-    samples: int = _help("how many times the drawn axes are drawn", 16)
-    sampling_seed: int = _help("of the draws", 0)
     engine: str = _help("together: members at a time as measured; sequential: one after another", "together")
     chunk: int | None = _help("members at a time, instead of what is measured")
     memory_gb: float | None = _help("that a program may take; none: half of what there is")
-    halve_at: tuple[int, ...] = _help("epochs at which only the best members go on", ())
-    keep: float = _help("share of the members that goes on at each of those epochs", 0.5)
     best: str | None = _help("also write the best member into this folder, as an ordinary run")
     join: bool = _help("work on the sweep that another process has begun in this folder with the same command", False)
-    yes: bool = _help("train more than 100,000 members", False)
+    wait_minutes: float = _help("for another process that changes no file, before it ends with one line", 60.0)
 
     def __post_init__(self):
         if self.engine not in ("together", "sequential"):
             raise InputError(f"--engine must be together or sequential, got {self.engine!r}")
         if self.chunk is not None and (self.chunk < 1 or self.engine == "sequential"):
             raise InputError(f"--chunk must be at least 1 and goes with --engine together, got {self.chunk}")
-        if self.memory_gb is not None and not self.memory_gb > 0:
-            raise InputError(f"--memory-gb must be more than 0, got {self.memory_gb}")
+        for name in ("memory_gb", "wait_minutes"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise InputError(f"--{name.replace('_', '-')} must be a finite number > 0, got {value}")
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """As `study.run_sweep` takes them."""
+        return {
+            "size": 0 if self.engine == "sequential" else self.chunk,
+            "memory": None if self.memory_gb is None else int(self.memory_gb * 2**30),
+            "join": self.join,
+            "patience": 60 * self.wait_minutes,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(Training):
+    """What a sweep adds to a config; the axes are read from the command line before the rest."""
+
+    members: str | None = _help("a CSV file with one member a line, in place of --sweep axes")
+    samples: int = _help("how many times the drawn axes are drawn", 16)
+    sampling_seed: int = _help("of the draws", 0)
+    halve_at: tuple[int, ...] = _help("epochs at which only the best members go on", ())
+    keep: float = _help("share of the members that goes on at each of those epochs", 0.5)
+    yes: bool = _help("train more than 100,000 members", False)
+
+    def __post_init__(self):
+        super().__post_init__()
         if self.sampling_seed < 0:
             raise InputError(f"--sampling-seed must be at least 0, got {self.sampling_seed}")
 
@@ -94,22 +119,19 @@ def main(arguments: Arguments, progress: Progress) -> None:
     halving = Halving(options.halve_at, options.keep)
     halving.check(config)
     study.check(arguments.workdir, config, members, halving, options.join)
-    best_folder = None if options.best is None else Path(options.best)
-    if (
-        best_folder
-        and best_folder.exists()
-        and not (best_folder / "config.json").exists()
-        and any(best_folder.iterdir())
-    ):
-        raise InputError(f"--best must be new, empty or a run's, and {best_folder} has files and no config.json")
+    check_best(options.best, arguments.workdir, [member.config for member in members])
     engine.a_device_for_each_core(len(members))
     dataset = load(config.data, progress)
-    size = 0 if options.engine == "sequential" else options.chunk
-    memory = None if options.memory_gb is None else int(options.memory_gb * 2**30)
     swept = study.run_sweep(
-        config, members, dataset, arguments.workdir, halving=halving, size=size, memory=memory, join=options.join,
-        progress=progress, say=progress.say,
-    )  # fmt: skip
+        config,
+        members,
+        dataset,
+        arguments.workdir,
+        halving=halving,
+        progress=progress,
+        say=progress.say,
+        **options.told,
+    )
     if options.join:
         progress.say(
             f"all chunks are trained; the process that began the sweep writes table and figures in {arguments.workdir}"
@@ -118,15 +140,60 @@ def main(arguments: Arguments, progress: Progress) -> None:
     for plan in swept.plans:
         size_text = f"{plan.size} members at a time" if plan.size else "one member after another"
         progress.say(f"{size_text} ({'; '.join(plan.reasons)})")
-    ranked = sorted(swept.results, key=lambda result: (result.state != "finished", result.metrics[-1]["test_error"]))
+    ranked = sorted(swept.results, key=rank)
     progress.say(best_table(ranked[:10], len(ranked)))
     draw(arguments.workdir / "figures", swept, progress)
-    if best_folder is not None:
-        best = ranked[0]
-        states = {epoch: swept.state_of(best.member, epoch) for epoch in best.member.config.train.kept_epochs}
-        run.export(best_folder, best.member.config, dataset, states, best.metrics)
-        progress.say(f"member {best.member.number} is in {best_folder}")
     progress.say(f"table and figures in {arguments.workdir}")
+    if ranked[0].state != "finished":
+        progress.say(f"no member has finished: all {len(ranked)} diverged")
+    if options.best is not None:
+        write_best(Path(options.best), swept, ranked[0], dataset, progress)
+
+
+def rank(result: study.Result) -> tuple[bool, float]:
+    """What members are sorted by: those that finished before those that did not, and then by test error."""
+    return result.state != "finished", result.metrics[-1]["test_error"]
+
+
+def check_best(best: str | None, workdir: Path, configs: list[Config] | None) -> None:
+    """Refuses a folder that cannot become the run of one of the members; writes nothing.
+
+    Args:
+        configs: the members'; None: not known yet.
+
+    Raises:
+        InputError: it is the sweep's, in it or around it; it has other files, or a run of another config.
+    """
+    if best is None:
+        return
+    if any(character in "[]*?" for character in best) or not best:  # as a run folder's name
+        raise InputError(f"--best must be a name without [ ] * ?, got {best!r}")
+    folder = Path(best)
+    try:
+        ours, sweeps = folder.resolve(), workdir.resolve()
+        if ours == sweeps or sweeps in ours.parents or ours in sweeps.parents:
+            raise InputError(f"--best must be a folder apart from --workdir, got {best} and {workdir}")
+        if (folder / "config.json").exists():
+            theirs = run.read_config(folder / "config.json")
+            if configs is not None and all(differences(config, theirs) for config in configs):
+                raise InputError(f"--best must be new, empty or the run of a member, and {best} holds another run")
+        elif folder.exists() and any(folder.iterdir()):
+            raise InputError(f"--best must be new, empty or a run's, and {best} has files and no config.json")
+    except (OSError, RuntimeError) as error:  # RuntimeError: a link that leads to itself
+        raise InputError(f"--best must be a folder that can be read and written, got {best}: {error}") from None
+
+
+def write_best(folder: Path, swept: Sweep, best: study.Result, dataset: Dataset, progress: Progress) -> None:
+    """The best member as an ordinary run.
+
+    Raises:
+        InputError: it has diverged, and with it all others.
+    """
+    if best.state != "finished":
+        raise InputError(f"--best must have a member that finished, and all diverged; {folder} is not written")
+    states = {epoch: swept.state_of(best.member, epoch) for epoch in best.member.config.train.kept_epochs}
+    run.export(folder, best.member.config, dataset, states, best.metrics, progress.say)
+    progress.say(f"member {best.member.number} is in {folder}")
 
 
 def best_table(ranked: list[study.Result], count: int) -> Any:
@@ -142,7 +209,10 @@ def best_table(ranked: list[study.Result], count: int) -> Any:
 
 
 def draw(folder: Path, swept: Sweep, progress: Progress) -> None:
-    """Every figure of the sweep; those of errors leave out members that did not reach the last epoch."""
+    """Every figure of the sweep; those of errors leave out members that were stopped before the last epoch.
+
+    A member that diverged counts with the error of the weights at which it stands still.
+    """
     names = list(swept.results[0].member.values)
     epochs = list(range(swept.config.train.epochs + 1))
     errors = np.full((len(swept.results), len(epochs)), np.nan)
@@ -185,7 +255,7 @@ def draw(folder: Path, swept: Sweep, progress: Progress) -> None:
 
 def draw_filters(folder: Path, swept: Sweep, finished: list[study.Result], axis: str) -> None:
     """First-layer filters at each value of one axis, all else as in the best member where there is such a member."""
-    ranked = sorted(finished, key=lambda result: result.metrics[-1]["test_error"])
+    ranked = sorted(finished, key=rank)
 
     def unlike_the_best(result: study.Result) -> int:
         best = ranked[0].member.values

@@ -9,9 +9,10 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -25,6 +26,7 @@ from cnnjax.config import Config, Hyperparams
 from cnnjax.data.dataset import Dataset, mean_image
 from cnnjax.errors import InputError
 from cnnjax.sweep.space import Member
+from cnnjax.train.checkpoints import Kept
 from cnnjax.train.run import build
 from cnnjax.train.step import initial_state, make_evaluate, make_order, make_preprocess, make_train_chunk
 from cnnjax.train.training import Programs, Training
@@ -241,7 +243,8 @@ def memory_at_hand() -> int:
     statistics = jax.devices()[0].memory_stats() or {}
     if "bytes_limit" in statistics:
         return statistics["bytes_limit"] // 2
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    pages = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"  # macOS tells only of all
+    return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE") // 2
 
 
 def rounded_up(count: int, multiple: int) -> int:
@@ -275,12 +278,23 @@ class MembersTraining(Training):
     hyper: Any
     kept_epochs: tuple[int, ...]
     start: tuple[int, Any] | None = None  # an epoch and the state at its end, where another chunk's members go on
+    seconds: float = 0.0  # that the state had taken when it was read, at the time `since`
+    since: float = 0.0
 
     def _begin(self) -> None:
+        self.seconds, self.since = 0.0, time.monotonic()
         if self.start is None:
             return super()._begin()
         epoch, self.state = self.start
         self.step, self.lines = epoch * self.steps_per_epoch, []
+
+    def _take(self, step: int, kept: Kept) -> None:
+        super()._take(step, kept)
+        self.seconds, self.since = seconds_of(kept.texts), time.monotonic()
+
+    def _texts(self) -> dict[str, str]:
+        """With how long the chunk has been trained."""
+        return super()._texts() | {"seconds.json": f"{self.seconds + time.monotonic() - self.since}\n"}
 
     def _answer_unsound(self, count: np.ndarray) -> None:
         pass  # the state says which member stands still and since when
@@ -288,3 +302,11 @@ class MembersTraining(Training):
     def _writes_metrics_of(self, epoch: int) -> bool:
         """The epoch at which the members came here has its line where they came from."""
         return super()._writes_metrics_of(epoch) and (self.start is None or epoch > self.start[0])
+
+
+def seconds_of(texts: Mapping[str, str]) -> float:
+    """How long a chunk had been trained when a checkpoint with these `texts` was saved."""
+    try:
+        return float(json.loads(texts["seconds.json"]))
+    except (KeyError, TypeError, ValueError, RecursionError):
+        raise InputError("seconds.json in the checkpoints of a sweep must hold a number, and does not") from None

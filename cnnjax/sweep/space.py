@@ -70,12 +70,12 @@ def parse_axis(name: str, text: str) -> list[Any] | Draw:
     drawn = re.fullmatch(r"(uniform|log):([^:]+):([^:]+)", text)
     if drawn:
         low, high = (_value(name, float, part) for part in drawn.groups()[1:])
-        if hint is not float or not low < high or (drawn[1] == "log" and low <= 0):
+        if hint is not float or not -math.inf < low < high < math.inf or (drawn[1] == "log" and low <= 0):
             raise InputError(f"--sweep.{name} must be {drawn[1]}:LOW:HIGH of numbers LOW < HIGH, got {text!r}")
         return Draw(low, high, drawn[1] == "log")
     ranged = re.fullmatch(r"(-?\d+):(-?\d+)", text)
     if ranged:
-        start, stop = int(ranged[1]), int(ranged[2])
+        start, stop = (_value(name, int, part) for part in ranged.groups())
         if hint is not int or not 0 < stop - start <= 10**7:
             raise InputError(f"--sweep.{name} must be a rising range of whole numbers START:STOP, got {text!r}")
         return list(range(start, stop))
@@ -148,6 +148,8 @@ def read_members(base: Config, path: Path, consent: bool = False) -> list[Member
         InputError: no such file, a column that is no axis, or a value of another type.
     """
     try:
+        if not path.is_file():  # a pipe would be waited for
+            raise InputError(f"--members must be a CSV file, got {path}, which is none")
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
             lines = [(reader.line_num, line) for line in reader if line]

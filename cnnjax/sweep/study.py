@@ -3,6 +3,9 @@
 sweep.json       config, members, and how they are trained: everything needed to repeat the sweep
 members.csv      a row a member: its values, what became of it, its errors by epoch
 chunks/R-G-K/    chunk K of group G in rung R: metrics.jsonl and checkpoints, with a member axis
+
+Every result is read from the checkpoints, whose digests are compared. Beside its arrays each holds sweep.json and
+chunk.json, which say whose it is, metrics.jsonl, and seconds.json: how long the chunk had been trained by then.
 """
 
 import contextlib
@@ -12,13 +15,13 @@ import io
 import itertools
 import json
 import math
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cnnjax.atomic import write_text
 from cnnjax.config import Config, differences, from_json
@@ -27,12 +30,13 @@ from cnnjax.errors import InputError
 from cnnjax.sweep import engine
 from cnnjax.sweep.engine import Group, MembersTraining
 from cnnjax.sweep.space import Member, by_program
+from cnnjax.sweep.waiting import PATIENCE_SECONDS, Watch, held_since
 from cnnjax.train import run
-from cnnjax.train.checkpoints import Checkpoints, read_epoch
+from cnnjax.train.checkpoints import KINDS, Checkpoints, Damaged, Kept, read, verify
 from cnnjax.train.lock import InUse, locked
 from cnnjax.train.training import Programs, Progress
 
-POLL_SECONDS = 1.0  # between two looks at what other processes are at
+MOST_DEVICES = 65536
 
 
 class Halving(NamedTuple):
@@ -66,7 +70,7 @@ class Result(NamedTuple):
     """What came of one member."""
 
     member: Member
-    state: str  # "finished", "diverged at step N", "stopped at epoch N"
+    state: str  # "finished", "diverged at epoch E, step N of M" (as a run alone counts them), "stopped at epoch E"
     metrics: list[dict[str, Any]]  # a line an epoch, as a run's own
     seconds: float  # its share of the time of its chunks
     parts: "list[Part]"
@@ -87,11 +91,9 @@ def check(workdir: Path, config: Config, members: Sequence[Member], halving: Hal
     Raises:
         InputError: it is no folder, has other files, or holds another sweep (naming what differs).
     """
-    if config.train.on_nan != "stop":
-        raise InputError(f"train.on_nan must be stop in a sweep, whose members stand still, got {config.train.on_nan}")
-    path = workdir / "sweep.json"
+    check_config(config)
     try:
-        if not path.exists():
+        if not _begun(workdir):
             if join:
                 raise InputError(f"--join must find a sweep that was begun without it, and {workdir} has no sweep.json")
             if workdir.exists() and {one.name for one in workdir.iterdir()} - {"lock", "sweep.json.tmp"}:
@@ -99,17 +101,76 @@ def check(workdir: Path, config: Config, members: Sequence[Member], halving: Hal
                     f"--workdir must be new, empty or a sweep's, and {workdir} has files and no sweep.json"
                 )
             return
+        record = _record(workdir)
     except OSError as error:
         raise InputError(f"--workdir must be a folder that can be read and written, got {workdir}: {error}") from None
-    record = run.read_sealed(path)
-    if record is None:
-        raise InputError(f"{path} is not as it was written; start again in another folder")
-    fields = differences(config, from_json(record["config"]))
+    fields = differences(config, _config_of(record, workdir))
     for name, ours in (("members", _plain(members)), ("halving", json.loads(json.dumps(halving)))):
-        if record[name] != ours:
+        if record.get(name) != ours:
             fields.append(f"other {name}")
     if fields:
         raise InputError(f"--workdir {workdir} holds another sweep ({'; '.join(fields)})")
+    _plans_of(record, workdir, len(by_program(members)))
+
+
+def check_config(config: Config) -> None:
+    """Raises InputError for a config whose members no sweep can train."""
+    if config.train.on_nan != "stop":
+        raise InputError(f"train.on_nan must be stop in a sweep, whose members stand still, got {config.train.on_nan}")
+
+
+def begun_with(workdir: Path) -> list[Any] | None:
+    """The values of the members of the sweep in `workdir`, as JSON has them; None if none was begun.
+
+    Raises:
+        InputError: sweep.json is damaged, and no checkpoint has a copy; or it has no members.
+    """
+    if not _begun(workdir):
+        return None
+    values = _record(workdir).get("members")
+    if not isinstance(values, list) or not values:
+        raise InputError(f"{workdir / 'sweep.json'} must have a list of members, as a sweep writes it")
+    return values
+
+
+def _begun(workdir: Path) -> bool:
+    return (workdir / "sweep.json").exists() or (workdir / "chunks").is_dir()
+
+
+def _record(workdir: Path) -> dict[str, Any]:
+    """What sweep.json says, or where it is damaged, what the copy in a sound checkpoint says."""
+    path = workdir / "sweep.json"
+    record = run.read_sealed(path)
+    folders = (one for kind in KINDS for one in sorted((workdir / "chunks").glob(f"*/checkpoints/{kind}/*")))
+    while record is None and (folder := next(folders, None)):
+        with contextlib.suppress(Damaged):
+            verify(folder)
+            record = run.read_sealed(folder / "sweep.json")
+    if record is None:
+        raise InputError(f"{path} is not as it was written and no checkpoint has a copy; start again in another folder")
+    return record
+
+
+def _config_of(record: dict[str, Any], workdir: Path) -> Config:
+    try:
+        return from_json(record["config"])
+    except InputError as error:
+        raise InputError(f"{workdir / 'sweep.json'} is of another version of cnnjax: {error}") from None
+
+
+def _plans_of(record: dict[str, Any], workdir: Path, groups: int) -> list[engine.Plan]:
+    """The plan of each group. Raises InputError for a record that no sweep has written, well sealed as it may be."""
+    try:
+        plans = [engine.Plan(*plan) for plan in record["plans"]]
+        numbers = [number for plan in plans for number in (plan.size, plan.devices)]
+        sound = all(type(number) is int for number in numbers) and isinstance(record["data"]["sha256"], str)
+        sound = sound and all(plan.size >= 0 and 1 <= plan.devices <= MOST_DEVICES for plan in plans)
+        sound = sound and all(isinstance(reason, str) for plan in plans for reason in plan.reasons)
+    except (KeyError, TypeError):
+        plans, sound = [], False
+    if not sound or len(plans) != groups:
+        raise InputError(f"{workdir / 'sweep.json'} must hold the plans of {groups} programs, as a sweep writes them")
+    return plans
 
 
 def _plain(members: Sequence[Member]) -> list[dict[str, Any]]:
@@ -126,6 +187,7 @@ def run_sweep(
     size: int | None = None,
     memory: int | None = None,
     join: bool = False,
+    patience: float = PATIENCE_SECONDS,
     progress: Progress | None = None,
     say: Callable[[str], None] = print,
 ) -> Sweep:
@@ -138,9 +200,12 @@ def run_sweep(
         join: work on a sweep that another process has begun and writes the table of.
         size: members that are trained at a time; 0: one after another, each bit for bit as a run alone; None: measured.
         memory: bytes that a program may take; None: half of what there is.
+        patience: seconds that it waits for a chunk of which the process that holds it changes no file.
+        say: told in one line what was found damaged, and for whom it waits.
 
     Raises:
-        InputError: as `check`; if another process is at work in `workdir`; if not one member fits into the memory.
+        InputError: as `check`; if another process is at work in `workdir`; if not one member fits into the memory; if
+            its patience is at its end.
     """
     check(workdir, config, members, halving, join)
     halving.check(config)
@@ -152,8 +217,11 @@ def run_sweep(
         raise InputError(f"--workdir must be a folder that can be written, got {workdir}: {error}") from None
     with contextlib.nullcontext() if join else locked(workdir):
         groups = [engine.group_of(group) for group in by_program(members)]
-        plans, programs = _plans(config, members, groups, dataset, workdir, halving, size, memory, say)
-        trainer = _Trainer(config, groups, plans, programs, dataset, workdir, halving, progress, say)
+        record, programs = _settled(config, members, groups, dataset, workdir, halving, size, memory, say)
+        text, plans = run.sealed(record), _plans_of(record, workdir, len(groups))
+        if not join:
+            _mend(workdir / "sweep.json", text, say)
+        trainer = _Trainer(config, groups, plans, programs, dataset, workdir, halving, text, patience, progress, say)
         alive = [list(group.members) for group in groups]
         bounds = (0, *halving.epochs, config.train.epochs)
         for rung, (first, last) in enumerate(itertools.pairwise(bounds)):
@@ -166,7 +234,7 @@ def run_sweep(
     return Sweep(config, results, plans, trainer.state_of)
 
 
-def _plans(
+def _settled(
     config: Config,
     members: Sequence[Member],
     groups: Sequence[Group],
@@ -176,37 +244,44 @@ def _plans(
     size: int | None,
     memory: int | None,
     say: Callable[[str], None],
-) -> tuple[list[engine.Plan], list[Programs]]:
-    """How each group is cut into chunks, as sweep.json has it, else settled now and written there; and its programs.
+) -> tuple[dict[str, Any], list[Programs]]:
+    """The record of the sweep, with how each group is cut into chunks: as it was begun, else settled now; its programs.
 
     Raises:
         InputError: a size is asked for with which this sweep was not begun.
     """
-    path = workdir / "sweep.json"
-    record = run.read_sealed(path)
-    programs = []
-    if record is None:
+    if not _begun(workdir):
         if size is None:
-            budget = memory or engine.memory_at_hand()
+            budget = engine.memory_at_hand() if memory is None else memory
             left = halving.left(len(members))
             plans, programs = zip(*(engine.plan(group, dataset, budget, say, left) for group in groups), strict=True)
         else:
-            plans = [engine.Plan(size, ["asked for"], jax.device_count()) for _ in groups]
+            plans, programs = [engine.Plan(size, ["asked for"], jax.device_count()) for _ in groups], []
         record = run.new_record(config, dataset)
         record |= {"members": _plain(members), "halving": halving, "plans": plans}
-        write_text(path, run.sealed(record))
+        write_text(workdir / "sweep.json", run.sealed(record))
+        if programs:
+            return _record(workdir), list(programs)
+    record = _record(workdir)
     run.check_record(record, workdir, dataset)
-    plans = [engine.Plan(*plan) for plan in record["plans"]]
+    plans = _plans_of(record, workdir, len(groups))
     sizes = {plan.size for plan in plans}
     if size is not None and sizes != {size}:
         known = ", ".join(map(str, sorted(sizes)))
         raise InputError(f"--chunk must be what {workdir} was begun with ({known} members at a time), got {size}")
-    if not programs:
-        programs = [
-            engine.programs(group, dataset, plan.size <= 1, plan.devices)
-            for group, plan in zip(groups, plans, strict=True)
-        ]
-    return plans, list(programs)
+    return record, [
+        engine.programs(group, dataset, plan.size <= 1, plan.devices) for group, plan in zip(groups, plans, strict=True)
+    ]
+
+
+def _mend(path: Path, text: str, say: Callable[[str], None]) -> None:
+    """Makes `path` hold `text`, of which checkpoints have copies; says so where it held something else."""
+    if path.exists() and path.read_bytes() == text.encode():
+        return
+    if path.exists():
+        path.rename(run.free_name(path.with_name(f"{path.name}.damaged")))
+    write_text(path, text)
+    say(f"{path} was not as it was written; made anew from a checkpoint's copy")
 
 
 class Part(NamedTuple):
@@ -232,6 +307,15 @@ class Piece(NamedTuple):
     last: int
 
 
+class End(NamedTuple):
+    """What the last checkpoint of a chunk says of its members."""
+
+    lines: list[dict[str, Any]]  # a line an epoch, each number a list with one entry a member
+    seconds: float
+    step: np.ndarray  # each member's
+    unsound: np.ndarray
+
+
 class _Trainer:
     """Trains rung after rung, and finds again what has been trained."""
 
@@ -244,6 +328,8 @@ class _Trainer:
         dataset: Dataset,
         workdir: Path,
         halving: Halving,
+        text: str,
+        patience: float,
         report: Progress | None,
         say: Callable[[str], None],
     ):
@@ -251,9 +337,10 @@ class _Trainer:
         self.dataset, self.workdir, self.say = dataset, workdir, say
         self.report = report or (lambda description, done, total: None)
         self.kept = tuple(sorted({*config.train.kept_epochs, *halving.epochs}))
-        self.texts = {"sweep.json": (workdir / "sweep.json").read_text()}
+        self.text, self.patience = text, patience  # `text` is that of sweep.json
         self.programs = programs
         self.parts: dict[int, list[Part]] = {}  # by member
+        self.ends: dict[Path, End] = {}
         self.group_of = {member.number: index for index, group in enumerate(groups) for member in group.members}
 
     def train_rung(self, rung: int, alive: list[list[Member]], first: int, last: int) -> None:
@@ -266,18 +353,23 @@ class _Trainer:
                 pieces.append(Piece(folder, number, engine.padded(chunk, length), first, last))
                 for place, member in enumerate(chunk):
                     self.parts.setdefault(member.number, []).append(Part(folder, place, length, first, last))
-        done, waiting = 0, pieces
+        done, waiting, watch = 0, pieces, Watch(self.patience, self.say)
         while waiting:
             busy = []
             for piece in waiting:
                 try:
                     self._train(piece, done, len(pieces))
                     done += 1
-                except InUse:
-                    busy.append(piece)
+                except InUse as error:
+                    busy.append((piece, error.holder))
             if len(busy) == len(waiting):
-                time.sleep(POLL_SECONDS)
-            waiting = busy
+                (piece, holder), *more = busy
+                whom = (
+                    f"chunk {piece.folder.name} of {self.workdir} (held by {holder}, since {held_since(piece.folder)})"
+                )
+                others = f" and {len(more)} more" if more else ""
+                watch.wait(whom + others, *(piece.folder for piece, _ in busy))
+            waiting = [piece for piece, _ in busy]
 
     def _train(self, piece: "Piece", done: int, total: int) -> None:
         """Trains a chunk, where that is still to be done; `done` of `total` are finished.
@@ -294,42 +386,66 @@ class _Trainer:
 
         for place in (folder.parent, folder):  # and none above, should the whole folder be removed
             place.mkdir(exist_ok=True)
-        with locked(folder):
-            started = time.monotonic()
-            with Checkpoints(folder, self.say) as checkpoints:
-                epochs = tuple(epoch for epoch in self.kept if first < epoch <= last or epoch == first == 0)
-                if set(epochs) <= set(checkpoints.epochs()):
-                    return
+        chunk = {"chunk": folder.name, "epochs": [first, last], "members": [member.number for member in members]}
+        texts = {"sweep.json": self.text, "chunk.json": json.dumps(chunk) + "\n"}
+        with locked(folder), Checkpoints(folder, self.say, texts) as checkpoints:
+            epochs = tuple(epoch for epoch in self.kept if first < epoch <= last or epoch == first == 0)
+            missing = [epoch for epoch in epochs if epoch not in checkpoints.epochs()]
+            if missing:
                 training = MembersTraining(
-                    group.config, self.programs[number], self.dataset, folder, checkpoints, report, self.say, self.texts
+                    group.config, self.programs[number], self.dataset, folder, checkpoints, report, self.say, texts
                 )
                 training.hyper, training.kept_epochs = engine.stacked(group, members), epochs
                 if first > 0:
                     states = [self.state_of(member, first) for member in members]
                     training.start = (first, jax.tree.map(lambda *leaves: jnp.stack(leaves), *states))
-                for epoch in epochs:
-                    if epoch not in checkpoints.epochs():
-                        training.go_to(epoch)
-                checkpoints.drop_latest()
-            write_text(folder / "seconds.json", json.dumps(_seconds(folder) + time.monotonic() - started) + "\n")
+                for epoch in missing:
+                    training.go_to(epoch)
+            checkpoints.drop_latest()
+            metrics = (folder / "checkpoints" / "epochs" / str(last) / "metrics.jsonl").read_text()
+            if missing:  # what was trained once more may have come before the last epoch
+                write_text(folder / "metrics.jsonl", metrics)
+            else:
+                _mend(folder / "metrics.jsonl", metrics, self.say)
 
     def state_of(self, member: Member, epoch: int) -> Any:
         """One member's state at the end of a kept epoch."""
         part = next(part for part in self.parts[member.number] if part.holds(epoch))
-        state = self._state_of_chunk(part.folder, epoch, part.length, self.group_of[member.number])
+        state = self._kept(part.folder, epoch, part.length, self.group_of[member.number]).state
         return jax.tree.map(lambda leaf: leaf[part.place], state)
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 - one trainer a process
-    def _state_of_chunk(self, folder: Path, epoch: int, length: int, number: int) -> Any:
+    def _kept(self, folder: Path, epoch: int, length: int, number: int) -> Kept:
         group = self.groups[number]
         hyper = engine.stacked(group, engine.padded(group.members[:length], length))
-        return read_epoch(folder, epoch, jax.eval_shape(self.programs[number].init, hyper))
+        try:
+            place = folder / "checkpoints" / "epochs" / str(epoch)
+            return read(place, jax.eval_shape(self.programs[number].init, hyper))
+        except Damaged as error:
+            raise InputError(f"{error}; the same command makes it anew") from None
+
+    def _end(self, member: Member, part: Part) -> End:
+        if part.folder not in self.ends:
+            state, texts = self._kept(part.folder, part.last, part.length, self.group_of[member.number])
+            try:
+                lines = [json.loads(line) for line in texts["metrics.jsonl"].splitlines()]
+                epochs = [line["epoch"] for line in lines]
+                whole = all(len(line["test_error"]) == part.length for line in lines)
+            except (KeyError, TypeError, ValueError, RecursionError):
+                epochs, lines, whole = [], [], False
+            if not whole or epochs != [epoch for epoch in range(part.last + 1) if part.holds(epoch)]:
+                rule = f"a line for each epoch and a number for each of {part.length} members"
+                raise InputError(f"metrics.jsonl in the checkpoints of {part.folder} must hold {rule}")
+            self.ends[part.folder] = End(
+                lines, engine.seconds_of(texts), np.asarray(state.step), np.asarray(state.unsound)
+            )
+        return self.ends[part.folder]
 
     def metrics_of(self, member: Member) -> list[dict[str, Any]]:
         """A line an epoch, as a run's own."""
         lines = []
         for part in self.parts[member.number]:
-            for line in run.read_metrics(part.folder):
+            for line in self._end(member, part).lines:
                 own = {name: value[part.place] for name, value in line.items() if isinstance(value, list)}
                 lines.append(
                     {"epoch": line["epoch"]} | {name: value for name, value in own.items() if value is not None}
@@ -341,7 +457,8 @@ class _Trainer:
         everyone = [member for members in alive for member in members]
 
         def rank(member: Member) -> tuple[bool, float, int]:
-            diverged = int(self.state_of(member, epoch).unsound) > 0
+            part = self.parts[member.number][-1]
+            diverged = bool(self._end(member, part).unsound[part.place])
             return diverged, self.metrics_of(member)[-1]["test_error"], member.number
 
         staying = sorted(everyone, key=rank)[: self.halving.kept(len(everyone))]
@@ -351,22 +468,15 @@ class _Trainer:
 
     def result(self, member: Member) -> Result:
         parts = self.parts[member.number]
-        last = parts[-1].last
-        state = self.state_of(member, last)
-        if int(state.unsound):
-            end = f"diverged at step {int(state.step)}"
+        last, end = parts[-1].last, self._end(member, parts[-1])
+        if end.unsound[parts[-1].place]:
+            steps = -(-len(self.dataset.train) // member.config.train.batch_size)
+            epoch, step = divmod(int(end.step[parts[-1].place]), steps)
+            became = f"diverged at epoch {epoch + 1}, step {step + 1} of {steps}"
         else:
-            end = "finished" if last == self.config.train.epochs else f"stopped at epoch {last}"
-        seconds = sum(_seconds(part.folder) / part.length for part in parts)
-        return Result(member, end, self.metrics_of(member), seconds, parts)
-
-
-def _seconds(folder: Path) -> float:
-    """How long a chunk has been trained; what a stopped process had not written is missing."""
-    try:
-        return float(json.loads((folder / "seconds.json").read_text()))
-    except (OSError, ValueError, TypeError):
-        return 0.0
+            became = "finished" if last == self.config.train.epochs else f"stopped at epoch {last}"
+        seconds = sum(self._end(member, part).seconds / part.length for part in parts)
+        return Result(member, became, self.metrics_of(member), seconds, parts)
 
 
 def members_table(results: Sequence[Result]) -> str:

@@ -236,10 +236,14 @@ def read_epoch(workdir: Path, epoch: int, like: Any) -> Any:
 class Checkpoints:
     """The checkpoints of a run folder that this process alone writes to; a context manager that ends with all saved.
 
-    Damaged checkpoints are moved aside at the beginning, and `say` is told which and why.
+    Damaged checkpoints are moved aside at the beginning, and `say` is told which and why. So are those that do not hold
+    `texts`, files by name that say whose a checkpoint is.
     """
 
-    def __init__(self, workdir: Path, say: Callable[[str], None] = lambda text: None):
+    def __init__(
+        self, workdir: Path, say: Callable[[str], None] = lambda text: None, texts: Mapping[str, str] | None = None
+    ):
+        self._texts = texts or {}
         self._workdir, self._folder = workdir, workdir / "checkpoints"
         self._folder.mkdir(exist_ok=True)
         shutil.rmtree(self._folder / "tmp", ignore_errors=True)  # saves that were cut off
@@ -258,7 +262,10 @@ class Checkpoints:
         try:
             if not path.is_dir() or not path.name.isdecimal() or str(int(path.name)) != path.name:
                 raise Damaged(f"{path} is no checkpoint")
-            verify(path)
+            files = verify(path)["files"]
+            for name, text in self._texts.items():
+                if name not in files or (path / name).read_text() != text:
+                    raise Damaged(f"{path} belongs to another training, by its {name}")
         except Damaged as error:
             say(f"{error}; moved to {self._move_aside(path)}")
         else:

@@ -10,7 +10,11 @@ from cnnjax.errors import InputError
 
 
 class InUse(InputError):
-    """Another process holds the folder."""
+    """Another process holds the folder; `holder` is its pid and host."""
+
+    def __init__(self, folder: Path, holder: str):
+        super().__init__(f"--workdir {folder} must not be in use by another process, and is ({holder})")
+        self.holder = holder
 
 
 @contextlib.contextmanager
@@ -28,7 +32,7 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.read(descriptor, 200).decode(errors="replace").strip() or "one that has just begun"
-            raise InUse(f"--workdir {folder} must not be in use by another process, and is ({holder})") from None
+            raise InUse(folder, holder) from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"pid {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         yield

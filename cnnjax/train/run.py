@@ -252,19 +252,28 @@ def read_metrics(workdir: Path) -> list[dict[str, float]]:
     return metrics
 
 
-def export(workdir: Path, config: Config, dataset: Dataset, states: Mapping[int, Any], metrics: Sequence[Any]) -> None:
+def export(
+    workdir: Path,
+    config: Config,
+    dataset: Dataset,
+    states: Mapping[int, Any],
+    metrics: Sequence[Any],
+    say: Callable[[str], None] = _logger.warning,
+) -> None:
     """Makes `workdir` the folder of a finished run that was trained elsewhere.
 
     Args:
         states: the state at the end of each kept epoch.
         metrics: a line an epoch.
+        say: told in one line what was found damaged there.
 
     Raises:
         InputError: as `run`.
     """
-    with claimed(workdir, config, dataset, _logger.warning), Checkpoints(workdir) as checkpoints:
+    with claimed(workdir, config, dataset, say), Checkpoints(workdir, say) as checkpoints:
         config_text = (workdir / "config.json").read_text()
         for epoch, state in states.items():
             lines = "".join(json.dumps(line) + "\n" for line in metrics if line["epoch"] <= epoch)
             if epoch not in checkpoints.epochs():
                 checkpoints.save_epoch(epoch, state, {"metrics.jsonl": lines, "config.json": config_text})
+        write_text(workdir / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in metrics))

@@ -1,6 +1,7 @@
 """A small sweep from the command line to its figures and its best member, and what is refused."""
 
 import csv
+import os
 import subprocess
 import sys
 
@@ -13,10 +14,11 @@ from cnnjax.errors import InputError
 from cnnjax.train import run
 from experiments import sweep
 from tests.experiments.test_filter_evolution import Quiet
+from tests.sweep import sweeps
 
 SMALL = [
-    "--config", "digits", "--model.widths", "2", "3", "--model.dense", "4", "--train.epochs", "2",
-    "--train.keep-epochs", "1", "--train.batch-size", "256",
+    "--config", "digits", "--model.widths", "2", "--model.filters", "3", "--model.paddings", "1", "--model.dense", "4",
+    "--train.epochs", "2", "--train.keep-epochs", "1", "--train.batch-size", "256",
 ]  # fmt: skip
 
 
@@ -83,23 +85,67 @@ BAD = [
     (["--sweep.seed", "0:2", "--engine", "parallel"], "--engine must be together or sequential, got 'parallel'"),
     (["--sweep.seed", "0:2", "--chunk", "0"], "--chunk must be at least 1"),
     (["--sweep.seed", "0:2", "--chunk", "4", "--engine", "sequential"], "--chunk .* goes with --engine together"),
-    (["--sweep.seed", "0:2", "--memory-gb", "nan"], "--memory-gb must be more than 0"),
+    *((["--sweep.seed", "0:2", "--memory-gb", text], "--memory-gb must be a finite") for text in ("nan", "inf", "0")),
+    (["--sweep.seed", "0:2", "--wait-minutes", "nan"], "--wait-minutes must be a finite number > 0, got nan"),
+    (["--sweep.seed", f"0:{'9' * 5000}"], "--sweep.seed must be values of type int"),
+    (["--sweep.filter-rms", "uniform:0:inf"], "--sweep.filter_rms must be uniform:LOW:HIGH"),
     (["--sweep.seed", "0:2", "--samples", "0"], "--samples must be at least 1"),
     (["--sweep.seed", "0:2", "--halve-at", "2"], "--halve-at must be epochs from 1 to 1"),
     (["--sweep.seed", "0:2", "--halve-at", "1", "--keep", "1"], "--keep must be a share between 0 and 1"),
     (["--sweep.seed", "0:2", "--members", "members.csv"], "--members and --sweep exclude each other"),
     (["--members", "missing.csv"], "--members must be a CSV file, got missing.csv"),
     (["--sweep.seed", "0:2", "--train.on-nan", "skip"], "train.on_nan must be stop in a sweep"),
-    (["--sweep.model.filters", "3x3,30x3"], "conv1: a 30×30 filter with stride 1 does not fit 8×8"),
+    (["--sweep.model.filters", "3,30"], "conv1: a 30×30 filter with stride 1 does not fit 8×8"),
 ]
 
 
-@pytest.mark.parametrize(("words", "message"), BAD, ids=[" ".join(words) or "nothing" for words, _ in BAD])
+@pytest.mark.parametrize(("words", "message"), BAD, ids=[" ".join(words)[:60] or "nothing" for words, _ in BAD])
 def test_bad_input_is_refused_before_anything_is_written(tmp_path, words, message):
     with pytest.raises(InputError, match=message) as caught:
         sweep.main(told(*words, "--workdir", str(tmp_path / "new")), Quiet())
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("best", ["sweep", "sweep/best", "sweep/../sweep/figures", "link/best", "."])
+def test_the_best_members_folder_is_apart_from_the_sweeps(tmp_path, best):
+    """Before anything is trained, or written."""
+    (tmp_path / "link").symlink_to("sweep")
+    words = ["--sweep.seed", "0:2", "--workdir", str(tmp_path / "sweep"), "--best", str(tmp_path / best)]
+    with pytest.raises(InputError, match="--best must be a folder apart from --workdir, got"):
+        sweep.main(told(*words), Quiet())
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
+
+
+def test_a_best_folder_with_the_run_of_no_member_is_refused_before_training(swept, tmp_path):
+    _, folder = swept
+    words = ["--sweep.seed", "0:2", "--workdir", str(tmp_path / "new"), "--best", str(folder / "best")]
+    with pytest.raises(InputError, match="--best must be new, empty or the run of a member, and .* holds another run"):
+        sweep.main(told(*words), Quiet())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_members_from_a_pipe_are_refused_without_waiting(tmp_path):
+    os.mkfifo(tmp_path / "members.csv")
+    with pytest.raises(InputError, match="--members must be a CSV file, got .*members.csv, which is none"):
+        sweep.main(told("--members", str(tmp_path / "members.csv"), "--workdir", str(tmp_path / "new")), Quiet())
+
+
+def test_where_all_members_diverge_there_is_no_best(tmp_path):
+    """The table says so, and no run is written."""
+    said = []
+    quiet = Quiet()
+    quiet.say = said.append
+    words = ["--hyper.initial-scale", "1e3", "--hyper.learning-rate", "1e3", "--sweep.momentum", "0.5,0.9"]
+    arguments = told(
+        *words, *sweeps.MLP, "--chunk", "2", "--workdir", str(tmp_path / "sweep"), "--best", str(tmp_path / "best")
+    )
+    with pytest.raises(InputError, match="--best must have a member that finished, and all diverged"):
+        sweep.main(arguments, quiet)
+    assert "no member has finished: all 2 diverged" in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["sweep"]
+    with open(tmp_path / "sweep" / "members.csv") as file:
+        assert all(row["state"].startswith("diverged at epoch 2, step ") for row in csv.DictReader(file))
 
 
 def test_bad_input_is_one_line_and_status_2(tmp_path):

@@ -1,17 +1,31 @@
 """A data set and sweeps so small that they train in a moment."""
 
+import contextlib
+from collections.abc import Iterator
+
 import numpy as np
+import pytest
 
 from cnnjax.config import Config, DataConfig, Hyperparams, ModelConfig, TrainConfig
 from cnnjax.data.dataset import Dataset, checked_dataset
+from cnnjax.sweep import engine
 from cnnjax.sweep.space import Member, grid_and_draws
 
 # Dropout, augmentation and batch statistics on; 32 images in batches of 12: the last one is masked.
 CONFIG = Config(
     DataConfig(name="digits"),
-    ModelConfig("lenet", widths=(2, 3), filters=(3, 3), paddings=(1, 1), dense=(6,), norm="batch", init="he"),
+    ModelConfig("lenet", widths=(2,), filters=(3,), paddings=(1,), dense=(6,), norm="batch", init="he"),
     TrainConfig(epochs=2, batch_size=12, keep_epochs=(1,), save_every_seconds=1e6),
     Hyperparams(learning_rate=0.05, dropout_rate=0.3, shift=1.0, contrast=0.2, brightness=0.1),
+)
+
+# From the command line, with --config digits: the network that compiles quickest.
+MLP = (
+    "--model.name",
+    "mlp",
+    "--model.dense",
+    "4",
+    *(f"--model.{name}=None" for name in ("widths", "filters", "paddings")),
 )
 
 
@@ -30,3 +44,19 @@ def dataset() -> Dataset:
 def members(config: Config = CONFIG, **axes) -> list[Member]:
     """A grid; "model__filters" stands for the axis "model.filters"."""
     return grid_and_draws(config, {name.replace("__", "."): values for name, values in axes.items()}, 1, 0)
+
+
+@contextlib.contextmanager
+def programs_shared() -> Iterator[None]:
+    """Sweeps that need the same programs share them, as those of one process would."""
+    make, made = engine.programs, {}
+
+    def programs(group, dataset, *how):
+        key = (group.config.model, group.config.train, group.axes, dataset.name, *how)
+        if key not in made:
+            made[key] = make(group, dataset, *how)
+        return made[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "programs", programs)
+        yield

@@ -78,12 +78,19 @@ def test_a_member_that_diverges_stands_still_and_is_marked(members, request, eng
     swept = request.getfixturevalue(engine_name)
     wild, tame, _ = swept.results
     state = swept.state_of(members[0], 2)
-    step = int(state.step)
-    assert 0 < step < 2 * STEPS and wild.state == f"diverged at step {step}" and tame.state == "finished"
+    step = int(state.step)  # those that it has taken
+    assert 0 < step < 2 * STEPS and tame.state == "finished"
+    assert wild.state == f"diverged at epoch {step // STEPS + 1}, step {step % STEPS + 1} of {STEPS}"
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
     if step <= STEPS:
         same(state.params, swept.state_of(members[0], 1).params)
     assert [line["epoch"] for line in wild.metrics] == [0, 1, 2] and "train_loss" not in wild.metrics[2]
+
+
+def test_a_member_counts_the_step_at_which_it_diverges_as_a_run_alone_does(dataset, members, together, tmp_path):
+    with pytest.raises(InputError) as ended:
+        run.run(members[0].config, dataset, tmp_path)
+    assert together.results[0].state.removeprefix("diverged at ") in str(ended.value)
 
 
 def test_who_diverges_changes_no_bit_of_the_others(dataset):
@@ -197,7 +204,8 @@ def test_fewer_members_than_the_plan_compiled_for_train_too(dataset, monkeypatch
 
 
 @pytest.mark.usefixtures("only_on_cpu")
-def test_chunks_are_no_longer_than_what_stopping_early_leaves(dataset):
+def test_chunks_are_no_longer_than_what_stopping_early_leaves(dataset, monkeypatch):
+    monkeypatch.setattr(engine, "CANDIDATES", ())
     members = sweeps.members(QUICK, learning_rate=[0.1 + 0.01 * index for index in range(9)])
     plan, _ = engine.plan(engine.group_of(members), dataset, 2**30, lambda text: None, left=2)
     assert plan.size <= engine.FEWEST

@@ -3,9 +3,10 @@ import dataclasses
 import io
 import json
 import math
+import os
+import re
 import shutil
-import subprocess
-import sys
+import threading
 import time
 
 import jax
@@ -14,7 +15,7 @@ import pytest
 
 from cnnjax.config import ModelConfig
 from cnnjax.errors import InputError
-from cnnjax.sweep import engine, study
+from cnnjax.sweep import study
 from cnnjax.sweep.study import Halving
 from cnnjax.train import run
 from cnnjax.train.lock import locked
@@ -36,24 +37,13 @@ def dataset():
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_once():
-    """The sweeps of this file that need the same programs share them, as those of one process would."""
-    make, made = engine.programs, {}
-
-    def programs(group, dataset, *how):
-        key = (group.config.model, group.config.train, group.axes, id(dataset), *how)
-        if key not in made:
-            made[key] = make(group, dataset, *how)
-        return made[key]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "programs", programs)
+    with sweeps.programs_shared():
         yield
 
 
 def trained(dataset, workdir, progress=None, halving=HALVING, config=CONFIG, members=MEMBERS, **more):
-    return study.run_sweep(
-        config, members, dataset, workdir, halving=halving, size=2, progress=progress, say=lambda text: None, **more
-    )
+    more = {"size": 2, "say": lambda text: None} | more
+    return study.run_sweep(config, members, dataset, workdir, halving=halving, progress=progress, **more)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +61,7 @@ class Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("share", [0.1, 0.45, 0.7, 0.95])
+@pytest.mark.parametrize("share", [0.45, 0.95])  # in the first rung, in the second
 def test_a_sweep_stopped_anywhere_ends_with_the_same_bits(dataset, whole, tmp_path, share):
     finished, _, calls = whole
     description, place, _ = calls[round(share * len(calls)) - 1]
@@ -206,26 +196,113 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(dataset, tmp_path)
         trained(dataset, tmp_path / "holiday.jpg" / "sweep")
 
 
-def test_a_damaged_record_is_refused(dataset, whole, tmp_path):
+@pytest.fixture
+def copied(whole, tmp_path):
+    """A copy of the finished sweep that may be damaged, and what is said when the same command is given again."""
+    _, workdir, _ = whole
+    shutil.copytree(workdir, tmp_path / "sweep")
+    return tmp_path / "sweep", []
+
+
+def again(dataset, whole, copied):
+    """The same command: every result is that of the sweep that nobody damaged."""
+    workdir, said = copied
+    said.clear()
+    swept = trained(dataset, workdir, say=said.append)
+    assert outcome(swept) == outcome(whole[0])
+    for path in (whole[1] / "chunks").glob("*/metrics.jsonl"):
+        assert (workdir / path.relative_to(whole[1])).read_bytes() == path.read_bytes()
+    return swept
+
+
+def same_states(swept, whole):
+    for result in swept.results:
+        for line in result.metrics:
+            one, other = (each.state_of(result.member, line["epoch"]) for each in (swept, whole[0]))
+            jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+@pytest.mark.parametrize("place", ["0-0-0/checkpoints/epochs/0", "1-0-0/checkpoints/epochs/2"])
+def test_a_damaged_checkpoint_changes_no_result_and_is_said(dataset, whole, copied, place):
+    """The lines of the later epochs come back, and with them who goes on at epoch 1."""
+    workdir, said = copied
+    path = workdir / "chunks" / place / "metrics.jsonl"
+    path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
+    same_states(again(dataset, whole, copied), whole)
+    assert [text for text in said if "is not as it was written; moved to" in text and place in text]
+
+
+def test_a_chunks_lines_are_those_of_its_checkpoint_whatever_the_file_says(dataset, whole, copied):
+    workdir, said = copied
+    path = workdir / "chunks" / "0-0-1" / "metrics.jsonl"
+    digit = path.read_text().replace("0.", "0.1", 1)
+    for text in (digit, "", "\0", '{"epoch": 0}\n', None):
+        path.unlink()
+        if text is not None:
+            path.write_text(text)
+        again(dataset, whole, copied)
+        assert [one for one in said if "0-0-1/metrics.jsonl was not as it was written" in one]
+
+
+def test_a_chunk_of_other_members_is_named_and_trained_again(dataset, whole, copied):
+    """Its arrays have the same shapes and its digests are right."""
+    workdir, said = copied
+    for ours, theirs in (("0-0-0", "0-0-1"), ("1-0-0", "1-0-1")):
+        shutil.rmtree(workdir / "chunks" / ours)
+        shutil.copytree(workdir / "chunks" / theirs, workdir / "chunks" / ours)
+    same_states(again(dataset, whole, copied), whole)
+    moved = [text for text in said if "belongs to another training, by its chunk.json; moved to" in text]
+    assert len(moved) == 3  # epochs 0 and 1 of the first rung, epoch 2 of the second
+
+
+def test_a_damaged_record_comes_back_from_a_checkpoints_copy(dataset, whole, copied):
+    workdir, said = copied
+    text = (workdir / "sweep.json").read_text()
+    for damaged in (text.replace('"epochs": 2', '"epochs": 4'), text.replace(": ", ":  ", 1), text[:100]):
+        (workdir / "sweep.json").write_text(damaged)
+        again(dataset, whole, copied)
+        assert (workdir / "sweep.json").read_text() == text
+        assert "sweep.json was not as it was written; made anew" in said[0]
+    (workdir / "sweep.json").unlink()
+    again(dataset, whole, copied)
+
+
+def test_a_damaged_record_without_a_copy_is_refused(dataset, whole, tmp_path):
     _, workdir, _ = whole
     text = (workdir / "sweep.json").read_text()
     (tmp_path / "sweep.json").write_text(text.replace('"epochs": 2', '"epochs": 4'))
+    with pytest.raises(InputError, match="sweep.json is not as it was written and no checkpoint has a copy"):
+        trained(dataset, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"plans": None}, {"plans": []}, {"plans": [[2]]}, {"plans": [["2", [], 1]]}, {"plans": [[-1, [], 1]]},
+        {"plans": [[2, [], 0]]}, {"plans": [[2, [7], 1]]}, {"plans": [[2, [], 10**9]]}, {"plans": {"size": 2}},
+        {"members": 7}, {"halving": None}, {"data": {"sha256": 7}}, {"config": {"train": 7}}, {"config": [1]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_record_of_another_form_is_refused_however_well_it_is_sealed(dataset, whole, tmp_path, changed):
+    _, workdir, _ = whole
+    record = json.loads((workdir / "sweep.json").read_text())
+    (tmp_path / "sweep.json").write_text(run.sealed(record | changed))
+    with pytest.raises(InputError) as refused:
+        trained(dataset, tmp_path)
+    assert "\n" not in str(refused.value) and [path.name for path in tmp_path.iterdir()] == ["sweep.json"]
+
+
+def test_a_record_nested_deeply_is_refused(dataset, tmp_path):
+    (tmp_path / "sweep.json").write_text('{"config":' + 100_000 * "[")
     with pytest.raises(InputError, match="sweep.json is not as it was written"):
         trained(dataset, tmp_path)
 
 
-JOINING = """
-import sys
-from pathlib import Path
-from tests.sweep import sweeps, test_study
-test_study.trained(sweeps.dataset(), Path(sys.argv[1]), join=True)
-"""
-
-
 def test_a_second_process_takes_the_chunks_that_nobody_is_at(dataset, whole, tmp_path):
-    """The first stops at once and keeps chunk 1 locked, as if it were at it; the second does all others and waits."""
+    """The first stops at once; another holds chunk 1 until all the others of the rung are trained."""
     finished, _, _ = whole
-    workdir = tmp_path / "sweep"
+    workdir, said = tmp_path / "sweep", []
 
     def stop(*call):
         raise Stop
@@ -234,25 +311,40 @@ def test_a_second_process_takes_the_chunks_that_nobody_is_at(dataset, whole, tmp
         trained(dataset, workdir, stop)
     first, *others = [workdir / "chunks" / f"0-0-{index}" for index in (1, 0, 2)]
     first.mkdir()
-    with locked(first):
-        joined = subprocess.Popen([sys.executable, "-c", JOINING, str(workdir)], stderr=subprocess.PIPE, text=True)
-        try:
-            while joined.poll() is None and not all((other / "seconds.json").exists() for other in others):
-                time.sleep(0.1)
-            assert joined.poll() is None, joined.communicate()[1][-2000:]
-            assert not (first / "checkpoints").exists()
-        except BaseException:
-            joined.kill()
-            raise
-    _, errors = joined.communicate()
-    assert joined.returncode == 0, errors[-2000:]
-    assert (first / "seconds.json").exists() and not (workdir / "members.csv").exists()
+    held = threading.Event()
+
+    def hold():
+        with locked(first):
+            held.set()
+            while not all((other / "checkpoints" / "epochs" / "1").exists() for other in others):
+                time.sleep(0.01)
+            untouched.append(not (first / "checkpoints").exists())
+
+    untouched, holder = [], threading.Thread(target=hold)
+    holder.start()
+    held.wait()
+    joined = trained(dataset, workdir, join=True, say=said.append)
+    holder.join()
+    assert untouched == [True] and outcome(joined) == outcome(finished)
+    assert not (workdir / "members.csv").exists()
 
     def none_left(*call):
         raise AssertionError("trained again")
 
     assert outcome(trained(dataset, workdir, none_left)) == outcome(finished)
     assert (workdir / "members.csv").exists()
+
+
+def test_who_is_waited_for_is_said_and_no_wait_is_without_end(dataset, copied):
+    """As for a process that was suspended: it holds the lock and changes no file."""
+    workdir, said = copied
+    with locked(workdir / "chunks" / "0-0-2"), pytest.raises(InputError) as ended:
+        trained(dataset, workdir, say=said.append, patience=0.1)
+    whom = rf"chunk 0-0-2 of {workdir} \(held by pid {os.getpid()} on \S+, since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d\)"
+    assert [text for text in said if re.match(f"waits for {whom}; the last change there was seen 0 s ago", text)]
+    assert re.fullmatch(
+        f"{whom} must go on, and no file there has changed for .* minutes; wake or end .*", str(ended.value)
+    )
 
 
 def test_there_must_be_a_sweep_to_join(dataset, tmp_path):
@@ -284,7 +376,7 @@ def test_bad_halving_is_refused_before_anything_is_written(dataset, tmp_path, ha
 
 
 def test_a_member_whose_network_does_not_fit_writes_nothing(dataset, tmp_path):
-    members = sweeps.members(sweeps.CONFIG, model__filters=[(3, 3), (30, 3)])
+    members = sweeps.members(sweeps.CONFIG, model__filters=[(3,), (30,)])
     with pytest.raises(InputError, match="conv1: a 30×30 filter"):
         trained(dataset, tmp_path / "sweep", config=sweeps.CONFIG, members=members)
     assert not (tmp_path / "sweep").exists()
