@@ -2,25 +2,42 @@
 
     python -m experiments.sweep_by_optuna --config digits --sweep.learning-rate log:1e-4:1 --trials 32 --batch 8
 
-Axes as in `experiments.sweep`. Trials are kept in WORKDIR/optuna.db and each batch is a sweep in WORKDIR/batch-K, so
-the same command goes on after any stop. Needs `pip install '.[optuna]'`.
+Axes as in `experiments.sweep`. WORKDIR/study.json says what is studied, and each batch is a sweep in WORKDIR/batch-K. A
+batch is proposed from its own seed and from what those before it have come to, so the same command goes on after any
+stop with the members that it would have had. WORKDIR/optuna.db is for Optuna's own tools: it is written and never read.
+Needs `pip install '.[optuna]'`.
 """
 
 import dataclasses
+import itertools
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from cnnjax import cli
-from cnnjax.cli import Arguments, Progress
-from cnnjax.data import load
-from cnnjax.errors import InputError
-from cnnjax.sweep import engine, space, study
-from experiments.sweep import take_axes
+import numpy as np
 
-BATCH = "batch"  # the attribute of a trial that says in which batch it is trained
+from cnnjax import cli
+from cnnjax.atomic import replacing, write_text
+from cnnjax.cli import Arguments, Progress
+from cnnjax.config import Config, differences, from_json, to_json
+from cnnjax.data import load
+from cnnjax.data.dataset import Dataset
+from cnnjax.errors import InputError
+from cnnjax.figures.sweep import text_of
+from cnnjax.sweep import engine, space, study
+from cnnjax.sweep.waiting import Watch
+from cnnjax.train import run
+from cnnjax.train.lock import locked
+from experiments import sweep
+
+OURS = {"study.json", "lock", "study.json.tmp"}  # what a folder may hold where no batch has been begun
+MOST_COMBINATIONS = 1000  # of values that change a shape, which are all tried before anything is written
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(sweep.Training):
     """How many members, and how they are proposed."""
 
     trials: int = dataclasses.field(default=32, metadata={"help": "members in all"})
@@ -28,9 +45,10 @@ class Options:
     sampling_seed: int = dataclasses.field(default=0, metadata={"help": "of the proposals"})
 
     def __post_init__(self):
-        for name in ("trials", "batch"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name} must be at least 1, got {getattr(self, name)}")
+        super().__post_init__()
+        for name, least in (("trials", 1), ("batch", 1), ("sampling_seed", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"--{name.replace('_', '-')} must be at least {least}, got {getattr(self, name)}")
 
 
 def main(arguments: Arguments, progress: Progress) -> None:
@@ -39,47 +57,171 @@ def main(arguments: Arguments, progress: Progress) -> None:
         import optuna
     except ImportError:
         raise InputError("experiments.sweep_by_optuna needs Optuna: pip install '.[optuna]'") from None
-    if not axes:
-        raise InputError(f"--sweep must be given an axis, one of {', '.join(space.axes())}, got none")
+    check_axes(config, axes)
+    study.check_config(config)
+    asked = {"axes": json.loads(json.dumps(axes)), "sampling_seed": options.sampling_seed}
+    check(workdir, config, asked, options.join)
+    sweep.check_best(options.best, workdir, None)
     engine.a_device_for_each_core(options.batch)
     dataset = load(config.data, progress)
+    check_networks(config, axes, dataset)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if options.join:
+        return _train(optuna, arguments, dataset, progress)
     workdir.mkdir(parents=True, exist_ok=True)
-    proposals = optuna.create_study(
-        storage=f"sqlite:///{workdir / 'optuna.db'}",
-        study_name="sweep",
-        sampler=optuna.samplers.TPESampler(seed=options.sampling_seed),
-        load_if_exists=True,
-    )
+    with locked(workdir):
+        check(workdir, config, asked, options.join)
+        if (record := run.read_sealed(workdir / "study.json")) is not None:
+            run.check_record(record, workdir, dataset)
+        else:
+            write_text(workdir / "study.json", run.sealed(run.new_record(config, dataset) | asked))
+        _train(optuna, arguments, dataset, progress)
+
+
+def _train(optuna: Any, arguments: Arguments, dataset: Dataset, progress: Progress) -> None:
+    """Batch after batch, those read that are finished."""
+    options, config, axes, workdir = arguments.options, arguments.config, arguments.taken, arguments.workdir
     distributions = {name: distribution(optuna, values) for name, values in axes.items()}
-    while (number := next_batch(optuna, proposals, options, distributions)) is not None:
-        trials = [trial for trial in proposals.get_trials() if trial.user_attrs.get(BATCH) == number]
+    trials: list[Any] = []
+    found: list[tuple[Path, study.Sweep, study.Result]] = []  # the best member so far, with where it is
+    for number in itertools.count():
+        folder = workdir / f"batch-{number}"
+        if len(trials) >= options.trials:
+            break
+        if options.join:
+            watch = Watch(60 * options.wait_minutes, progress.say)
+            while study.begun_with(folder) is None:
+                watch.wait(f"{folder} (that the process that began the study has yet to begin)", workdir)
+        if (begun := study.begun_with(folder)) is not None:
+            params = [params_of(axes, values, folder) for values in begun]
+        else:
+            count = min(options.batch, options.trials - len(trials))
+            params = propose(optuna, trials, count, (options.sampling_seed, number), distributions)
         members = [
-            space.member(index, {name: _value(axes[name], trial.params[name]) for name in axes}, config)
-            for index, trial in enumerate(trials)
+            space.member(index, {name: value_of(axes[name], one[name]) for name in axes}, config)
+            for index, one in enumerate(params)
         ]
-        swept = study.run_sweep(
-            config, members, dataset, workdir / f"batch-{number}", progress=progress, say=progress.say
-        )
-        for trial, result in zip(trials, swept.results, strict=True):
-            if not trial.state.is_finished():
-                proposals.tell(trial.number, result.metrics[-1]["test_error"])
-        best = proposals.best_trial
-        progress.say(f"batch {number}: best so far {100 * proposals.best_value:.2f} % with {best.params}")
+        new = not (folder / "members.csv").exists()
+        swept = study.run_sweep(config, members, dataset, folder, progress=progress, say=progress.say, **options.told)
+        trials += [
+            trial(optuna, one, result, distributions, number) for one, result in zip(params, swept.results, strict=True)
+        ]
+        found += [(folder, swept, result) for result in swept.results]
+        found = [min(found, key=lambda one: sweep.rank(one[2]))]
+        if options.join:
+            continue
+        if new or len(trials) >= options.trials:
+            write_store(optuna, workdir / "optuna.db", trials, config, axes)
+        where, _, best = found[0]
+        progress.say(f"batch {number}: {said(best, where)}")
+    if options.join:
+        progress.say(f"all chunks are trained; the process that began the study writes its store in {workdir}")
+    elif options.best is not None:
+        _, swept, best = found[0]
+        sweep.write_best(Path(options.best), swept, best, dataset, progress)
 
 
-def next_batch(optuna: Any, proposals: Any, options: Options, distributions: dict[str, Any]) -> int | None:
-    """The number of the batch that is to be trained: one that was begun, else a new one; None when all are told."""
-    trials = proposals.get_trials()
-    begun = [trial.user_attrs[BATCH] for trial in trials if not trial.state.is_finished() and BATCH in trial.user_attrs]
-    if begun:
-        return min(begun)
-    placed = [trial for trial in trials if BATCH in trial.user_attrs]
-    number = 1 + max((trial.user_attrs[BATCH] for trial in placed), default=-1)
-    count = min(options.batch, options.trials - len(placed))
-    for _ in range(count):
-        proposals.ask(distributions).set_user_attr(BATCH, number)
-    return number if count > 0 else None
+def check_axes(config: Config, axes: Mapping[str, Any]) -> None:
+    """Raises InputError where there is no axis, or a value of one cannot be that of a member."""
+    if not axes:
+        raise InputError(f"--sweep must be given an axis, one of {', '.join(space.axes())}, got none")
+    for name, values in axes.items():
+        for value in (values.low, values.high) if isinstance(values, space.Draw) else values:
+            try:
+                space.member(0, {name: value}, config)
+            except InputError as error:
+                raise InputError(str(error).replace("member 0", f"--sweep.{name}")) from None
+
+
+def check_networks(config: Config, axes: Mapping[str, Any], dataset: Dataset) -> None:
+    """Raises InputError if values that change a shape do not fit together, which a batch later on may propose."""
+    shapes = {name: values for name, values in axes.items() if "." in name and not isinstance(values, space.Draw)}
+    combinations = itertools.product(*shapes.values())
+    for combination in itertools.islice(combinations, MOST_COMBINATIONS):
+        run.build(space.member(0, dict(zip(shapes, combination, strict=True)), config).config, dataset)
+
+
+def check(workdir: Path, config: Config, asked: Mapping[str, Any], join: bool) -> None:
+    """Refuses a folder that holds something else than this study, or where there is none to join; writes nothing.
+
+    Args:
+        asked: the axes in their order and the seed of the proposals, as JSON has them.
+
+    Raises:
+        InputError: it is no folder, has other files, or holds another study (naming what differs).
+    """
+    path = workdir / "study.json"
+    try:
+        if not path.exists():
+            if join:
+                raise InputError(f"--join must find a study that was begun without it, and {workdir} has no study.json")
+            if workdir.exists() and {one.name for one in workdir.iterdir()} - OURS:
+                raise InputError(
+                    f"--workdir must be new, empty or a study's, and {workdir} has files and no study.json"
+                )
+            return
+        record = run.read_sealed(path)
+    except OSError as error:
+        raise InputError(f"--workdir must be a folder that can be read and written, got {workdir}: {error}") from None
+    if record is None:
+        raise InputError(f"{path} is not as it was written; start again in another folder")
+    try:
+        fields = differences(config, from_json(record["config"]))
+    except InputError as error:
+        raise InputError(f"{path} is of another version of cnnjax: {error}") from None
+    if record.get("axes") != asked["axes"] or list(record["axes"]) != list(asked["axes"]):
+        fields.append(f"axes: {json.dumps(asked['axes'])} here, {json.dumps(record.get('axes'))} there")
+    if record.get("sampling_seed") != asked["sampling_seed"]:
+        fields.append(f"sampling_seed: {asked['sampling_seed']} here, {record.get('sampling_seed')} there")
+    if fields:
+        raise InputError(f"--workdir {workdir} holds another study ({'; '.join(fields)})")
+    if not isinstance(record["data"]["sha256"], str):
+        raise InputError(f"{path} must hold the digest of the data, as a study writes it")
+
+
+def propose(
+    optuna: Any, trials: Sequence[Any], count: int, address: tuple[int, int], distributions: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """`count` proposals: a function of the trials before them and of `address`, the seed and the batch."""
+    seed = int(np.random.SeedSequence(address).generate_state(1)[0])
+    asked = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
+    asked.add_trials(trials)
+    return [asked.ask(dict(distributions)).params for _ in range(count)]
+
+
+def trial(optuna: Any, params: Mapping[str, Any], result: study.Result, distributions: Any, batch: int) -> Any:
+    """What Optuna is told of a member: its test error; of one that diverged, that it was pruned."""
+    finished = result.state == "finished"
+    states = optuna.trial.TrialState
+    return optuna.trial.create_trial(
+        params=dict(params),
+        distributions=dict(distributions),
+        value=result.metrics[-1]["test_error"] if finished else None,
+        state=states.COMPLETE if finished else states.PRUNED,
+        user_attrs={"batch": batch, "member": result.member.number, "state": result.state},
+    )
+
+
+def said(best: study.Result, folder: Path) -> str:
+    if best.state != "finished":
+        return "no member has finished, all have diverged"
+    values = ", ".join(f"{name} {text_of(value)}" for name, value in best.member.values.items())
+    error = 100 * best.metrics[-1]["test_error"]
+    return f"best so far {error:.2f} % with {values} (member {best.member.number} of {folder})"
+
+
+def write_store(optuna: Any, path: Path, trials: Sequence[Any], config: Config, axes: Mapping[str, Any]) -> None:
+    """All trials as a study of Optuna's in a SQLite file, made anew: Optuna's way to name one knows no % or ?."""
+    with tempfile.TemporaryDirectory() as folder:
+        storage = optuna.storages.RDBStorage(f"sqlite:///{folder}/optuna.db")
+        stored = optuna.create_study(storage=storage, study_name="sweep")
+        stored.set_user_attr("config", to_json(config))
+        stored.set_user_attr("axes", axes)
+        stored.add_trials(trials)
+        storage.remove_session()
+        storage.engine.dispose()
+        with replacing(path) as file:
+            file.write((Path(folder) / "optuna.db").read_bytes())
 
 
 def distribution(optuna: Any, values: Any) -> Any:
@@ -89,9 +231,30 @@ def distribution(optuna: Any, values: Any) -> Any:
     return optuna.distributions.CategoricalDistribution(list(range(len(values))))
 
 
-def _value(values: Any, proposed: Any) -> Any:
+def value_of(values: Any, proposed: Any) -> Any:
     return proposed if isinstance(values, space.Draw) else values[proposed]
 
 
+def params_of(axes: Mapping[str, Any], values: Any, folder: Path) -> dict[str, Any]:
+    """The inverse for a member of the batch in `folder`, whose values are as JSON has them."""
+    wrong = InputError(
+        f"{folder / 'sweep.json'} must have members of this study's axes, got {json.dumps(values)[:200]}"
+    )
+    if not isinstance(values, dict) or list(values) != list(axes):
+        raise wrong
+    params = {}
+    for name, axis in axes.items():
+        if isinstance(axis, space.Draw):
+            if not isinstance(values[name], float) or not axis.low <= values[name] <= axis.high:
+                raise wrong
+            params[name] = values[name]
+        else:
+            listed = json.loads(json.dumps(axis))
+            if values[name] not in listed:
+                raise wrong
+            params[name] = listed.index(values[name])
+    return params
+
+
 if __name__ == "__main__":
-    cli.run(main, Options(), workdir="runs/{}-optuna", take=take_axes)
+    cli.run(main, Options(), workdir="runs/{}-optuna", take=sweep.take_axes)
