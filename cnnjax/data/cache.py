@@ -21,7 +21,7 @@ import numpy as np
 
 from cnnjax.data.dataset import Dataset, array_sha256, checked_dataset
 from cnnjax.data.decoding import Allocate
-from cnnjax.data.files import expanded, open_regular, read_regular, unfinished_folder
+from cnnjax.data.files import expanded, open_regular, read_regular, remove_abandoned, unfinished_folder
 from cnnjax.data.memory import require_memory
 
 _FORMAT = 2  # part of every key: raise it when decoding changes
@@ -55,6 +55,7 @@ def load_or_decode(data_dir: str, name: str, recipe: dict[str, Any], decode: Cal
     """
     try:
         folder = expanded(data_dir) / "cnnjax_cache" / _key(recipe)
+        remove_abandoned(folder.parent)
         dataset = _read(folder, name)
         return _decode_and_keep(folder, name, recipe, decode) if dataset is None else dataset
     except OSError as error:

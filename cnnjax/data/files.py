@@ -20,9 +20,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 MAX_FILE_BYTES = 1 << 30  # of what is read whole: one image, one description of a set
-_UNFINISHED = re.compile(r"\w+\.tmp\.[0-9a-f]{32}")
-_YOUNG = 60.0  # seconds in which a new folder may not be locked yet
-_OLD = 24 * 3600.0  # seconds after which a folder is abandoned where the file system has no locks
+_UNFINISHED = re.compile(r"\w+\.(?P<stage>new|tmp)\.[0-9a-f]{32}")
+_OLD = 24 * 3600.0  # seconds after which a folder is abandoned, where no lock says so
 
 
 def expanded(text: str) -> Path:
@@ -84,38 +83,42 @@ def files_sha256(paths: Sequence[Path]) -> list[str]:
 def unfinished_folder(final: Path) -> Iterator[Path]:
     """A new folder beside `final`, to be filled and then renamed to it; what was not renamed is removed at the end.
 
-    What killed processes left beside it is removed as well: the folder of a living one is locked.
+    It is locked; where its process is killed, the lock ends, and `remove_abandoned` removes it.
 
     Raises:
         OSError: it cannot be made.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(final.parent)
-    folder = final.with_name(f"{final.name}.tmp.{uuid.uuid4().hex}")
-    folder.mkdir()
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    code = uuid.uuid4().hex
+    new, folder = (final.with_name(f"{final.name}.{stage}.{code}") for stage in ("new", "tmp"))
+    new.mkdir()
+    descriptor = os.open(new, os.O_RDONLY | os.O_DIRECTORY)
     try:
         with contextlib.suppress(OSError):  # some network file systems cannot lock; there age decides
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        new.rename(folder)  # locked before it has the name by which it is looked for
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        for path in (new, folder):
+            shutil.rmtree(path, ignore_errors=True)
         os.close(descriptor)
 
 
-def _remove_abandoned(parent: Path) -> None:
-    for path in parent.iterdir():
-        with contextlib.suppress(OSError):  # another process removes it, too, or it is not ours to remove
-            if _UNFINISHED.fullmatch(path.name) and _is_abandoned(path):
-                shutil.rmtree(path)
+def remove_abandoned(parent: Path) -> None:
+    """Removes the unfinished folders in `parent` whose processes were killed, as far as it may."""
+    with contextlib.suppress(OSError):  # there is no `parent`, or it cannot be read
+        for path in list(parent.iterdir()):
+            with contextlib.suppress(OSError):  # another process removes it, too, or it is not ours to remove
+                if (match := _UNFINISHED.fullmatch(path.name)) and _is_abandoned(path, match["stage"]):
+                    shutil.rmtree(path)
 
 
-def _is_abandoned(path: Path) -> bool:
+def _is_abandoned(path: Path, stage: str) -> bool:
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         age = time.time() - os.fstat(descriptor).st_mtime
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return age > _YOUNG
+        return stage == "tmp" or age > _OLD
     except BlockingIOError:
         return False
     except OSError:

@@ -110,20 +110,22 @@ def test_a_large_entry_stays_on_disk(tmp_path, monkeypatch):
 
 
 def test_what_a_killed_process_left_is_removed_and_what_a_living_one_fills_is_not(tmp_path):
-    dead, new, foreign, link = (
-        tmp_path / "cnnjax_cache" / f"key.tmp.{name}" for name in ("d" * 32, "e" * 32, "x", "f" * 32)
-    )
+    names = (f"key.tmp.{'d' * 32}", f"key.new.{'e' * 32}", "key.tmp.x", f"key.tmp.{'f' * 32}")
+    dead, new, foreign, link = (tmp_path / "cnnjax_cache" / name for name in names)
     for folder in (dead, new, foreign, tmp_path / "elsewhere"):
         folder.mkdir(parents=True)
         (folder / "file").touch()
     link.symlink_to(tmp_path / "elsewhere")
+    load_or_decode(str(tmp_path), "set", {}, Decoder())
+    assert not dead.exists()
+    dead.mkdir()
     with unfinished_folder(tmp_path / "cnnjax_cache" / "key") as living:
-        for folder in (dead, foreign, living, tmp_path / "elsewhere"):
+        for folder in (foreign, living, tmp_path / "elsewhere"):
             os.utime(folder, (0, 0))
         load_or_decode(str(tmp_path), "set", {}, Decoder())
-        assert not dead.exists()
+        assert not dead.exists()  # though nothing was decoded
         assert living.exists()  # it is locked
-        assert new.exists()  # too young: its process may be about to lock it
+        assert new.exists()  # its process may be about to lock it
         assert foreign.exists() and (tmp_path / "elsewhere" / "file").exists()  # not made here
     assert not living.exists()
 
