@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import importlib
 import io
 import json
 import os
@@ -14,8 +13,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
+import cnnjax
 from cnnjax.config import Config, from_json
 from cnnjax.errors import InputError, Terminated
+from cnnjax.paths import expanded
 
 
 class Arguments(NamedTuple):
@@ -70,10 +71,15 @@ def _end_well(main: Callable[[Any, "Progress"], Any], read: Callable[[], Any]) -
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with Progress() as progress:
+            refuse_twice(sys.argv[1:])
             main(read(), progress)
-    except (InputError, OSError, MemoryError) as error:
+    except (InputError, OSError, MemoryError, RuntimeError) as error:
+        text = str(error) or ("no memory is left" if isinstance(error, MemoryError) else type(error).__name__)
+        # JAX has no type of its own for a platform that is not there and for a full memory.
+        if isinstance(error, RuntimeError) and not any(said in text for said in _NOT_OUR_FAULT):
+            raise
         # One line whatever stands in it: a file name may hold a line break, or a terminal's control characters.
-        line = " ".join(f"{error or type(error).__name__}".split())
+        line = " ".join(text.split())
         sys.stderr.write("error: " + "".join(c if c.isprintable() else "?" for c in line) + "\n")
         raise SystemExit(2) from None
     except (KeyboardInterrupt, Terminated) as stop:
@@ -81,6 +87,20 @@ def _end_well(main: Callable[[Any, "Progress"], Any], read: Callable[[], Any]) -
         sys.stderr.write(f"{word}; the same command goes on from its newest checkpoint, if there is one\n")
         sys.stderr.flush()
         os._exit(status)  # the compiler's threads may still run, and tearing the interpreter down under them crashes
+
+
+_NOT_OUR_FAULT = ("Unable to initialize backend", "Unknown backend", "RESOURCE_EXHAUSTED")
+
+
+def refuse_twice(arguments: Sequence[str]) -> None:
+    """Raises InputError for an option that is given twice: one of the two would not be heard."""
+    seen: dict[str, str] = {}
+    for option in (argument.split("=")[0] for argument in arguments if argument.startswith("--")):
+        name = re.sub(r"(^--|\.)no-", r"\1", option.replace("_", "-"))  # tyro's --no-NAME is --NAME's other value
+        if name in seen:
+            both = option if seen[name] == option else f"{seen[name]} and {option}"
+            raise InputError(f"{both} must be given once, got it twice")
+        seen[name] = option
 
 
 def parse(
@@ -102,6 +122,7 @@ def parse(
     def helped(kind: Any, text: str) -> Any:
         return Annotated[kind, tyro.conf.arg(help=text)]
 
+    refuse_twice(arguments)
     name, rest = _take_config(list(arguments), config)
     found = load_config(name)
     where = workdir.format(Path(name).parent.name if name.endswith(".json") else Path(name).stem)
@@ -126,10 +147,14 @@ def parse(
 def _workdir(text: str) -> Path:
     if not text or any(character in "[]*?" for character in text):  # the checkpoint library reads these as a pattern
         raise InputError(f"--workdir must be a name without [ ] * ?, got {text!r}")
+    return _expanded(text, "--workdir")
+
+
+def _expanded(path: str | Path, option: str) -> Path:
     try:
-        return Path(text).expanduser()
-    except RuntimeError as error:
-        raise InputError(f"--workdir must be a folder's name, got {text!r}: {error}") from None
+        return expanded(path)
+    except OSError as error:
+        raise InputError(f"{option} must be a path, got {str(path)!r}: {error.strerror}") from None
 
 
 def _told(kind: Any, arguments: Sequence[str], *, prog: str | None, description: str | None) -> Any:
@@ -139,13 +164,18 @@ def _told(kind: Any, arguments: Sequence[str], *, prog: str | None, description:
     output = io.StringIO()
     try:
         with contextlib.redirect_stderr(output):
-            return tyro.cli(
+            told = tyro.cli(
                 kind, args=arguments, prog=prog, description=description, config=(tyro.conf.AvoidSubcommands,)
             )
     except SystemExit as stop:
         if stop.code == 0:  # --help
             raise
         raise InputError(_one_line(output.getvalue())) from None
+    names = {field.name: getattr(told, field.name) for field in dataclasses.fields(told)}
+    paths = {name: value for name, value in names.items() if isinstance(value, Path)}
+    return dataclasses.replace(
+        told, **{name: _expanded(path, f"--{name.replace('_', '-')}") for name, path in paths.items()}
+    )
 
 
 def load_config(name: str) -> Config:
@@ -153,8 +183,10 @@ def load_config(name: str) -> Config:
 
     A Python file is code and is run; a config.json is data and is not.
     """
-    path = Path(name)
+    path = _expanded(name, "--config")
     if path.suffix == ".json":
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise InputError(f"--config must name a file, got {name}")
         try:
             tree = json.loads(path.read_text())["config"]
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -165,7 +197,7 @@ def load_config(name: str) -> Config:
     if not path.is_file():
         raise InputError(f"--config must name a file that exists, got {name}")
     try:
-        found = runpy.run_path(name).get("CONFIG")
+        found = runpy.run_path(str(path)).get("CONFIG")
     except (Exception, SystemExit) as error:
         raise InputError(f"--config {name} cannot be run: {type(error).__name__}: {error}") from None
     if not isinstance(found, Config):
@@ -173,11 +205,13 @@ def load_config(name: str) -> Config:
     return found
 
 
+# By its place, not by its name: Python would take a folder `configs` where the user stands for it.
+CONFIGS = Path(cnnjax.__file__).parent.parent / "configs"
+
+
 def known_configs() -> list[str]:
     """The names in configs/."""
-    import configs
-
-    return sorted(path.stem for path in Path(configs.__path__[0]).glob("*.py") if path.stem != "__init__")
+    return sorted(path.stem for path in CONFIGS.glob("*.py") if path.stem != "__init__")
 
 
 def _by_name(name: str) -> Config:
@@ -185,7 +219,7 @@ def _by_name(name: str) -> Config:
         raise InputError(
             f"--config must be one of {', '.join(known_configs())}, a Python file or a run's config.json, got {name!r}"
         )
-    return importlib.import_module(f"configs.{name}").CONFIG
+    return runpy.run_path(str(CONFIGS / f"{name}.py"))["CONFIG"]
 
 
 def _take_config(arguments: list[str], default: str) -> tuple[str, list[str]]:

@@ -2,9 +2,9 @@
 
 import dataclasses
 
+from cnnjax import cli
 from cnnjax.config import DataConfig, PhotosConfig, TrainConfig
-from configs.photos import CONFIG as PHOTOS
 
 CONFIG = dataclasses.replace(
-    PHOTOS, data=DataConfig(photos=PhotosConfig(train_patches=2000)), train=TrainConfig(epochs=8)
+    cli.load_config("photos"), data=DataConfig(photos=PhotosConfig(train_patches=2000)), train=TrainConfig(epochs=8)
 )

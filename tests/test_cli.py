@@ -54,7 +54,7 @@ def test_a_python_file_is_a_config_too(tmp_path):
         ),
         (["--config"], "--config must be followed by"),
         (["--workdir", "a[1]"], "--workdir must be a name without"),
-        (["--workdir", "~nobody_of_that_name/x"], "--workdir must be a folder's name"),
+        (["--workdir", "~nobody_of_that_name/x"], "--workdir must be a path, got"),
         (["--config", "nowhere.py"], "--config must name a file that exists, got nowhere.py"),
         (["--config", "nowhere.json"], "--config must name a run's config.json, got nowhere.json"),
         (["--train.epoch", "3"], "Unrecognized options: --train.epoch"),
@@ -68,6 +68,103 @@ def test_bad_input_is_one_line_that_names_it(arguments, message):
     with pytest.raises(InputError, match=message) as error:
         cli.parse(arguments, Own())
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--config", "photos", "--config", "digits"],
+        ["--config=photos", "--config", "digits"],
+        ["--train.epochs", "3", "--maps", "1", "--train.epochs", "3"],
+        ["--train.epochs=3", "--train.epochs=4"],
+        ["--train.keep-epochs", "1", "2", "--train.keep_epochs", "3"],
+        ["--workdir", "a", "--workdir=b"],
+        ["--maps", "1", "--maps", "2"],
+    ],
+)
+def test_an_option_that_is_given_twice_is_refused(arguments):
+    with pytest.raises(InputError, match=r"^--\S+ (and --\S+ )?must be given once, got it twice$"):
+        cli.parse(arguments, Own())
+
+
+def test_both_values_of_a_switch_are_one_option_given_twice():
+    with pytest.raises(InputError, match="^--standardize and --no-standardize must be given once"):
+        cli.refuse_twice(["--standardize", "--no-standardize"])
+    cli.refuse_twice(["--norm", "--x", "--x.no-y", "-1", "-1", "photos", "photos"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Paths:
+    run: Path = Path("runs/photos")
+    boxes: Path | None = None
+
+
+def ended(main, options, monkeypatch, capsys, *arguments: str) -> tuple[int, str]:
+    """A script that has no config, in this process: its exit status and what it wrote to standard error."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["script", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        cli.run_options(main, options)
+    return stop.value.code, capsys.readouterr().err
+
+
+def test_a_home_folder_is_put_in_the_place_of_its_sign(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["script", "--run", "~/run"])
+    told = []
+    cli.run_options(lambda options, _: told.append(options), Paths())
+    assert told == [Paths(run=tmp_path / "run")]
+    (tmp_path / "mine.py").write_text("from cnnjax.config import *\nCONFIG = Config(hyper=Hyperparams(seed=5))\n")
+    assert cli.parse(["--config", "~/mine.py"]).config.hyper.seed == 5
+
+
+@pytest.mark.parametrize("option", ["--run", "--boxes"])
+def test_a_home_folder_that_cannot_be_told_is_one_line(option, monkeypatch, capsys):
+    status, said = ended(None, Paths(), monkeypatch, capsys, option, "~nosuch/x")
+    assert status == 2 and said.startswith(f"error: {option} must be a path, got '~nosuch/x': ")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "no memory is left"),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes."), "RESOURCE_EXHAUSTED: Out of memory"),
+        (RuntimeError("Unable to initialize backend 'cuda': no\nGPU"), "Unable to initialize backend 'cuda': no GPU"),
+        (OSError(), "OSError"),
+    ],
+)
+def test_what_the_machine_lacks_is_one_line(error, said, monkeypatch, capsys):
+    def main(options, progress):
+        raise error
+
+    assert ended(main, Paths(), monkeypatch, capsys)[0] == 2
+    assert ended(main, Paths(), monkeypatch, capsys)[1].startswith(f"error: {said}")
+
+
+def test_an_error_of_ours_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["script"])
+    with pytest.raises(RuntimeError, match="a mistake"):
+        cli.run_options(lambda *_: (_ for _ in ()).throw(RuntimeError("a mistake")), Paths())
+
+
+@pytest.mark.parametrize("name", ["config.json", "mine.py"])
+def test_a_pipe_as_config_is_refused_and_not_waited_for(name, tmp_path):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError, match="--config must name a file"):
+        cli.load_config(str(tmp_path / name))
+
+
+def test_a_folder_called_configs_where_the_user_stands_is_not_taken(tmp_path, monkeypatch):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "__init__.py").write_text("")
+    (tmp_path / "configs" / "photos.py").write_text("1 / 0")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "digits" in cli.known_configs() and cli.load_config("photos") == cli.load_config("photos")
+    assert cli.load_config("architectures").train.epochs == 8
 
 
 @pytest.mark.parametrize("code", ["CONFIG = 3", "CONFIG = Config(", "import sys; sys.exit(3)", "1 / 0"])

@@ -11,16 +11,17 @@ ROOT = Path(__file__).parent.parent
 MAY_IMPORT = {
     "errors": set(),
     "atomic": set(),
+    "paths": set(),
     "geometry": {"errors"},
     "config": {"errors"},
     "ops": {"geometry", "errors"},
     "models": {"ops", "geometry", "errors", "config"},
-    "data": {"config", "errors", "atomic"},
+    "data": {"config", "errors", "atomic", "paths"},
     "train": {"models", "ops", "data", "config", "errors", "atomic"},
     "visualize": {"ops", "models", "geometry", "errors"},
     "figures": {"geometry", "errors", "atomic"},
     "sweep": {"train", "models", "ops", "data", "config", "errors", "atomic"},
-    "cli": {"config", "errors"},
+    "cli": {"config", "errors", "paths"},
 }
 HEAVY = ("matplotlib", "skimage", "sklearn", "tensorflow_datasets", "grain", "orbax", "rich", "tyro", "PIL")
 

@@ -21,8 +21,9 @@ import numpy as np
 
 from cnnjax.data.dataset import Dataset, array_sha256, checked_dataset
 from cnnjax.data.decoding import Allocate
-from cnnjax.data.files import expanded, open_regular, read_regular, remove_abandoned, unfinished_folder
+from cnnjax.data.files import open_regular, read_regular, remove_abandoned, unfinished_folder
 from cnnjax.data.memory import require_memory
+from cnnjax.paths import expanded
 
 _FORMAT = 2  # part of every key: raise it when decoding changes
 _SPLITS = ("train", "test")

@@ -11,12 +11,12 @@ from cnnjax.data import prepared
 from cnnjax.data.cache import Contents, load_or_decode
 from cnnjax.data.dataset import Dataset
 from cnnjax.data.decoding import Allocate, Encoded, Fitting, decode_splits
-from cnnjax.data.files import expanded
 from cnnjax.data.preparation import prepare
 from cnnjax.data.prepared import Prepared
 from cnnjax.data.published import FILES
 from cnnjax.data.splits import stratified_split
 from cnnjax.errors import InputError
+from cnnjax.paths import expanded
 
 Progress = Callable[[str, int, int], None]  # (description, done, total)
 

@@ -24,18 +24,6 @@ _UNFINISHED = re.compile(r"\w+\.(?P<stage>new|tmp)\.[0-9a-f]{32}")
 _OLD = 24 * 3600.0  # seconds after which a folder is abandoned, where no lock says so
 
 
-def expanded(text: str) -> Path:
-    """The path, `~` and `~user` replaced. Raises OSError if no such home folder is known, or it can be no path."""
-    try:
-        if b"\0" in os.fsencode(text):
-            raise OSError(errno.EINVAL, "a path has no null character", text)
-        return Path(text).expanduser()
-    except UnicodeEncodeError as error:
-        raise OSError(errno.EINVAL, "a path has no such character", ascii(text)) from error
-    except RuntimeError as error:
-        raise OSError(errno.ENOENT, "no home folder is known", text) from error
-
-
 def open_regular(path: Path) -> io.BufferedReader:
     """The file, open for reading.
 

@@ -11,9 +11,10 @@ from cnnjax.config import DataConfig
 from cnnjax.data.cache import Contents, load_or_decode
 from cnnjax.data.dataset import Dataset
 from cnnjax.data.decoding import Allocate, Encoded, Fitting, decode_splits
-from cnnjax.data.files import expanded, files_sha256, read_regular
+from cnnjax.data.files import files_sha256, read_regular
 from cnnjax.data.splits import stratified_split
 from cnnjax.errors import InputError
+from cnnjax.paths import expanded
 
 
 class _Part(NamedTuple):

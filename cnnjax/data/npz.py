@@ -9,10 +9,11 @@ import numpy as np
 
 from cnnjax.config import DataConfig
 from cnnjax.data.dataset import Dataset, checked_dataset
-from cnnjax.data.files import expanded, open_regular
+from cnnjax.data.files import open_regular
 from cnnjax.data.images import fit_arrays
 from cnnjax.data.memory import require_memory
 from cnnjax.errors import InputError
+from cnnjax.paths import expanded
 
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 # Bytes that one byte of the archive can unpack to, for the two methods that NumPy writes; 1032: deflate's limit.

@@ -7,10 +7,11 @@ from typing import Any
 
 from cnnjax.data import prepared
 from cnnjax.data.download import download
-from cnnjax.data.files import expanded, file_sha256, unfinished_folder
+from cnnjax.data.files import file_sha256, unfinished_folder
 from cnnjax.data.prepared import SetName
 from cnnjax.data.published import FILES, Builder, make_builder
 from cnnjax.errors import InputError
+from cnnjax.paths import expanded
 
 
 def prepare(
