@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from cnnjax.figures import tiles
+from cnnjax.figures import settings, tiles
 
 MAPS_ACROSS = 3
 
 
+@settings.own
 def draw(
     projections: Float[np.ndarray, "rows count height width channels"],
     patches: Float[np.ndarray, "rows count height width channels"],

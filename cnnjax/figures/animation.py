@@ -6,12 +6,13 @@ import numpy as np
 from jaxtyping import Float
 
 from cnnjax.atomic import replacing
-from cnnjax.figures import tiles
+from cnnjax.figures import settings, tiles
 from cnnjax.figures.evolution import project_contrast
 
 FRAME_MILLISECONDS, LAST_MILLISECONDS = 700, 2500
 
 
+@settings.own
 def draw(
     kernels: Float[np.ndarray, "epochs height width channels filters"],
     projections: dict[str, Float[np.ndarray, "rows epochs height width channels"]],

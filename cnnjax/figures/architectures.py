@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from cnnjax.figures import tiles
+from cnnjax.figures import settings, tiles
 
 COLUMNS = 3  # blocks of filters in a row, so that the figure fits a page
 
 
+@settings.own
 def draw(
     kernels: Sequence[Float[np.ndarray, "height width channels filters"]],
     names: Sequence[str],
@@ -68,6 +69,7 @@ def draw(
     return figure
 
 
+@settings.own
 def draw_projections(
     projections: Sequence[Float[np.ndarray, "maps height width channels"]],
     dead: Sequence[Bool[np.ndarray, " maps"]],

@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from cnnjax.figures import tiles
+from cnnjax.figures import settings, tiles
 from cnnjax.figures.convergence import MARKERS
 
 PERCENTILE = 99.0  # of a map, drawn as its largest value
 
 
+@settings.own
 def draw(
     images: Float[np.ndarray, "images height width channels"],
     maps: Mapping[str, Float[np.ndarray, "images height width"]],
@@ -57,6 +58,7 @@ def draw(
     return figure
 
 
+@settings.own
 def draw_sanity(
     stages: Sequence[str],
     rank: Mapping[str, Float[np.ndarray, "stages images"]],

@@ -6,12 +6,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from cnnjax.figures import settings
+
 COLOURS = (  # told apart by the colour-blind
     "#000000", "#0072B2", "#E69F00", "#CC79A7", "#009E73", "#56B4E9", "#D55E00", "#999999", "#8C510A", "#B2ABD2",
 )  # fmt: skip
 MARKERS = "osDv^<>pP*"
 
 
+@settings.own
 def draw_crossover(
     panels: Sequence[str],
     counts: Sequence[int],

@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from cnnjax.figures import settings
+
 MARKERS = "osD^vP*X"
 
 
@@ -17,6 +19,7 @@ def half_way(epochs: tuple[int, ...], share: Float[np.ndarray, " epochs"]) -> fl
     return float(epochs[below - 1] + (high - 0.5) / (high - low) * (epochs[below] - epochs[below - 1]))
 
 
+@settings.own
 def draw(
     epochs: tuple[int, ...],
     layers: tuple[str, ...],

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from cnnjax.figures import tiles
+from cnnjax.figures import settings, tiles
 
 SERIES = {  # colours of Okabe & Ito, a marker each; hollow between classes
     "part": ("same part", "#0072b2", "o", "#0072b2"),
@@ -17,6 +17,7 @@ SERIES = {  # colours of Okabe & Ito, a marker each; hollow between classes
 }
 
 
+@settings.own
 def draw(
     shown: Float[np.ndarray, "images columns height width channels"],
     names: Sequence[str],

@@ -5,9 +5,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from cnnjax.figures import tiles
+from cnnjax.figures import settings, tiles
 
 
+@settings.own
 def draw(
     projections: Float[np.ndarray, "rows epochs height width channels"],
     patches: Float[np.ndarray, "rows epochs height width channels"],

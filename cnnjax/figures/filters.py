@@ -5,11 +5,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from cnnjax.figures import tiles
+from cnnjax.figures import settings, tiles
 
 BLOCKS = 2  # side by side, so that the figure fits a page
 
 
+@settings.own
 def draw(
     kernels: Float[np.ndarray, "epochs height width channels filters"], epochs: tuple[int, ...], layer: str
 ) -> Any:

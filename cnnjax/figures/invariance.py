@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from cnnjax.figures import tiles
+from cnnjax.figures import settings, tiles
 from cnnjax.figures.convergence import MARKERS
 
 AXES = {"translation": "vertical translation, px (down +)", "scale": "scale ratio", "rotation": "rotation, degrees"}
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#000000", "#56b4e9", "#d55e00", "#999999")  # Okabe & Ito
 
 
+@settings.own
 def draw(
     examples: Mapping[str, Float[np.ndarray, "images shown height width channels"]],
     shown: Mapping[str, Float[np.ndarray, " shown"]],
@@ -47,6 +48,7 @@ def draw(
     return figure
 
 
+@settings.own
 def draw_average(
     values: Mapping[str, Float[np.ndarray, " values"]],
     distance: Mapping[str, Float[np.ndarray, "images 2 values"]],

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, Num
 
+from cnnjax.figures import settings
 from cnnjax.figures.convergence import MARKERS
 
 OUTLINE = "#d55e00"  # vermilion of Okabe & Ito, which stays apart from greys and blues for every reader
@@ -28,6 +29,7 @@ class Fit(NamedTuple):
     output: int | None
 
 
+@settings.own
 def draw_scanner(
     image: Int[np.ndarray, "height width"],
     kernel: Int[np.ndarray, "window window"],
@@ -50,6 +52,7 @@ def draw_scanner(
     return figure
 
 
+@settings.own
 def draw_rgb(
     padded: Int[np.ndarray, "channels height width"],
     kernels: Int[np.ndarray, "channels window window"],
@@ -75,6 +78,7 @@ def draw_rgb(
     return figure
 
 
+@settings.own
 def draw_strides(fits: Sequence[Fit]) -> Any:
     """One panel a case: the row of pixels with its zeros, and below it every place of the filter."""
     from matplotlib.figure import Figure
@@ -107,6 +111,7 @@ def draw_strides(fits: Sequence[Fit]) -> Any:
     return figure
 
 
+@settings.own
 def draw_pooling(
     image: Int[np.ndarray, "height width"],
     switches: Int[np.ndarray, "rows columns"],
@@ -130,6 +135,7 @@ def draw_pooling(
     return figure
 
 
+@settings.own
 def draw_feature_maps(
     photograph: Num[np.ndarray, "height width"],
     maps: Float[np.ndarray, "map_height map_width filters"],
@@ -161,6 +167,7 @@ def draw_feature_maps(
     return figure
 
 
+@settings.own
 def draw_invariance(
     inputs: Num[np.ndarray, "shown height width"],
     input_shifts: Int[np.ndarray, " shown"],
@@ -191,6 +198,7 @@ def draw_invariance(
     return figure
 
 
+@settings.own
 def draw_training(
     class_names: Sequence[str],
     target: Float[np.ndarray, " classes"],

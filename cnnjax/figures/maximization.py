@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from cnnjax.figures import tiles
+from cnnjax.figures import settings, tiles
 
 
+@settings.own
 def draw(
     images: Mapping[str, Float[np.ndarray, "units height width channels"]],
     values: Mapping[str, Float[np.ndarray, " units"]],

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from cnnjax.figures import tiles
+from cnnjax.figures import settings, tiles
 from cnnjax.figures.activations import block
 
 # Okabe and Ito's colours, told apart by the colour-blind.
@@ -31,6 +31,7 @@ class Row(NamedTuple):
     projections: Float[np.ndarray, "count height width channels"]  # this image's, then other images'
 
 
+@settings.own
 def draw(rows: Sequence[Row], class_names: Sequence[str], layer: str, activity: str, side: int, grey: int) -> Any:
     """A row an image: (a) the image, (b) the strongest map's activity, (c) projections, (d), (e) class.
 

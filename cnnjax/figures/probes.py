@@ -6,10 +6,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from cnnjax.figures import settings
+
 COLOURS = ("#0072B2", "#D55E00")  # told apart by the colour-blind
 MARKERS = "os"
 
 
+@settings.own
 def draw(
     accuracy: Float[np.ndarray, "weights folds layers classifiers counts"],
     weights: Sequence[str],

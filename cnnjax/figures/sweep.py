@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from cnnjax.figures import tiles
+from cnnjax.figures import settings, tiles
 
 CURVE_COLOURS = "viridis"
 MOST_TICKS = 10  # values that get a tick each, and a line through them
@@ -38,6 +38,7 @@ def _positions(axes: Any, values: Sequence[Any]) -> np.ndarray:
     return numbers
 
 
+@settings.own
 def draw_axes(
     names: Sequence[str],
     values: Sequence[Sequence[Any]],
@@ -74,6 +75,7 @@ def draw_axes(
     return figure
 
 
+@settings.own
 def draw_curves(
     epochs: Sequence[int], errors: Float[np.ndarray, "members epochs"], name: str, values: Sequence[Any]
 ) -> Any:
@@ -107,6 +109,7 @@ def draw_curves(
     return figure
 
 
+@settings.own
 def draw_heat(
     first: str,
     rows: Sequence[Any],
@@ -138,6 +141,7 @@ def draw_heat(
     return figure
 
 
+@settings.own
 def draw_importance(names: Sequence[str], shares: Float[np.ndarray, " axes"]) -> Any:
     """A bar an axis: the share of the errors' variance that its values explain by themselves."""
     from matplotlib.figure import Figure
@@ -153,6 +157,7 @@ def draw_importance(names: Sequence[str], shares: Float[np.ndarray, " axes"]) ->
     return figure
 
 
+@settings.own
 def draw_filters(
     kernels: Float[np.ndarray, "rows epochs height width channels filters"],
     labels: Sequence[str],
