@@ -16,7 +16,7 @@ from cnnjax.figures import activations as activations_figure
 from cnnjax.figures import files
 from cnnjax.visualize.activations import Activations
 from cnnjax.visualize.evolution import Strongest, choose_maps
-from experiments.looking import Parts, RunOptions, Trained, open_run, strongest_of, tiles_of
+from experiments.looking import RunOptions, Trained, open_run, strongest_of, studying, tiles_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,21 +46,23 @@ def main(options: Options, progress: Progress) -> None:
         raise InputError(
             f"--count must be at most the {len(split)} images of the {options.split} split, got {options.count}"
         )
-    parts = Parts(trained, "activations", {"layers": layers, "count": options.count, "split": options.split})
+    with studying(
+        trained, "activations", {"layers": layers, "count": options.count, "split": options.split}, progress
+    ) as parts:
 
-    def search() -> dict[str, np.ndarray]:
-        of_all = strongest_of(trained, layers, split, options.count, progress)
-        return {f"{layer} {part}": array for layer in layers for part, array in of_all[layer]._asdict().items()}
+        def search() -> dict[str, np.ndarray]:
+            of_all = strongest_of(trained, layers, split, options.count, progress)
+            return {f"{layer} {part}": array for layer in layers for part, array in of_all[layer]._asdict().items()}
 
-    found = parts.get("search", search)
-    searched = (
-        f"the {len(split):,} {'training' if options.split == 'train' else 'test'} images of {trained.dataset.name}"
-    )
-    for layer in progress.over("projecting", layers):
-        strongest = Strongest(*(found[f"{layer} {part}"] for part in Strongest._fields))
-        maps = options.maps or choose_maps(strongest.at_rank(0), options.random_maps, options.maps_seed)
-        draw(trained, tiles_of(trained, layer, strongest, maps, split), layer, searched)
-    progress.say(f"figures in {trained.figures}")
+        found = parts.get("search", search)
+        searched = (
+            f"the {len(split):,} {'training' if options.split == 'train' else 'test'} images of {trained.dataset.name}"
+        )
+        for layer in progress.over("projecting", layers):
+            strongest = Strongest(*(found[f"{layer} {part}"] for part in Strongest._fields))
+            maps = options.maps or choose_maps(strongest.at_rank(0), options.random_maps, options.maps_seed)
+            draw(trained, tiles_of(trained, layer, strongest, maps, split), layer, searched)
+        progress.say(f"figures in {trained.figures}")
 
 
 def checked_layers(options: Options, trained: Trained) -> tuple[str, ...]:

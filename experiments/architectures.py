@@ -27,6 +27,7 @@ from cnnjax.errors import InputError
 from cnnjax.figures import architectures as architectures_figure
 from cnnjax.figures import files
 from cnnjax.train import run
+from cnnjax.train.lock import locked
 from cnnjax.train.step import make_evaluate
 from cnnjax.visualize.activations import Activations
 from cnnjax.visualize.evolution import choose_maps
@@ -215,14 +216,16 @@ def main(arguments: Arguments, progress: Progress) -> None:
         for name, kernel in progress.over("measuring filters", list(kernels.items()))
     }
     progress.say(measure_table(measures, len(images)))
-    draw(arguments, errors, kernels, measures, progress)
     seen = {
         name: second_layer(one, dataset, folder / name, options, progress)
         for name, one in progress.over("layer 2", list(finished.items()))
         if len(one.network.convolutions) > 1
     }
-    if seen:
-        draw_second(folder, seen, dataset, progress)
+    figures = files.make_folder(folder, "figures")
+    with locked(folder):  # one process draws at a time
+        draw(figures, errors, kernels, measures, progress)
+        if seen:
+            draw_second(figures, seen, dataset, progress)
 
 
 def second_layer(
@@ -276,7 +279,7 @@ def measure_table(measures: dict[str, FilterMeasures], images: int) -> Any:
 
 
 def draw(
-    arguments: Arguments,
+    folder: Path,
     errors: dict[str, tuple[float, float, float]],
     kernels: dict[str, np.ndarray],
     measures: dict[str, FilterMeasures],
@@ -296,7 +299,7 @@ def draw(
     figure = architectures_figure.draw(
         list(kernels.values()), list(kernels), notes, frequencies, np.stack(spectra), BANDS
     )
-    path = arguments.workdir / "figures" / "architectures.png"
+    path = folder / "architectures.png"
     files.save(
         path, figure, variants=list(kernels), errors=list(errors.values()), measures=list(measures.values()),
         measure_names=FilterMeasures._fields, frequencies=frequencies, spectra=spectra,
@@ -314,7 +317,7 @@ def draw_second(folder: Path, seen: dict[str, Activations], dataset: Dataset, pr
         SECOND,
         f"the {len(dataset.test):,} test images of {dataset.name}",
     )
-    path = folder / "figures" / f"architectures_{SECOND}.png"
+    path = folder / f"architectures_{SECOND}.png"
     arrays = {f"{part}_{name}": array for name, one in seen.items() for part, array in one._asdict().items()}
     files.save(path, figure, variants=list(seen), **arrays)
     progress.say(f"figure in {path}")

@@ -30,7 +30,7 @@ from cnnjax.visualize.attribution import (
     similarity,
     smooth_grad,
 )
-from experiments.looking import Parts, RunOptions, Trained, open_run
+from experiments.looking import Parts, RunOptions, Trained, open_run, studying
 
 COLOURED = ("guided backpropagation", "deconvnet")  # drawn as they are, signed; their shapes are the point
 BATCH = 32  # images at a time; no result depends on it
@@ -64,32 +64,32 @@ def main(options: Options, progress: Progress) -> None:
     methods = make_methods(trained, options)
     chosen = chosen_images(trained, options.images)
     settings = {**dataclasses.asdict(options), "run": None, "epoch": None, "images": chosen}
-    parts = Parts(trained, "attribution", settings)
-    explained = classes(trained, chosen, options)
-    maps = {
-        name: parts.get(slug(name), lambda name=name: {"maps": computed(trained, methods[name], chosen, options)})[
-            "maps"
+    with studying(trained, "attribution", settings, progress) as parts:
+        explained = classes(trained, chosen, options)
+        maps = {
+            name: parts.get(slug(name), lambda name=name: {"maps": computed(trained, methods[name], chosen, options)})[
+                "maps"
+            ]
+            for name in progress.over("attributing", list(methods))
+        }
+        names = trained.dataset.class_names
+        labels = trained.dataset.test.labels[chosen]
+        rows = [
+            names[said] if said == label else f"{names[said]}\n(is {names[label]})"
+            for said, label in zip(explained, labels, strict=True)
         ]
-        for name in progress.over("attributing", list(methods))
-    }
-    names = trained.dataset.class_names
-    labels = trained.dataset.test.labels[chosen]
-    rows = [
-        names[said] if said == label else f"{names[said]}\n(is {names[label]})"
-        for said, label in zip(explained, labels, strict=True)
-    ]
-    drawing = figure.draw(
-        trained.dataset.test.images[chosen],
-        {name: brightness(of) for name, of in maps.items() if name not in COLOURED},
-        {name: maps[name] for name in COLOURED},
-        rows,
-        f"What speaks for {'the answer' if options.explain == 'answer' else 'the label'} at epoch {trained.epoch}",
-    )
-    arrays = {slug(name): of for name, of in maps.items()}
-    files.save(trained.figures / "attribution.png", drawing, images=chosen, classes=explained, **arrays)
-    if options.sanity_images:
-        sanity(trained, methods, options, parts, progress)
-    progress.say(f"figures in {trained.figures}")
+        drawing = figure.draw(
+            trained.dataset.test.images[chosen],
+            {name: brightness(of) for name, of in maps.items() if name not in COLOURED},
+            {name: maps[name] for name in COLOURED},
+            rows,
+            f"What speaks for {'the answer' if options.explain == 'answer' else 'the label'} at epoch {trained.epoch}",
+        )
+        arrays = {slug(name): of for name, of in maps.items()}
+        files.save(trained.figures / "attribution.png", drawing, images=chosen, classes=explained, **arrays)
+        if options.sanity_images:
+            sanity(trained, methods, options, parts, progress)
+        progress.say(f"figures in {trained.figures}")
 
 
 def sanity(trained: Trained, methods: dict[str, Maps], options: Options, parts: Parts, progress: Progress) -> None:

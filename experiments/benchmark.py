@@ -390,6 +390,7 @@ def draw(path: Path, rows: list[dict[str, Any]], about: dict[str, Any]) -> None:
     member = f"a member: {steps:,} steps of {batch} images, 10 epochs of Fashion-MNIST"
     machine = f"{about['cores']} cores of {about['processor']}, {about['device']}; compilation left out"
     drawing = figure.draw_crossover(panels, counts, engines, per_hour, member, machine)
+    path.parent.mkdir(parents=True, exist_ok=True)
     files.save(path, drawing, panels=panels, members=counts, engines=engines, per_hour=per_hour)
 
 

@@ -16,7 +16,6 @@ network, show how far), and boxes that change few features, unless `--zeros drop
 
 import csv
 import dataclasses
-import hashlib
 import io
 from functools import partial
 from pathlib import Path
@@ -35,7 +34,7 @@ from cnnjax.figures import correspondence as figure
 from cnnjax.figures import files
 from cnnjax.visualize.correspondence import Zeros, cover, delta, hamming, make_look, permutation_p, random_boxes
 from experiments.invariance import fill
-from experiments.looking import Parts, RunOptions, Trained, open_run
+from experiments.looking import RunOptions, Trained, open_run, studying
 
 COLUMNS = ("image", "part", "top", "left", "height", "width")
 PLACES = {"centre": (1 / 2, 1 / 2), "top": (1 / 4, 1 / 2), "bottom": (3 / 4, 1 / 2)}
@@ -97,35 +96,35 @@ def main(options: Options, progress: Progress) -> None:
         return [maps[layer] for layer in layers]
 
     look = make_look(outputs, background)
-    settings = {**dataclasses.asdict(options), "run": None, "epoch": None, "regions": _plain(regions)}
-    parts = Parts(trained, "correspondence", settings)
-    found, drawn = {}, {}
-    for number, (part, (which, boxes)) in progress.over("covering parts", list(enumerate(regions.parts.items()))):
-        generator = np.random.default_rng((options.seed, number))
-        random = random_boxes(generator, boxes, regions.within[which], options.random)
-        every = np.concatenate([boxes[:, None], random], axis=1)
-        drawn[part] = every
+    settings = {**dataclasses.asdict(options), "run": None, "epoch": None, "boxes": None, "regions": _all_of(regions)}
+    with studying(trained, "correspondence", settings, progress) as parts:
+        found, drawn = {}, {}
+        for number, (part, (which, boxes)) in progress.over("covering parts", list(enumerate(regions.parts.items()))):
+            generator = np.random.default_rng((options.seed, number))
+            random = random_boxes(generator, boxes, regions.within[which], options.random)
+            every = np.concatenate([boxes[:, None], random], axis=1)
+            drawn[part] = every
 
-        def measured(which: np.ndarray = which, every: np.ndarray = every, generator: Any = generator):
-            signs = [look(trained.variables, regions.images[i], of) for i, of in zip(which, every, strict=True)]
-            of_layers = [np.stack(of_layer) for of_layer in zip(*jax.device_get(signs), strict=True)]
-            return measure(of_layers, regions.groups[which], options, generator)
+            def measured(which: np.ndarray = which, every: np.ndarray = every, generator: Any = generator):
+                signs = [look(trained.variables, regions.images[i], of) for i, of in zip(which, every, strict=True)]
+                of_layers = [np.stack(of_layer) for of_layer in zip(*jax.device_get(signs), strict=True)]
+                return measure(of_layers, regions.groups[which], options, generator)
 
-        found[part] = parts.get(f"part-{number}", measured)
-    table = {key: np.stack([found[part][key] for part in found]) for key in next(iter(found.values()))}
-    shown, columns = pictures(regions, drawn, background)
-    names = regions.names[: len(shown)]
-    spread = options.spread == "images"
-    drawing = figure.draw(shown, names, columns, list(found), layers, table, int(spread) + 1, regions.note)
-    files.save(trained.figures / "correspondence.png", drawing, parts=list(found), layers=layers, **table)
-    lines, header = rows(table, list(found), layers, options.spread)
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *lines])
-    write_text(trained.figures / "correspondence.csv", text.getvalue())
-    title = f"Δ ± standard deviation over {options.spread}; p: how often random boxes have as small a Δ"
-    progress.say(cli.table(title, header, lines))
-    progress.say(regions.note)
-    progress.say(f"figures in {trained.figures}")
+            found[part] = parts.get(f"part-{number}", measured)
+        table = {key: np.stack([found[part][key] for part in found]) for key in next(iter(found.values()))}
+        shown, columns = pictures(regions, drawn, background)
+        names = regions.names[: len(shown)]
+        spread = options.spread == "images"
+        drawing = figure.draw(shown, names, columns, list(found), layers, table, int(spread) + 1, regions.note)
+        files.save(trained.figures / "correspondence.png", drawing, parts=list(found), layers=layers, **table)
+        lines, header = rows(table, list(found), layers, options.spread)
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([header, *lines])
+        write_text(trained.figures / "correspondence.csv", text.getvalue())
+        title = f"Δ ± standard deviation over {options.spread}; p: how often random boxes have as small a Δ"
+        progress.say(cli.table(title, header, lines))
+        progress.say(regions.note)
+        progress.say(f"figures in {trained.figures}")
 
 
 def measure(
@@ -302,11 +301,9 @@ def _image(trained: Trained, path: Path, name: str) -> np.ndarray:
     return image["boxes"][0]
 
 
-def _plain(regions: Regions) -> str:
-    """All that the results depend on, as text."""
-    boxes = {part: (which.tolist(), of.tolist()) for part, (which, of) in regions.parts.items()}
-    pixels = hashlib.sha256(regions.images.tobytes()).hexdigest()
-    return repr((pixels, boxes, regions.within.tolist(), regions.groups.tolist()))
+def _all_of(regions: Regions) -> list[Any]:
+    """All that the results depend on, the order of the parts too."""
+    return [regions.images, list(regions.parts.items()), regions.within, regions.groups]
 
 
 if __name__ == "__main__":

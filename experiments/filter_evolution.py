@@ -19,6 +19,7 @@ from cnnjax.figures import animation, files
 from cnnjax.figures import convergence as convergence_figure
 from cnnjax.figures import evolution as evolution_figure
 from cnnjax.figures import filters as filters_figure
+from cnnjax.train.lock import locked
 from cnnjax.visualize.convergence import Convergence, convergence
 from cnnjax.visualize.evolution import GROUP, Evolution, choose_maps, make_look, strongest_activations, tile_evolution
 from experiments import train
@@ -68,7 +69,10 @@ def main(arguments: Arguments, progress: Progress) -> None:
             feature_maps, layer, variables, of_layer, chosen, dataset.train.images, finished.preprocess, fields[layer]
         )
     params = {epoch: state.params for epoch, state in finished.states.items()}
-    draw(folder, evolutions, convergence(layers, params, strongest), filters_by_epoch(params, layers[0]), progress)
+    curves, kernels = convergence(layers, params, strongest), filters_by_epoch(params, layers[0])
+    files.make_folder(arguments.workdir, "figures")
+    with locked(files.make_folder(arguments.workdir, "parts", "evolution")):  # one process draws at a time
+        draw(folder, evolutions, curves, kernels, progress)
     progress.say(f"figures in {folder}")
 
 

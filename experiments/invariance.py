@@ -24,7 +24,7 @@ from cnnjax.errors import InputError
 from cnnjax.figures import files
 from cnnjax.figures import invariance as figure
 from cnnjax.visualize.invariance import TRANSFORMATIONS, Interpolation, Response, claims, make_respond, warp
-from experiments.looking import Parts, RunOptions, Trained, open_run
+from experiments.looking import RunOptions, Trained, open_run, studying
 
 Range = tuple[float, float, int]
 SHOWN = 5  # values of each transformation at which the images themselves are drawn
@@ -82,38 +82,40 @@ def main(options: Options, progress: Progress) -> None:
         return {f"{name}/{field}": part for name, of in whole.items() for field, part in of._asdict().items()}
 
     settings = {**dataclasses.asdict(options), "run": None, "epoch": None, "images": images}
-    parts = Parts(trained, "invariance", settings)
-    unit = "" if options.distance == "raw" else ",\nshare of the norm"
-    chosen = parts.get("images", lambda: responses(images))
-    shown = {name: every[np.linspace(0, len(every) - 1, SHOWN).round().astype(int)] for name, every in values.items()}
-    pictures = {
-        name: warped(split.images[list(images)], name, at, background, options.interpolation)
-        for name, at in shown.items()
-    }
-    names = [f"{trained.dataset.class_names[split.labels[index]]} ({index})" for index in images]
-    drawing = figure.draw(pictures, shown, values, *curves(chosen, values, options.distance), names, layers, unit)
-    arrays = {f"{name}/values": every for name, every in values.items()}
-    files.save(trained.figures / "invariance.png", drawing, images=images, layers=layers, **arrays, **chosen)
-    if options.per_class:
-        labels = range(trained.dataset.num_classes)
-        firsts = [np.flatnonzero(split.labels == label)[: options.per_class] for label in labels]
-        # One class after another in turn, so that the other image is mostly of another class
-        order = [int(of[rank]) for rank in range(options.per_class) for of in firsts if rank < len(of)]
-        blocks = [order[start : start + 50] for start in range(0, len(order), 50)]
-        kept = [
-            parts.get(f"average-{start}", lambda block=block: responses(block))
-            for start, block in progress.over("transforming images", list(enumerate(blocks)))
-        ]
-        average = {key: np.concatenate([part[key] for part in kept]) for key in kept[0]}
-        distance, probability = curves(average, values, options.distance)
-        level = scaled(average, next(iter(values)), "unrelated", options.distance).mean(axis=0)
-        note = f"Over {len(order)} test images, the first {options.per_class} of each class"
-        drawing = figure.draw_average(values, distance, probability, level, layers, unit, note)
-        files.save(
-            trained.figures / "invariance_average.png", drawing, images=order, layers=layers, **arrays, **average
-        )
-        progress.say(claims_table(average, values, layers, len(order)))
-    progress.say(f"figures in {trained.figures}")
+    with studying(trained, "invariance", settings, progress) as parts:
+        unit = "" if options.distance == "raw" else ",\nshare of the norm"
+        chosen = parts.get("images", lambda: responses(images))
+        shown = {
+            name: every[np.linspace(0, len(every) - 1, SHOWN).round().astype(int)] for name, every in values.items()
+        }
+        pictures = {
+            name: warped(split.images[list(images)], name, at, background, options.interpolation)
+            for name, at in shown.items()
+        }
+        names = [f"{trained.dataset.class_names[split.labels[index]]} ({index})" for index in images]
+        drawing = figure.draw(pictures, shown, values, *curves(chosen, values, options.distance), names, layers, unit)
+        arrays = {f"{name}/values": every for name, every in values.items()}
+        files.save(trained.figures / "invariance.png", drawing, images=images, layers=layers, **arrays, **chosen)
+        if options.per_class:
+            labels = range(trained.dataset.num_classes)
+            firsts = [np.flatnonzero(split.labels == label)[: options.per_class] for label in labels]
+            # One class after another in turn, so that the other image is mostly of another class
+            order = [int(of[rank]) for rank in range(options.per_class) for of in firsts if rank < len(of)]
+            blocks = [order[start : start + 50] for start in range(0, len(order), 50)]
+            kept = [
+                parts.get(f"average-{start}", lambda block=block: responses(block))
+                for start, block in progress.over("transforming images", list(enumerate(blocks)))
+            ]
+            average = {key: np.concatenate([part[key] for part in kept]) for key in kept[0]}
+            distance, probability = curves(average, values, options.distance)
+            level = scaled(average, next(iter(values)), "unrelated", options.distance).mean(axis=0)
+            note = f"Over {len(order)} test images, the first {options.per_class} of each class"
+            drawing = figure.draw_average(values, distance, probability, level, layers, unit, note)
+            files.save(
+                trained.figures / "invariance_average.png", drawing, images=order, layers=layers, **arrays, **average
+            )
+            progress.say(claims_table(average, values, layers, len(order)))
+        progress.say(f"figures in {trained.figures}")
 
 
 def chosen_layers(trained: Trained, options: Options) -> tuple[str, str]:

@@ -23,6 +23,7 @@ from cnnjax.figures import files
 from cnnjax.figures import lecture as figures
 from cnnjax.figures.lecture import Fit
 from cnnjax.train import step as training
+from cnnjax.train.lock import locked
 from cnnjax.train.losses import squared_error
 
 
@@ -275,37 +276,47 @@ def train(config: Config, updates: int, progress: Progress) -> Course:
 
 def main(options: Options, progress: Progress) -> None:
     out = options.out
+    out.mkdir(parents=True, exist_ok=True)
     scanned, colour, size, pooled, errors = scan(), rgb(), sizes(), max_pooling(), total_errors()
     image = photograph()
     maps, moved = feature_maps(image), invariance(image)
     config = dataclasses.replace(DIGITS, hyper=dataclasses.replace(DIGITS.hyper, seed=options.seed))
     course = train(config, options.updates, progress)
 
-    files.save(out / "scanner.png", figures.draw_scanner(*scanned), **scanned._asdict())
-    figure = figures.draw_rgb(colour.padded, RGB_FILTER, colour.sums, RGB_BIAS, int(colour.output[0, 0]), RGB_NAMES)
-    files.save(out / "rgb.png", figure, kernel=RGB_FILTER, bias=RGB_BIAS, **colour._asdict())
-    windows = np.array([fit._replace(output=fit.output or 0) for fit in size.fits])
-    files.save(out / "strides.png", figures.draw_strides(size.fits), columns=Fit._fields, fits=windows)
-    figure = figures.draw_pooling(POOLED_IMAGE, pooled.switches, pooled.output, POOL)
-    files.save(out / "pooling.png", figure, image=POOLED_IMAGE, **pooled._asdict())
-    names, weights, divisors = ([getattr(one, field) for one in FILTERS] for field in NamedFilter._fields)
-    figure = figures.draw_feature_maps(image, maps, names, weights, divisors)
-    files.save(
-        out / "feature_maps.png", figure, photograph=image, maps=maps, names=names, weights=weights, divisors=divisors
-    )
-    ends = [0, -1]
-    figure = figures.draw_invariance(moved.inputs[ends], moved.shifts[ends], moved.shifts, moved.curves)
-    arrays = {name: value for name, value in moved._asdict().items() if name != "curves"}
-    curves = np.stack(list(moved.curves.values()))
-    files.save(out / "invariance.png", figure, curves=curves, curve_names=list(moved.curves), **arrays)
-    target = np.eye(len(CLASSES))[BOAT]
-    outputs = {name: np.array(values) for name, values in OUTPUTS.items()}
-    title = f"a small network learns handwritten {config.data.name}"
-    figure = figures.draw_training(CLASSES, target, outputs, errors, *course, title)
-    probabilities = np.stack(list(outputs.values()))
-    files.save(out / "training.png", figure, target=target, outputs=probabilities, errors=errors, **course._asdict())
-    text = page(scanned, colour, size, pooled, maps, moved, errors, course)
-    write_text(out / "lecture.md", text)
+    with locked(out):  # one process draws at a time
+        files.save(out / "scanner.png", figures.draw_scanner(*scanned), **scanned._asdict())
+        figure = figures.draw_rgb(colour.padded, RGB_FILTER, colour.sums, RGB_BIAS, int(colour.output[0, 0]), RGB_NAMES)
+        files.save(out / "rgb.png", figure, kernel=RGB_FILTER, bias=RGB_BIAS, **colour._asdict())
+        windows = np.array([fit._replace(output=fit.output or 0) for fit in size.fits])
+        files.save(out / "strides.png", figures.draw_strides(size.fits), columns=Fit._fields, fits=windows)
+        figure = figures.draw_pooling(POOLED_IMAGE, pooled.switches, pooled.output, POOL)
+        files.save(out / "pooling.png", figure, image=POOLED_IMAGE, **pooled._asdict())
+        names, weights, divisors = ([getattr(one, field) for one in FILTERS] for field in NamedFilter._fields)
+        figure = figures.draw_feature_maps(image, maps, names, weights, divisors)
+        files.save(
+            out / "feature_maps.png",
+            figure,
+            photograph=image,
+            maps=maps,
+            names=names,
+            weights=weights,
+            divisors=divisors,
+        )
+        ends = [0, -1]
+        figure = figures.draw_invariance(moved.inputs[ends], moved.shifts[ends], moved.shifts, moved.curves)
+        arrays = {name: value for name, value in moved._asdict().items() if name != "curves"}
+        curves = np.stack(list(moved.curves.values()))
+        files.save(out / "invariance.png", figure, curves=curves, curve_names=list(moved.curves), **arrays)
+        target = np.eye(len(CLASSES))[BOAT]
+        outputs = {name: np.array(values) for name, values in OUTPUTS.items()}
+        title = f"a small network learns handwritten {config.data.name}"
+        figure = figures.draw_training(CLASSES, target, outputs, errors, *course, title)
+        probabilities = np.stack(list(outputs.values()))
+        files.save(
+            out / "training.png", figure, target=target, outputs=probabilities, errors=errors, **course._asdict()
+        )
+        text = page(scanned, colour, size, pooled, maps, moved, errors, course)
+        write_text(out / "lecture.md", text)
     progress.say(f"{out / 'lecture.md'} and its figures are in {out}")
 
 

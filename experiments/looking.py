@@ -1,10 +1,13 @@
 """A trained run, opened to be looked into: what every study of a finished network shares."""
 
+import contextlib
 import dataclasses
+import functools
 import hashlib
+import importlib.metadata
 import json
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,14 +15,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import cnnjax
 from cnnjax import models
 from cnnjax.atomic import replacing, write_text
 from cnnjax.cli import Progress
-from cnnjax.config import Config
-from cnnjax.data import Dataset, Split, batches, load, mean_image
+from cnnjax.config import Config, to_json
+from cnnjax.data import Dataset, Split, batches, fingerprint, load, mean_image
 from cnnjax.errors import InputError
 from cnnjax.figures import files
 from cnnjax.train import run
+from cnnjax.train.lock import locked
 from cnnjax.train.step import Preprocess, make_preprocess
 from cnnjax.visualize.activations import Activations, tile_activations
 from cnnjax.visualize.evolution import GROUP, FeatureMaps, Strongest, make_look, strongest_activations
@@ -122,34 +127,104 @@ def maps_of(trained: Trained, layers: Sequence[str]) -> FeatureMaps:
 class Parts:
     """The results of a study's parts, written as they are made, so that a stopped study goes on where it was.
 
-    They are in RUN/parts/STUDY. Parts of other weights, data or settings are deleted when the study begins.
+    They are in RUN/parts/STUDY/epoch-N/IDENTITY: each combination of all that decides a result has a folder of its own,
+    so that none is ever taken for another's. Nothing there is needed once the figure is drawn.
     """
 
-    def __init__(self, trained: Trained, study: str, settings: Mapping[str, Any]):
-        digest = hashlib.sha256()
-        for leaf in jax.tree.leaves(trained.variables):
-            digest.update(np.asarray(leaf).tobytes())
-        data = json.loads((trained.folder / "config.json").read_text())["data"]["sha256"]
-        self._folder = trained.folder / "parts" / study
-        identity = json.dumps({"weights": digest.hexdigest(), "data": data, "settings": repr(dict(settings))})
-        path = self._folder / "identity.json"
-        if not path.exists() or path.read_text() != identity:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder.mkdir(parents=True)
-            write_text(path, identity)
+    def __init__(self, folder: Path, identity: str, say: Callable[[str], None]):
+        """`say` is told of parts that are damaged."""
+        self._folder, self._identity, self._say = folder, identity, say
 
     def get(self, name: str, compute: Callable[[], Mapping[str, Any]]) -> dict[str, np.ndarray]:
         """The arrays of this part: read if they are there and whole, else computed and kept."""
         path, seal = self._folder / f"{name}.npz", self._folder / f"{name}.sha256"
-        # Reading alone would not notice every flipped bit.
-        if not (path.is_file() and seal.is_file() and seal.read_bytes() == _digest(path)):
-            seal.unlink(missing_ok=True)
-            files.save_arrays(path, **compute())
-            with replacing(seal) as file:
-                file.write(_digest(path))
-        with np.load(path, allow_pickle=False) as kept:
-            return {key: kept[key] for key in kept.files}
+        if seal.is_file():  # written last
+            # Reading alone would not notice every flipped bit.
+            if path.is_file() and seal.read_bytes() == self._seal(path):
+                with np.load(path, allow_pickle=False) as kept:
+                    return dict(kept)
+            self._say(f"{path} was not as it was written; made anew")
+            seal.unlink()
+        files.save_arrays(path, **(arrays := {key: np.asarray(value) for key, value in compute().items()}))
+        with replacing(seal) as file:
+            file.write(self._seal(path))
+        return arrays
+
+    def _seal(self, path: Path) -> bytes:
+        return hashlib.sha256(self._identity.encode() + path.read_bytes()).hexdigest().encode()
 
 
-def _digest(path: Path) -> bytes:
-    return hashlib.sha256(path.read_bytes()).hexdigest().encode()
+@contextlib.contextmanager
+def studying(trained: Trained, study: str, settings: Mapping[str, Any], progress: Progress) -> Iterator[Parts]:
+    """Hands out the parts of the study, and makes the folder of its figures; no other process draws them meanwhile.
+
+    Args:
+        settings: all that decides the parts beside the network's weights and the run's data.
+
+    Raises:
+        InputError: another process is at the same study of the same epoch, or a folder of the run is a link.
+    """
+    files.make_folder(trained.folder, *trained.figures.relative_to(trained.folder).parts)
+    at_work = files.make_folder(trained.folder, "parts", study, f"epoch-{trained.epoch}")
+    with locked(at_work):
+        identity = identity_of(trained, settings)
+        record = at_work / "identity.json"  # for people: which folder is whose that began last
+        write_text(record, json.dumps({"epoch": trained.epoch, "identity": identity}) + "\n")
+        record.replace(at_work.parent / record.name)
+        yield Parts(files.make_folder(at_work, identity[:32]), identity, progress.say)
+
+
+# JAX's settings that change numbers.
+_SETTINGS = (
+    "jax_enable_x64", "jax_default_matmul_precision", "jax_default_prng_impl", "jax_threefry_partitionable",
+    "jax_numpy_dtype_promotion",
+)  # fmt: skip
+
+
+def identity_of(trained: Trained, settings: Mapping[str, Any]) -> str:
+    """SHA-256, as hexadecimal text, over all that decides what a study finds.
+
+    That is the weights, the data, the network, the settings, this package's code, the versions of those it computes
+    with, and how JAX is set.
+    """
+    packages = ("jax", "jaxlib", "flax", "numpy", "scipy", "scikit-learn", "scikit-image")
+    everything = {
+        "epoch": trained.epoch,
+        "weights": trained.variables,
+        "data": fingerprint(trained.dataset),
+        "network": (to_json(trained.config)["model"], trained.config.data.unit),
+        "settings": settings,
+        "code": _code(),
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "jax": {name: str(getattr(jax.config, name)) for name in _SETTINGS},
+        "xla": os.environ.get("XLA_FLAGS", ""),
+        "device": jax.devices()[0].device_kind,
+    }
+    return hashlib.sha256(json.dumps(_plain(everything), sort_keys=True).encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """As what JSON can hold; an array by its type, its shape and the SHA-256 of its bytes."""
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        array = np.ascontiguousarray(value)
+        return [array.dtype.str, array.shape, hashlib.sha256(array.tobytes()).hexdigest()]
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, Path):
+        return str(value)
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    raise TypeError(f"{type(value)} has no text that holds all of it")
+
+
+@functools.cache
+def _code() -> str:
+    """SHA-256 over the code of this package, but for that which only draws."""
+    digest = hashlib.sha256(cnnjax.__version__.encode())
+    for package in (Path(cnnjax.__file__).parent, Path(__file__).parent):
+        for path in sorted(package.rglob("*.py")):
+            if path.parent != package / "figures":
+                digest.update(f"{path.relative_to(package)} {path.stat().st_size} ".encode() + path.read_bytes())
+    return digest.hexdigest()

@@ -22,7 +22,7 @@ from cnnjax.figures import files
 from cnnjax.figures import maximization as figure
 from cnnjax.visualize.deconvnet import feature_maps_of
 from cnnjax.visualize.maximization import colour_directions, maximize
-from experiments.looking import Parts, RunOptions, Trained, open_run
+from experiments.looking import RunOptions, Trained, open_run, studying
 
 BATCH = 100  # training images at a time; no result depends on it
 
@@ -58,22 +58,22 @@ def main(options: Options, progress: Progress) -> None:
     trained = open_run(options, progress)
     layers = chosen_layers(trained, options)
     settings = {**dataclasses.asdict(options), "run": None, "epoch": None, "layers": None}
-    parts = Parts(trained, "maximization", settings)
-    found = {
-        layer: parts.get(layer, lambda layer=layer: excited(trained, layer, options))
-        for layer in progress.over("exciting", layers)
-    }
-    last = list(trained.layers)[-1]
-    labels = {
-        layer: [trained.dataset.class_names[unit] if layer == last else f"map {unit}" for unit in of["units"]]
-        for layer, of in found.items()
-    }
-    values, best = ({layer: of[field] for layer, of in found.items()} for field in ("values", "best"))
-    note = f"Images that excite a unit the most, at the contrast of its best training image, epoch {trained.epoch}"
-    arrays = {f"{layer}-{field}": of[field] for layer, of in found.items() for field in of}
-    drawing = figure.draw({layer: of["images"] for layer, of in found.items()}, values, best, labels, note)
-    files.save(trained.figures / "maximization.png", drawing, **arrays)
-    progress.say(f"figures in {trained.figures}")
+    with studying(trained, "maximization", settings, progress) as parts:
+        found = {
+            layer: parts.get(layer, lambda layer=layer: excited(trained, layer, options))
+            for layer in progress.over("exciting", layers)
+        }
+        last = list(trained.layers)[-1]
+        labels = {
+            layer: [trained.dataset.class_names[unit] if layer == last else f"map {unit}" for unit in of["units"]]
+            for layer, of in found.items()
+        }
+        values, best = ({layer: of[field] for layer, of in found.items()} for field in ("values", "best"))
+        note = f"Images that excite a unit the most, at the contrast of its best training image, epoch {trained.epoch}"
+        arrays = {f"{layer}-{field}": of[field] for layer, of in found.items() for field in of}
+        drawing = figure.draw({layer: of["images"] for layer, of in found.items()}, values, best, labels, note)
+        files.save(trained.figures / "maximization.png", drawing, **arrays)
+        progress.say(f"figures in {trained.figures}")
 
 
 def excited(trained: Trained, layer: str, options: Options) -> dict[str, Any]:

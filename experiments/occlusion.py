@@ -20,7 +20,7 @@ from cnnjax.figures import files
 from cnnjax.figures import occlusion as occlusion_figure
 from cnnjax.visualize.evolution import Strongest, make_projector, tile_units
 from cnnjax.visualize.occlusion import Activity, bootstrap_interval, corners_along, falls, make_respond, occlusion
-from experiments.looking import Parts, RunOptions, Trained, open_run, strongest_of
+from experiments.looking import RunOptions, Trained, open_run, strongest_of, studying
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,59 +60,61 @@ def main(options: Options, progress: Progress) -> None:
     trained = open_run(options, progress)
     test = trained.dataset.test
     settings = checked_settings(options, trained)
-    parts = Parts(trained, "occlusion", {**settings._asdict(), "others": options.others, "tested": options.tested})
-    square = {"side": settings.side, "grey": settings.grey}
+    with studying(
+        trained, "occlusion", {**settings._asdict(), "others": options.others, "tested": options.tested}, progress
+    ) as parts:
+        square = {"side": settings.side, "grey": settings.grey}
 
-    def feature_maps(variables, images):
-        return trained._replace(variables=variables).feature_maps(images)
+        def feature_maps(variables, images):
+            return trained._replace(variables=variables).feature_maps(images)
 
-    respond = make_respond(
-        feature_maps, settings.layer, list(trained.layers)[-1], trained.preprocess, settings.activity
-    )
+        respond = make_respond(
+            feature_maps, settings.layer, list(trained.layers)[-1], trained.preprocess, settings.activity
+        )
 
-    def compare() -> dict[str, Any]:
-        images, labels = test.images[: options.tested], test.labels[: options.tested]
-        centre, corners, whole = falls(respond, trained.variables, images, labels, **square)
-        return {"centre": centre, "corners": corners, "whole": whole, "labels": labels}
+        def compare() -> dict[str, Any]:
+            images, labels = test.images[: options.tested], test.labels[: options.tested]
+            centre, corners, whole = falls(respond, trained.variables, images, labels, **square)
+            return {"centre": centre, "corners": corners, "whole": whole, "labels": labels}
 
-    compared = parts.get("compared", compare)
-    key = address(options.seed, Purpose.STUDY, 3)
-    more = compared["centre"] - compared["corners"].mean(axis=1)
-    interval = bootstrap_interval(jax.random.fold_in(key, 1), more)
+        compared = parts.get("compared", compare)
+        key = address(options.seed, Purpose.STUDY, 3)
+        more = compared["centre"] - compared["corners"].mean(axis=1)
+        interval = bootstrap_interval(jax.random.fold_in(key, 1), more)
 
-    def search() -> dict[str, np.ndarray]:
-        train, layer = trained.dataset.train, settings.layer
-        return strongest_of(trained, (layer,), train, options.others, progress)[layer]._asdict()
+        def search() -> dict[str, np.ndarray]:
+            train, layer = trained.dataset.train, settings.layer
+            return strongest_of(trained, (layer,), train, options.others, progress)[layer]._asdict()
 
-    found = Strongest(**parts.get("search", search))
-    projector = make_projector(feature_maps, settings.layer, trained.preprocess)
-    rows = []
-    for number in progress.over("covering", options.images or chosen_images(key, compared, options.random_images)):
+        found = Strongest(**parts.get("search", search))
+        projector = make_projector(feature_maps, settings.layer, trained.preprocess)
+        rows = []
+        for number in progress.over("covering", options.images or chosen_images(key, compared, options.random_images)):
 
-        def cover(number=number) -> dict[str, Any]:
-            seen = occlusion(respond, trained.variables, test.images[number], step=settings.step, **square)
-            watched = int(np.argmax(seen.whole.activity))
-            return {
-                "tops": seen.tops,
-                "lefts": seen.lefts,
-                "map": watched,
-                "activity": seen.covered.activity[..., watched],
-                "whole_activity": seen.whole.activity[watched],
-                "probability": seen.covered.probabilities[..., test.labels[number]],
-                "whole_probability": seen.whole.probabilities[test.labels[number]],
-                "best": np.argmax(seen.covered.probabilities, axis=-1),
-                "projections": projections(projector, trained, settings.layer, number, watched, found),
+            def cover(number=number) -> dict[str, Any]:
+                seen = occlusion(respond, trained.variables, test.images[number], step=settings.step, **square)
+                watched = int(np.argmax(seen.whole.activity))
+                return {
+                    "tops": seen.tops,
+                    "lefts": seen.lefts,
+                    "map": watched,
+                    "activity": seen.covered.activity[..., watched],
+                    "whole_activity": seen.whole.activity[watched],
+                    "probability": seen.covered.probabilities[..., test.labels[number]],
+                    "whole_probability": seen.whole.probabilities[test.labels[number]],
+                    "best": np.argmax(seen.covered.probabilities, axis=-1),
+                    "projections": projections(projector, trained, settings.layer, number, watched, found),
+                }
+
+            part: dict[str, Any] = {
+                key: array if array.ndim else array.item() for key, array in parts.get(f"image_{number}", cover).items()
             }
-
-        part: dict[str, Any] = {
-            key: array if array.ndim else array.item() for key, array in parts.get(f"image_{number}", cover).items()
-        }
-        rows.append(occlusion_figure.Row(int(number), int(test.labels[number]), test.images[number], **part))
-    figure = occlusion_figure.draw(rows, trained.dataset.class_names, settings.layer, settings.activity, **square)
-    arrays = {f"{name}_{row.number}": value for row in rows for name, value in row._asdict().items()}
-    files.save(trained.figures / "occlusion.png", figure, **arrays, **compared, interval=interval)
-    progress.say(sentence(settings, compared, more, interval))
-    progress.say(f"figure in {trained.figures}")
+            rows.append(occlusion_figure.Row(int(number), int(test.labels[number]), test.images[number], **part))
+        figure = occlusion_figure.draw(rows, trained.dataset.class_names, settings.layer, settings.activity, **square)
+        arrays = {f"{name}_{row.number}": value for row in rows for name, value in row._asdict().items()}
+        files.save(trained.figures / "occlusion.png", figure, **arrays, **compared, interval=interval)
+        progress.say(sentence(settings, compared, more, interval))
+        progress.say(f"figure in {trained.figures}")
 
 
 def checked_settings(options: Options, trained: Trained) -> Settings:

@@ -18,7 +18,7 @@ from cnnjax.errors import InputError
 from cnnjax.figures import files
 from cnnjax.figures import probes as probes_figure
 from cnnjax.visualize.probes import Classifier, Pooling, layer_features, make_features, prepared, probe
-from experiments.looking import Parts, RunOptions, Trained, open_run
+from experiments.looking import RunOptions, Trained, open_run, studying
 
 BATCH = 64  # images a forward pass; no result depends on it
 PIXELS = "pixels"  # the network's input, as layer 0
@@ -135,17 +135,20 @@ def main(options: Options, progress: Progress) -> None:
         by_count = [[accuracy(layer, count) for count in options.per_class] for layer in layers]
         return np.swapaxes(by_count, 1, 2)
 
-    settings = {key: value for key, value in dataclasses.asdict(options).items() if key not in ("run", "folds")}
-    parts = Parts(trained, "probes", settings)
-    found = {
-        (name, fold): parts.get(
-            f"{name.replace(' ', '-')}-fold-{fold}",
-            lambda name=name, fold=fold: {"accuracy": accuracies(networks[name], *folds[fold])},
-        )["accuracy"]
-        for name, fold in progress.over("probing", [(name, fold) for name in networks for fold in range(options.folds)])
-    }
-    accuracy = np.stack([[found[name, fold] for fold in range(options.folds)] for name in networks])
-    report(options, trained, tuple(networks), layers, accuracy, progress)
+    settings = dataclasses.asdict(options) | {"run": None, "epoch": None, "folds": None}
+    settings["networks"] = {name: network.variables for name, network in networks.items()}
+    with studying(trained, "probes", settings, progress) as parts:
+        found = {
+            (name, fold): parts.get(
+                f"{name.replace(' ', '-')}-fold-{fold}",
+                lambda name=name, fold=fold: {"accuracy": accuracies(networks[name], *folds[fold])},
+            )["accuracy"]
+            for name, fold in progress.over(
+                "probing", [(name, fold) for name in networks for fold in range(options.folds)]
+            )
+        }
+        accuracy = np.stack([[found[name, fold] for fold in range(options.folds)] for name in networks])
+        report(options, trained, tuple(networks), layers, accuracy, progress)
 
 
 def report(

@@ -142,7 +142,7 @@ def main(arguments: Arguments, progress: Progress) -> None:
         progress.say(f"{size_text} ({'; '.join(plan.reasons)})")
     ranked = sorted(swept.results, key=rank)
     progress.say(best_table(ranked[:10], len(ranked)))
-    draw(arguments.workdir / "figures", swept, progress)
+    draw(files.make_folder(arguments.workdir, "figures"), swept, progress)
     progress.say(f"table and figures in {arguments.workdir}")
     if ranked[0].state != "finished":
         progress.say(f"no member has finished: all {len(ranked)} diverged")

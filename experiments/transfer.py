@@ -23,7 +23,7 @@ from cnnjax.errors import InputError
 from cnnjax.figures import files
 from cnnjax.train.step import initial_state, make_order, make_train_chunk
 from cnnjax.visualize.probes import class_accuracy, layer_features, make_features, prepared, probe
-from experiments.looking import Parts, RunOptions, Trained, open_run
+from experiments.looking import RunOptions, Trained, open_run, studying
 from experiments.probes import BATCH, check_draws, draw_fold
 
 # Accuracy, %, of the same network by images of each class: from scratch, and pre-trained on ImageNet and frozen.
@@ -147,25 +147,24 @@ def main(options: Options, progress: Progress) -> None:
             return frozen_accuracy(trained, train, classes, test, options.strengths)
         return trainings[count](train, kept if method == "fine-tuned" else {}, test)
 
-    settings = dataclasses.asdict(options) | {"run": None, "folds": None, "target": fingerprint(target)}
-    parts = Parts(trained, f"transfer-{target.name}", settings)
-    every = list(itertools.product(METHODS, options.per_class, range(options.folds)))
-    found = {
-        place: float(
-            parts.get(
-                f"{place[0].replace(' ', '-')}-{place[1]}-{place[2]}",
-                lambda place=place: {"accuracy": accuracy(*place)},
-            )["accuracy"]
-        )
-        for place in progress.over("training", every)
-    }
-    shape = len(METHODS), len(options.per_class), options.folds
-    accuracies = np.array([found[place] for place in every]).reshape(shape)
-    progress.say(result_table(accuracies, options, trained, target))
-    path = trained.figures / f"transfer-{target.name}.npz"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files.save_arrays(path, accuracy=accuracies, methods=METHODS, per_class=options.per_class)
-    progress.say(f"numbers in {path}")
+    settings = dataclasses.asdict(options) | {"run": None, "data": None, "folds": None, "target": fingerprint(target)}
+    with studying(trained, f"transfer-{target.name}", settings, progress) as parts:
+        every = list(itertools.product(METHODS, options.per_class, range(options.folds)))
+        found = {
+            place: float(
+                parts.get(
+                    f"{place[0].replace(' ', '-')}-{place[1]}-{place[2]}",
+                    lambda place=place: {"accuracy": accuracy(*place)},
+                )["accuracy"]
+            )
+            for place in progress.over("training", every)
+        }
+        shape = len(METHODS), len(options.per_class), options.folds
+        accuracies = np.array([found[place] for place in every]).reshape(shape)
+        progress.say(result_table(accuracies, options, trained, target))
+        path = trained.figures / f"transfer-{target.name}.npz"
+        files.save_arrays(path, accuracy=accuracies, methods=METHODS, per_class=options.per_class)
+        progress.say(f"numbers in {path}")
 
 
 def result_table(accuracies: np.ndarray, options: Options, trained: Trained, target: Dataset):

@@ -6,27 +6,43 @@ from typing import Any
 import numpy as np
 
 from cnnjax.atomic import replacing
+from cnnjax.errors import InputError
+from cnnjax.figures import settings
 
 
+def make_folder(base: Path, *names: str) -> Path:
+    """The folder BASE/NAME/…, made where it is not there; `base` must be, so that what was removed stays so.
+
+    Raises:
+        InputError: one of the names is a link, which may lead anywhere.
+    """
+    for name in names:
+        base = base / name
+        base.mkdir(exist_ok=True)
+        if base.is_symlink():
+            raise InputError(f"{base} must be a folder of its own, and is a link to {base.readlink()}")
+    return base
+
+
+@settings.own
 def save(path: Path, figure: Any, **arrays: Any) -> None:
-    """Writes `path` (a .png) and the .npz beside it, each under a temporary name first.
+    """Writes `path` (a .png) and the .npz beside it, each under a temporary name first, into a folder that is there.
 
     Args:
         figure: a matplotlib figure.
         arrays: what was drawn.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.text import Text
 
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # a class may be called "$"
     with replacing(path) as file:
-        figure.savefig(file, format="png", dpi=150, facecolor="white")
+        FigureCanvasAgg(figure).print_figure(file, format="png", dpi=150, facecolor="white")
     save_arrays(path.with_suffix(".npz"), **arrays)
 
 
 def save_arrays(path: Path, **arrays: Any) -> None:
-    """Writes an .npz that needs no pickle to be read."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes an .npz that needs no pickle to be read, into a folder that is there."""
     with replacing(path) as file:
         np.savez_compressed(file, **{name: np.asarray(value) for name, value in arrays.items()}, allow_pickle=False)

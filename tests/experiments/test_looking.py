@@ -1,44 +1,143 @@
-"""Parts of a study that are kept, and what becomes of damaged ones."""
+"""Parts of a study that are kept: whose they are, and what becomes of damaged ones."""
 
-from pathlib import Path
-from types import SimpleNamespace
+import dataclasses
+import os
 
+import jax
 import numpy as np
 import pytest
 
-from experiments.looking import Parts
+from cnnjax.config import Config, DataConfig
+from cnnjax.data import checked_dataset
+from cnnjax.errors import InputError
+from experiments import looking
+from experiments.looking import Trained, studying
+from tests.experiments.test_filter_evolution import Quiet
 
 
-@pytest.fixture
-def trained(tmp_path):
-    (tmp_path / "config.json").write_text('{"data": {"sha256": "0"}}')
-    return SimpleNamespace(variables={"w": np.ones(3)}, folder=tmp_path)
+def of(folder, **changes) -> Trained:
+    """A network that is nothing but its weights."""
+    images, labels = np.zeros((2, 1, 1, 1), np.uint8), np.arange(2)
+    dataset = checked_dataset("none", ("a", "b"), train=(images, labels), test=(images, labels))
+    whole = {"config": Config(), "dataset": dataset, "variables": {"w": np.ones(3)}, "epoch": 1, **changes}
+    return Trained(network=None, preprocess=None, layers={}, folder=folder, **whole)  # pyright: ignore[reportArgumentType]
 
 
-def test_a_part_is_computed_once(trained):
-    calls = []
-
-    def compute():
-        calls.append(1)
-        return {"a": np.arange(5)}
-
-    for _ in range(2):
-        np.testing.assert_array_equal(Parts(trained, "study", {"n": 1}).get("x", compute)["a"], np.arange(5))
-    assert len(calls) == 1
-    Parts(trained, "study", {"n": 2}).get("x", compute)
-    Parts(SimpleNamespace(variables={"w": np.zeros(3)}, folder=trained.folder), "study", {"n": 2}).get("x", compute)
-    assert len(calls) == 3
+def part(trained, compute, settings=None, name="x", progress=None):
+    with studying(trained, "study", settings or {}, progress or Quiet()) as parts:
+        return parts.get(name, compute)["a"]
 
 
-def test_no_flipped_bit_of_a_part_gives_another_value(trained):
-    parts = Parts(trained, "study", {})
+def test_a_part_is_computed_once_for_all_that_decides_it(tmp_path):
+    long = np.zeros(5000)
+    nearly = long.copy()
+    nearly[2500] = 1  # a text of the array leaves out its middle
+    same = of(tmp_path).dataset
+    other = dataclasses.replace(same, train=dataclasses.replace(same.train, images=same.train.images + np.uint8(1)))
+    cases = [
+        (of(tmp_path), {}),
+        (of(tmp_path, epoch=2), {}),
+        (of(tmp_path, variables={"w": np.zeros(3)}), {}),
+        (of(tmp_path, variables={"w": np.ones(3, np.float32)}), {}),
+        (of(tmp_path, variables={"v": np.ones(3)}), {}),
+        (of(tmp_path, dataset=other), {}),
+        (of(tmp_path, config=Config(data=DataConfig(unit=2.0))), {}),
+        (of(tmp_path), {"boxes": long}),
+        (of(tmp_path), {"boxes": nearly}),
+        (of(tmp_path), {"n": 1}),
+        (of(tmp_path), {"n": "1"}),
+        (of(tmp_path), {"n": [("b", 1), ("a", 2)]}),
+        (of(tmp_path), {"n": [("a", 2), ("b", 1)]}),
+    ]
+    for number, (trained, settings) in enumerate(cases):
+        assert part(trained, lambda: {"a": np.array(number)}, settings) == number
+    for number, (trained, settings) in enumerate(cases):
+        assert part(trained, lambda: pytest.fail("it was computed"), settings) == number
+
+
+def test_a_part_made_under_another_setting_of_jax_or_by_other_code_is_not_taken(tmp_path, monkeypatch):
+    assert part(of(tmp_path), lambda: {"a": 1}) == 1
+    with jax.default_matmul_precision("bfloat16"):
+        assert part(of(tmp_path), lambda: {"a": 2}) == 2
+    monkeypatch.setattr("cnnjax.__version__", "another")
+    looking._code.cache_clear()
+    assert part(of(tmp_path), lambda: {"a": 3}) == 3
+    monkeypatch.undo()
+    looking._code.cache_clear()
+    assert part(of(tmp_path), lambda: {"a": 4}) == 1
+
+
+def test_two_at_once_of_one_epoch_are_refused_and_of_two_epochs_do_not_meet(tmp_path):
+    with studying(of(tmp_path), "study", {}, Quiet()) as first:
+        with (
+            pytest.raises(InputError, match=rf"study/epoch-1 must not be in use .* \(pid {os.getpid()} on"),
+            studying(of(tmp_path), "study", {"n": 2}, Quiet()),
+        ):
+            pass
+        with studying(of(tmp_path, epoch=2), "study", {}, Quiet()) as second:
+            first.get("x", lambda: {"a": 1})
+            second.get("x", lambda: {"a": 2})
+            assert (first.get("x", dict)["a"], second.get("x", dict)["a"]) == (1, 2)
+    with studying(of(tmp_path), "study", {"n": 2}, Quiet()):
+        pass
+
+
+def files_of(folder, pattern):
+    return next(iter((folder / "parts" / "study").rglob(pattern)))
+
+
+def test_no_flipped_bit_of_a_part_gives_another_value(tmp_path):
     wanted = np.random.default_rng(0).normal(size=50)
-    parts.get("x", lambda: {"a": wanted})
+    part(of(tmp_path), lambda: {"a": wanted})
     generator = np.random.default_rng(1)
+    said, progress = [], Quiet()
+    progress.say = said.append
+    with studying(of(tmp_path), "study", {}, progress) as parts:
+        for name in ("x.npz", "x.sha256"):
+            path = files_of(tmp_path, name)
+            for bit in generator.integers(8 * path.stat().st_size, size=40):
+                content = bytearray(path.read_bytes())
+                content[bit // 8] ^= 1 << bit % 8
+                path.write_bytes(content)
+                np.testing.assert_array_equal(parts.get("x", lambda: {"a": wanted})["a"], wanted)
+    assert len(said) == 80 and all("x.npz was not as it was written; made anew" in line for line in said)
+
+
+def test_a_part_that_is_cut_short_emptied_or_a_pipe_is_made_anew(tmp_path):
+    part(of(tmp_path), lambda: {"a": 1})
     for name in ("x.npz", "x.sha256"):
-        path = Path(trained.folder, "parts", "study", name)
-        for bit in generator.integers(8 * path.stat().st_size, size=40):
-            content = bytearray(path.read_bytes())
-            content[bit // 8] ^= 1 << bit % 8
-            path.write_bytes(content)
-            np.testing.assert_array_equal(parts.get("x", lambda: {"a": wanted})["a"], wanted)
+        for content in (b"", files_of(tmp_path, name).read_bytes()[:20], b"\xff\xfe"):
+            files_of(tmp_path, name).write_bytes(content)
+            assert part(of(tmp_path), lambda: {"a": 1}) == 1
+    path = files_of(tmp_path, "x.npz")
+    path.unlink()
+    os.mkfifo(path)
+    assert part(of(tmp_path), lambda: {"a": 1}) == 1 and path.is_file()
+
+
+def test_a_run_that_is_removed_meanwhile_stays_removed(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    with studying(of(run), "study", {}, Quiet()) as parts:
+        run.rename(tmp_path / "elsewhere")
+        with pytest.raises(FileNotFoundError):
+            parts.get("x", lambda: {"a": 1})
+    with pytest.raises(FileNotFoundError), studying(of(run), "study", {}, Quiet()):
+        pass
+    assert not run.exists()
+
+
+@pytest.mark.parametrize("name", ["figures", "parts"])
+def test_a_folder_of_the_run_that_is_a_link_is_refused(tmp_path, name):
+    run, outside = tmp_path / "run", tmp_path / "outside"
+    run.mkdir()
+    outside.mkdir()
+    (run / name).symlink_to(outside)
+    with pytest.raises(InputError, match=f"{name} must be a folder of its own, and is a link to .*outside"):
+        part(of(run), lambda: {"a": 1})
+    assert not list(outside.iterdir())
+
+
+def test_settings_that_have_no_whole_text_are_no_identity(tmp_path):
+    with pytest.raises(TypeError):
+        part(of(tmp_path), lambda: {"a": 1}, {"what": object()})
