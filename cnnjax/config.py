@@ -303,8 +303,9 @@ def from_json(tree: Any) -> Config:
     return _from_json(Config, tree, "")
 
 
-# Settings that change where things are kept or how often, and no result.
-WITHOUT_EFFECT = ("data.data_dir", "data.manual_dir", "train.save_every_seconds")
+# Settings that change where things are kept or how often, and no result. Which images a run is of, its record says by
+# their SHA-256.
+WITHOUT_EFFECT = ("data.folder", "data.npz", "data.data_dir", "data.manual_dir", "train.save_every_seconds")
 
 
 def differences(ours: Config, theirs: Config) -> list[str]:

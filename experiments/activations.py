@@ -16,7 +16,7 @@ from cnnjax.figures import activations as activations_figure
 from cnnjax.figures import files
 from cnnjax.visualize.activations import Activations
 from cnnjax.visualize.evolution import Strongest, choose_maps
-from experiments.looking import RunOptions, Trained, open_run, strongest_of, studying, tiles_of
+from experiments.looking import RunOptions, Trained, open_run, require_at_most, strongest_of, studying, tiles_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,13 +27,14 @@ class Options(RunOptions):
     maps: tuple[int, ...] = ()  # which feature maps of each layer; none: a seeded choice
     random_maps: int = 12  # how many maps that choice takes, out of those that fire at all
     maps_seed: int = 0  # of that choice
-    count: int = 9  # strongest activations of each map
+    count: int | None = None  # strongest activations of each map; none: nine, or one an image where there are fewer
     split: Literal["train", "test"] = "test"  # the images that are searched; the paper takes images not trained on
 
     def __post_init__(self):
         for name in ("random_maps", "count"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+        require_at_most(self, random_maps=65536)
         if self.maps_seed < 0:
             raise InputError(f"--maps-seed must be at least 0, got {self.maps_seed}")
 
@@ -42,16 +43,15 @@ def main(options: Options, progress: Progress) -> None:
     trained = open_run(options, progress)
     split = {"train": trained.dataset.train, "test": trained.dataset.test}[options.split]
     layers = checked_layers(options, trained)
-    if options.count > len(split):
-        raise InputError(
-            f"--count must be at most the {len(split)} images of the {options.split} split, got {options.count}"
-        )
+    count = min(9, len(split)) if options.count is None else options.count
+    if count > len(split):
+        raise InputError(f"--count must be at most the {len(split)} images of the {options.split} split, got {count}")
     with studying(
-        trained, "activations", {"layers": layers, "count": options.count, "split": options.split}, progress
+        trained, "activations", {"layers": layers, "count": count, "split": options.split}, progress
     ) as parts:
 
         def search() -> dict[str, np.ndarray]:
-            of_all = strongest_of(trained, layers, split, options.count, progress)
+            of_all = strongest_of(trained, layers, split, count, progress)
             return {f"{layer} {part}": array for layer in layers for part, array in of_all[layer]._asdict().items()}
 
         found = parts.get("search", search)

@@ -25,7 +25,7 @@ from cnnjax.config import Config, ModelConfig
 from cnnjax.data import Dataset, load
 from cnnjax.errors import InputError
 from cnnjax.figures import architectures as architectures_figure
-from cnnjax.figures import files
+from cnnjax.figures import files, settings
 from cnnjax.train import run
 from cnnjax.train.lock import locked
 from cnnjax.train.step import make_evaluate
@@ -141,8 +141,8 @@ class Options:
     maps_seed: int = dataclasses.field(default=0, metadata={"help": "of their choice"})
 
     def __post_init__(self):
-        if self.maps < 1:
-            raise InputError(f"--maps must be at least 1, got {self.maps}")
+        if not 1 <= self.maps <= 65536:
+            raise InputError(f"--maps must be between 1 and 65536, got {self.maps}")
         if self.maps_seed < 0:
             raise InputError(f"--maps-seed must be at least 0, got {self.maps_seed}")
         for name in self.variants or ("none",):
@@ -186,6 +186,7 @@ def main(arguments: Arguments, progress: Progress) -> None:
     config, options, folder = arguments.config, arguments.options, arguments.workdir
     if (folder / "config.json").exists():
         raise InputError(f"--workdir must be a folder for all variants, and {folder} holds one run")
+    settings.check()
     dataset = load(config.data, progress)
     network = run.build(config, dataset)
     if not network.convolutions:

@@ -30,7 +30,7 @@ from cnnjax.visualize.attribution import (
     similarity,
     smooth_grad,
 )
-from experiments.looking import Parts, RunOptions, Trained, open_run, studying
+from experiments.looking import Parts, RunOptions, Trained, open_run, require_at_most, studying
 
 COLOURED = ("guided backpropagation", "deconvnet")  # drawn as they are, signed; their shapes are the point
 BATCH = 32  # images at a time; no result depends on it
@@ -55,6 +55,7 @@ class Options(RunOptions):
         for name, bound in {"steps": 1, "samples": 1, "noise": 0, "sanity_images": 0, "seed": 0}.items():
             if getattr(self, name) < bound:
                 raise InputError(f"--{name.replace('_', '-')} must be at least {bound}, got {getattr(self, name)}")
+        require_at_most(self, steps=10**6, samples=10**6)
         if not np.isfinite(self.noise):
             raise InputError(f"--noise must be a finite number, got {self.noise}")
 
@@ -63,7 +64,7 @@ def main(options: Options, progress: Progress) -> None:
     trained = open_run(options, progress)
     methods = make_methods(trained, options)
     chosen = chosen_images(trained, options.images)
-    settings = {**dataclasses.asdict(options), "run": None, "epoch": None, "images": chosen}
+    settings = {**dataclasses.asdict(options), "run": None, "epoch": None, "data": None, "images": chosen}
     with studying(trained, "attribution", settings, progress) as parts:
         explained = classes(trained, chosen, options)
         maps = {

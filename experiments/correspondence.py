@@ -34,7 +34,7 @@ from cnnjax.figures import correspondence as figure
 from cnnjax.figures import files
 from cnnjax.visualize.correspondence import Zeros, cover, delta, hamming, make_look, permutation_p, random_boxes
 from experiments.invariance import fill
-from experiments.looking import RunOptions, Trained, open_run, studying
+from experiments.looking import RunOptions, Trained, open_run, require_at_most, studying
 
 COLUMNS = ("image", "part", "top", "left", "height", "width")
 PLACES = {"centre": (1 / 2, 1 / 2), "top": (1 / 4, 1 / 2), "bottom": (3 / 4, 1 / 2)}
@@ -46,6 +46,7 @@ COMPARED = {
     "random_between": "two classes: random boxes",
 }
 SHOWN_IMAGES, SHOWN_RANDOM = 5, 3
+MOST_BOXES = 10_000  # of one part in all its images: each is compared with each, which takes 0.8 GB then
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +54,8 @@ class Options(RunOptions):
     """Table 1; what the paper leaves open is named."""
 
     boxes: Path | None = None  # CSV with the columns image,part,top,left,height,width; none: fixed places
-    images: int = 5  # without boxes: test images of each class (the first ones)
-    classes: int = 10  # without boxes: how many classes (the first ones)
+    images: int | None = None  # without boxes: test images of each class, the first ones; none: 5, or what all have
+    classes: int = 10  # without boxes: how many classes (the first ones, of those with 2 test images and more)
     side: float = 0.25  # without boxes: side of a box, as a share of the image's
     layers: tuple[str, str] | None = None  # none: outputs of the last convolution and of the last dense layer
     random: int = 20  # random boxes for each part of each image
@@ -67,8 +68,9 @@ class Options(RunOptions):
     def __post_init__(self):
         least = {"images": 2, "classes": 1, "random": 1, "permutations": 1, "seed": 0}
         for name, bound in least.items():
-            if getattr(self, name) < bound:
+            if getattr(self, name) is not None and getattr(self, name) < bound:
                 raise InputError(f"--{name} must be at least {bound}, got {getattr(self, name)}")
+        require_at_most(self, permutations=10**6)
         if not 0 < self.side <= 0.5:  # the outer places reach to the border at 1/2
             raise InputError(f"--side must be above 0 and at most 0.5, got {self.side}")
 
@@ -88,6 +90,9 @@ def main(options: Options, progress: Progress) -> None:
     trained = open_run(options, progress)
     layers = chosen_layers(trained, options)
     regions = boxes_of_file(trained, options.boxes) if options.boxes else boxes_of_places(trained, options)
+    most = MOST_BOXES // max(len(which) for which, _ in regions.parts.values()) - 1
+    if options.random > most:
+        raise InputError(f"--random must be at most {most} for so many images of a part, got {options.random}")
     background = fill(trained, options.fill)
     assert background is not None  # only an edge has none
 
@@ -96,7 +101,8 @@ def main(options: Options, progress: Progress) -> None:
         return [maps[layer] for layer in layers]
 
     look = make_look(outputs, background)
-    settings = {**dataclasses.asdict(options), "run": None, "epoch": None, "boxes": None, "regions": _all_of(regions)}
+    elsewhere = dict.fromkeys(("run", "epoch", "data", "boxes"))
+    settings = dataclasses.asdict(options) | elsewhere | {"regions": _all_of(regions)}
     with studying(trained, "correspondence", settings, progress) as parts:
         found, drawn = {}, {}
         for number, (part, (which, boxes)) in progress.over("covering parts", list(enumerate(regions.parts.items()))):
@@ -200,14 +206,17 @@ def boxes_of_places(trained: Trained, options: Options) -> Regions:
     """The same places in the first test images of the first classes."""
     split, names = trained.dataset.test, trained.dataset.class_names
     shape = split.images.shape[1:3]
-    classes = [int(label) for label in np.unique(split.labels)[: options.classes]]
-    found = [np.flatnonzero(split.labels == label)[: options.images] for label in classes]
-    for label, of_class in zip(classes, found, strict=True):
-        if len(of_class) < options.images:
+    numbers = np.bincount(split.labels, minlength=len(names))
+    classes = np.flatnonzero(numbers >= 2)[: options.classes]
+    if not len(classes):
+        raise InputError(f"--boxes must be given where no class has 2 test images, as in {trained.dataset.name}")
+    images = min(5, int(numbers[classes].min())) if options.images is None else options.images
+    for label in classes:
+        if numbers[label] < images:
             raise InputError(
-                f"--images must be at most {len(of_class)}, the test images of {names[label]!r}, got {options.images}"
+                f"--images must be at most {numbers[label]}, the test images of {names[label]!r}, got {images}"
             )
-    chosen = np.concatenate(found)
+    chosen = np.concatenate([np.flatnonzero(split.labels == label)[:images] for label in classes])
     sides = [max(1, round(options.side * length)) for length in shape]
     corners = {
         part: [round(middle * length - side / 2) for middle, length, side in zip(at, shape, sides, strict=True)]
@@ -220,7 +229,7 @@ def boxes_of_places(trained: Trained, options: Options) -> Regions:
         split.labels[chosen],
         {part: (np.arange(len(chosen)), of_part) for part, of_part in boxes.items()},
         np.tile([0, 0, *shape], (len(chosen), 1)),
-        f"Boxes of {sides[0]}×{sides[1]} px at fixed places in {options.images} images of each of {len(classes)} "
+        f"Boxes of {sides[0]}×{sides[1]} px at fixed places in {images} images of each of {len(classes)} "
         "classes. Nothing aligns these images, so a place need not be a part. In images of two classes a place has no "
         "part in common: where Δ is below that of random boxes there, it is the work of the place.",
     )
@@ -232,6 +241,8 @@ def boxes_of_file(trained: Trained, path: Path) -> Regions:
     Raises:
         InputError: naming the line that is wrong, or the part that fewer than two images have.
     """
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise InputError(f"--boxes must be a file, got {path}")
     try:
         with open(path, newline="") as file:
             reader = csv.DictReader(file)

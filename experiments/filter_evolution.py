@@ -15,7 +15,7 @@ from cnnjax import cli
 from cnnjax.cli import Arguments, Progress
 from cnnjax.data import batches
 from cnnjax.errors import InputError
-from cnnjax.figures import animation, files
+from cnnjax.figures import animation, files, settings
 from cnnjax.figures import convergence as convergence_figure
 from cnnjax.figures import evolution as evolution_figure
 from cnnjax.figures import filters as filters_figure
@@ -33,14 +33,15 @@ class Options:
     maps_seed: int = dataclasses.field(default=0, metadata={"help": "of their choice"})
 
     def __post_init__(self):
-        if self.maps < 1:
-            raise InputError(f"--maps must be at least 1, got {self.maps}")
+        if not 1 <= self.maps <= 65536:
+            raise InputError(f"--maps must be between 1 and 65536, got {self.maps}")
         if self.maps_seed < 0:
             raise InputError(f"--maps-seed must be at least 0, got {self.maps_seed}")
 
 
 def main(arguments: Arguments, progress: Progress) -> None:
     config, options, folder = arguments.config, arguments.options, arguments.workdir / "figures"
+    settings.check()
     dataset, rows = train.prepared(arguments, progress)
     fields = {row.name: row.field for row in rows if row.name.startswith("conv") and row.field}
     if not fields:

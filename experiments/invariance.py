@@ -52,6 +52,9 @@ class Options(RunOptions):
             start, end, steps = given
             if not (np.isfinite([start, end]).all() and start < end and steps >= 2):
                 raise InputError(f"--{name} must be FROM < TO and at least 2 STEPS, got {start} {end} {steps}")
+            if max(abs(start), abs(end)) > 1e6 or steps > 10**4:
+                rule = f"within ±{1e6:.0f} and at most {10**4} STEPS"
+                raise InputError(f"--{name} must be {rule}, got {start} {end} {steps}")
         if self.scale[0] <= 0:
             raise InputError(f"--scale must be ratios above 0, got {self.scale[0]}")
         if self.images is not None and not self.images:
@@ -81,7 +84,7 @@ def main(options: Options, progress: Progress) -> None:
         whole: dict[str, Response] = jax.tree.map(lambda *parts: np.stack(parts), *jax.device_get(found))
         return {f"{name}/{field}": part for name, of in whole.items() for field, part in of._asdict().items()}
 
-    settings = {**dataclasses.asdict(options), "run": None, "epoch": None, "images": images}
+    settings = {**dataclasses.asdict(options), "run": None, "epoch": None, "data": None, "images": images}
     with studying(trained, "invariance", settings, progress) as parts:
         unit = "" if options.distance == "raw" else ",\nshare of the norm"
         chosen = parts.get("images", lambda: responses(images))

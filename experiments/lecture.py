@@ -19,7 +19,7 @@ from cnnjax.cli import Progress
 from cnnjax.config import Config, DataConfig, Hyperparams, ModelConfig, PhotosConfig, TrainConfig
 from cnnjax.data import Batch, epoch_order, load, mean_image, photos
 from cnnjax.errors import InputError
-from cnnjax.figures import files
+from cnnjax.figures import files, settings
 from cnnjax.figures import lecture as figures
 from cnnjax.figures.lecture import Fit
 from cnnjax.train import step as training
@@ -36,8 +36,8 @@ class Options:
     seed: int = 0  # of its weights and its order
 
     def __post_init__(self):
-        if self.updates < 1:
-            raise InputError(f"--updates must be at least 1, got {self.updates}")
+        if not 1 <= self.updates <= 10**6:
+            raise InputError(f"--updates must be between 1 and {10**6}, got {self.updates}")
         if not 0 <= self.seed < 2**31:
             raise InputError(f"--seed must be between 0 and {2**31 - 1}, got {self.seed}")
 
@@ -275,6 +275,7 @@ def train(config: Config, updates: int, progress: Progress) -> Course:
 
 
 def main(options: Options, progress: Progress) -> None:
+    settings.check()
     out = options.out
     out.mkdir(parents=True, exist_ok=True)
     scanned, colour, size, pooled, errors = scan(), rgb(), sizes(), max_pooling(), total_errors()

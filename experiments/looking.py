@@ -19,10 +19,11 @@ import cnnjax
 from cnnjax import models
 from cnnjax.atomic import replacing, write_text
 from cnnjax.cli import Progress
-from cnnjax.config import Config, to_json
+from cnnjax.config import Config, DataConfig, to_json
 from cnnjax.data import Dataset, Split, batches, fingerprint, load, mean_image
 from cnnjax.errors import InputError
 from cnnjax.figures import files
+from cnnjax.figures.settings import check as check_matplotlib
 from cnnjax.train import run
 from cnnjax.train.lock import locked
 from cnnjax.train.step import Preprocess, make_preprocess
@@ -31,11 +32,35 @@ from cnnjax.visualize.evolution import GROUP, FeatureMaps, Strongest, make_look,
 
 
 @dataclasses.dataclass(frozen=True)
-class RunOptions:
-    """Which network; a study's own options are added by a subclass."""
+class Place:
+    """Where the images of a run are now; none: where they were. They are the same if their SHA-256 is."""
+
+    folder: str | None = None  # a folder a class, as data.folder of the run
+    npz: str | None = None  # a file with x_train, y_train, x_test, y_test
+    data_dir: str | None = None  # where prepared sets and decoded caches are kept
+    manual_dir: str | None = None  # published files at hand
+
+    def of(self, config: DataConfig) -> DataConfig:
+        """The config with the images at this place."""
+        given: dict[str, Any] = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        if given.keys() & {"folder", "npz"}:
+            given = {"folder": None, "npz": None} | given
+        return dataclasses.replace(config, **given)
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkOptions:
+    """Which network."""
 
     run: Path = Path("runs/photos")  # the folder of a trained run
     epoch: int | None = None  # one of the epochs that the run has kept; none: its last
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions(NetworkOptions):
+    """Which network; a study's own options are added by a subclass."""
+
+    data: Place = Place()  # where the run's images are now
 
 
 class Trained(NamedTuple):
@@ -71,15 +96,25 @@ def open_run(options: RunOptions, progress: Progress) -> Trained:
     """Loads the run and its data; writes nothing.
 
     Raises:
-        InputError: no run folder, no checkpoints, an epoch that was not kept, or data that are no longer the same.
+        InputError: no run folder, no checkpoints, an epoch that was not kept, or data that are not there any more or no
+            longer the same.
     """
+    return open_network(options, options.data, "--data", progress)
+
+
+def open_network(options: NetworkOptions, place: Place, option: str, progress: Progress) -> Trained:
+    """As `open_run`, with the images at `place`, of which `option` tells."""
+    check_matplotlib()
     config = run.read_config(options.run / "config.json")
     kept = run.kept_epochs(options.run)
     epoch = kept[-1] if options.epoch is None and kept else options.epoch
     if epoch not in kept:
         listed = ", ".join(str(number) for number in kept) or "none"
         raise InputError(f"--epoch must be one that {options.run} has kept ({listed}), got {epoch}")
-    dataset = load(config.data, progress)
+    try:
+        dataset = load(place.of(config.data), progress)
+    except InputError as error:
+        raise InputError(f"{error} ({option}.npz and {option}.folder say where the run's images are now)") from None
     run.check_data(options.run, dataset)
     network = run.build(config, dataset)
     state = run.load_epoch(options.run, config, network, dataset, epoch)
@@ -122,6 +157,13 @@ def maps_of(trained: Trained, layers: Sequence[str]) -> FeatureMaps:
         return {layer: of_all[layer] for layer in layers}
 
     return feature_maps
+
+
+def require_at_most(options: Any, **most: int) -> None:
+    """Raises InputError naming the first option above its bound, which no machine would ever finish or hold."""
+    for name, bound in most.items():
+        if getattr(options, name) > bound:
+            raise InputError(f"--{name.replace('_', '-')} must be at most {bound}, got {getattr(options, name)}")
 
 
 class Parts:

@@ -22,7 +22,7 @@ from cnnjax.figures import files
 from cnnjax.figures import maximization as figure
 from cnnjax.visualize.deconvnet import feature_maps_of
 from cnnjax.visualize.maximization import colour_directions, maximize
-from experiments.looking import RunOptions, Trained, open_run, studying
+from experiments.looking import RunOptions, Trained, open_run, require_at_most, studying
 
 BATCH = 100  # training images at a time; no result depends on it
 
@@ -47,6 +47,7 @@ class Options(RunOptions):
         for name, bound in {"units": 1, "steps": 1, "jitter": 0, "images": 1, "seed": 0}.items():
             if getattr(self, name) < bound:
                 raise InputError(f"--{name} must be at least {bound}, got {getattr(self, name)}")
+        require_at_most(self, units=65536, steps=10**6)
         for name in ("rate", "contrast"):
             if not 0 < getattr(self, name) < np.inf:
                 raise InputError(f"--{name} must be a finite number > 0, got {getattr(self, name)}")
@@ -57,7 +58,7 @@ class Options(RunOptions):
 def main(options: Options, progress: Progress) -> None:
     trained = open_run(options, progress)
     layers = chosen_layers(trained, options)
-    settings = {**dataclasses.asdict(options), "run": None, "epoch": None, "layers": None}
+    settings = {**dataclasses.asdict(options), "run": None, "epoch": None, "data": None, "layers": None}
     with studying(trained, "maximization", settings, progress) as parts:
         found = {
             layer: parts.get(layer, lambda layer=layer: excited(trained, layer, options))

@@ -18,7 +18,7 @@ from cnnjax.errors import InputError
 from cnnjax.figures import files
 from cnnjax.figures import probes as probes_figure
 from cnnjax.visualize.probes import Classifier, Pooling, layer_features, make_features, prepared, probe
-from experiments.looking import RunOptions, Trained, open_run, studying
+from experiments.looking import RunOptions, Trained, open_run, require_at_most, studying
 
 BATCH = 64  # images a forward pass; no result depends on it
 PIXELS = "pixels"  # the network's input, as layer 0
@@ -35,7 +35,7 @@ class Options(RunOptions):
     """What is probed, and how."""
 
     layers: tuple[str, ...] | None = None  # none: the pixels, and each layer behind its pool and norm
-    per_class: tuple[int, ...] = (30,)  # training images of each class
+    per_class: tuple[int, ...] | None = None  # training images of each class; none: 30, or what the smallest class has
     test_per_class: int = 50  # at most; the paper's number
     folds: int = 3  # draws of training and test images
     classifiers: tuple[Classifier, ...] = ("svm", "softmax")  # linear: one class against the rest; multinomial
@@ -47,7 +47,8 @@ class Options(RunOptions):
     seed: int = 0  # of the draws
 
     def __post_init__(self):
-        check_draws(self.per_class, self.test_per_class, self.folds, self.seed)
+        check_draws((30,) if self.per_class is None else self.per_class, self.test_per_class, self.folds, self.seed)
+        require_at_most(self, folds=1000, features=2**30)
         for name in ("layers", "classifiers", "strengths"):
             if getattr(self, name) == ():
                 raise InputError(f"--{name} must be at least one, got none")
@@ -106,7 +107,11 @@ def main(options: Options, progress: Progress) -> None:
     for name in layers:
         if name not in (PIXELS, *trained.layers):
             raise InputError(f"--layers must be of {', '.join((PIXELS, *trained.layers))}, got {name!r}")
-    most = max(options.per_class)
+    if options.per_class is None:
+        smallest = int(np.bincount(trained.dataset.train.labels, minlength=trained.dataset.num_classes).min())
+        options = dataclasses.replace(options, per_class=(max(1, min(30, smallest)),))
+    counts = options.per_class or ()
+    most = max(counts)
     folds = [
         draw_fold(trained.dataset, most, options.test_per_class, options.seed, fold) for fold in range(options.folds)
     ]
@@ -132,10 +137,10 @@ def main(options: Options, progress: Progress) -> None:
                 for kind in options.classifiers
             ]
 
-        by_count = [[accuracy(layer, count) for count in options.per_class] for layer in layers]
+        by_count = [[accuracy(layer, count) for count in counts] for layer in layers]
         return np.swapaxes(by_count, 1, 2)
 
-    settings = dataclasses.asdict(options) | {"run": None, "epoch": None, "folds": None}
+    settings = dataclasses.asdict(options) | {"run": None, "epoch": None, "data": None, "folds": None}
     settings["networks"] = {name: network.variables for name, network in networks.items()}
     with studying(trained, "probes", settings, progress) as parts:
         found = {
@@ -164,7 +169,7 @@ def report(
     Args:
         accuracy: [networks, folds, layers, classifiers, counts].
     """
-    dataset, counts = trained.dataset, options.per_class
+    dataset, counts = trained.dataset, options.per_class or ()
     for column, count in enumerate(counts):
         columns = ["layer"]
         columns += [f"{kind}, {name}" for name in networks for kind in options.classifiers]

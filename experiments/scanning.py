@@ -82,8 +82,8 @@ class Options:
         for name in self.only:
             if name not in STUDIES:
                 raise InputError(f"--only must be among {', '.join(STUDIES)}, got {name!r}")
-        if self.epochs is not None and self.epochs < 1:
-            raise InputError(f"--epochs must be at least 1, got {self.epochs}")
+        if self.epochs is not None and not 1 <= self.epochs <= 10**5:
+            raise InputError(f"--epochs must be between 1 and {10**5}, got {self.epochs}")
         if not 0 <= self.seed < 2**31:
             raise InputError(f"--seed must be between 0 and {2**31 - 1}, got {self.seed}")
 

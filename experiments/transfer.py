@@ -23,7 +23,7 @@ from cnnjax.errors import InputError
 from cnnjax.figures import files
 from cnnjax.train.step import initial_state, make_order, make_train_chunk
 from cnnjax.visualize.probes import class_accuracy, layer_features, make_features, prepared, probe
-from experiments.looking import RunOptions, Trained, open_run, studying
+from experiments.looking import NetworkOptions, Place, Trained, open_network, require_at_most, studying
 from experiments.probes import BATCH, check_draws, draw_fold
 
 # Accuracy, %, of the same network by images of each class: from scratch, and pre-trained on ImageNet and frozen.
@@ -40,8 +40,10 @@ METHODS = ("from scratch", "frozen", "fine-tuned")
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(RunOptions):
+class Options(NetworkOptions):
     """Where the network goes, and how it is trained there."""
+
+    run_data: Place = Place()  # where the images of the network's own run are now
 
     data: DataConfig = DataConfig(name="digits")  # the other images; size, channels and unit are the network's
     hyper: Hyperparams = Hyperparams(flip=0.0, shift=2.0)  # from scratch and fine-tuned; its seed also draws images
@@ -56,6 +58,7 @@ class Options(RunOptions):
     def __post_init__(self):
         self.hyper.check()
         check_draws(self.per_class, self.test_per_class, self.folds, self.hyper.seed)
+        require_at_most(self, folds=1000, steps=10**6)
         for name in ("image_size", "channels"):
             if getattr(self.data, name) is not None:
                 raise InputError(f"--data.{name.replace('_', '-')} must be None: the network's input decides it")
@@ -129,7 +132,7 @@ def make_training(trained: Trained, options: Options, count: int, classes: int) 
 
 
 def main(options: Options, progress: Progress) -> None:
-    trained = open_run(options, progress)
+    trained = open_network(options, options.run_data, "--run-data", progress)
     if len(trained.layers) < 2:
         raise InputError("--run must be of a network with a hidden layer to keep, got one layer")
     target = fitted_data(options.data, trained.dataset.image_shape, progress)
@@ -147,7 +150,8 @@ def main(options: Options, progress: Progress) -> None:
             return frozen_accuracy(trained, train, classes, test, options.strengths)
         return trainings[count](train, kept if method == "fine-tuned" else {}, test)
 
-    settings = dataclasses.asdict(options) | {"run": None, "data": None, "folds": None, "target": fingerprint(target)}
+    elsewhere = dict.fromkeys(("run", "run_data", "data", "folds"))
+    settings = dataclasses.asdict(options) | elsewhere | {"target": fingerprint(target)}
     with studying(trained, f"transfer-{target.name}", settings, progress) as parts:
         every = list(itertools.product(METHODS, options.per_class, range(options.folds)))
         found = {

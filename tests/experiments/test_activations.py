@@ -48,7 +48,7 @@ def test_every_layer_that_is_asked_for_is_drawn_with_its_numbers(folder):
 
 def test_a_second_call_reads_what_was_found_and_draws_other_maps(folder):
     activations.main(Options(run=folder, layers=("conv1",), count=4), Quiet())
-    (search,) = (folder / "parts" / "activations").glob("*.npz")
+    (search,) = (folder / "parts" / "activations").rglob("*.npz")
     before = search.stat().st_mtime_ns
     activations.main(Options(run=folder, layers=("conv1",), count=4, random_maps=3, maps_seed=5), Quiet())
     assert search.stat().st_mtime_ns == before

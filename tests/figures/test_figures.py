@@ -87,6 +87,9 @@ def test_the_animation_has_a_frame_an_epoch(tmp_path):
 
 def test_a_figure_is_saved_with_its_numbers_and_no_pickle(tmp_path):
     figure = filters.draw(np.ones((3, 2, 2, 1, 3)), EPOCHS, "conv1")
+    with pytest.raises(FileNotFoundError):  # so that a folder that was removed stays so
+        files.save(tmp_path / "new" / "a.png", figure, kernels=np.ones(3), epochs=EPOCHS)
+    files.make_folder(tmp_path, "new")
     files.save(tmp_path / "new" / "a.png", figure, kernels=np.ones(3), epochs=EPOCHS)
     with np.load(tmp_path / "new" / "a.npz", allow_pickle=False) as arrays:
         np.testing.assert_array_equal(arrays["epochs"], EPOCHS)
