@@ -64,6 +64,12 @@ def main(options: Options, progress: Progress) -> None:
             layer: parts.get(layer, lambda layer=layer: excited(trained, layer, options))
             for layer in progress.over("exciting", layers)
         }
+        dead = [layer for layer, of in found.items() if not len(of["units"])]
+        if dead and (options.layers is not None or len(dead) == len(found)):
+            raise InputError(f"--layers must have units that are alive on the training images, got {', '.join(dead)}")
+        for layer in dead:
+            progress.say(f"{layer} is left out: none of its units is alive on the training images")
+            del found[layer]
         last = list(trained.layers)[-1]
         labels = {
             layer: [trained.dataset.class_names[unit] if layer == last else f"map {unit}" for unit in of["units"]]
@@ -80,7 +86,7 @@ def main(options: Options, progress: Progress) -> None:
 def excited(trained: Trained, layer: str, options: Options) -> dict[str, Any]:
     """The layer's first live units: `units`, `images` in grey levels, `values` there, `best` of the training images.
 
-    An image is what the unit sees, where that is less than the whole.
+    Where none is alive, `units` alone, of length 0. An image is what the unit sees, where that is less than the whole.
     """
     index = [name for name, row in trained.layers.items() if row.weights and not name.startswith("norm")].index(layer)
 
@@ -99,7 +105,7 @@ def excited(trained: Trained, layer: str, options: Options) -> dict[str, Any]:
     alive = np.flatnonzero(best > 0) if layer != list(trained.layers)[-1] else np.arange(len(best))
     units = alive[: options.units]
     if not len(units):
-        raise InputError(f"--layers must have units that are alive on the training images, got {layer}")
+        return {"units": units}
 
     rows, columns = seen(trained, layer)
     patches = np.asarray(images)[found[:, units].argmax(axis=0), rows, columns]

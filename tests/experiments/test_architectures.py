@@ -163,7 +163,7 @@ def test_unknown_variants_are_refused():
         Options(variants=("first_9_9",))
     with pytest.raises(InputError, match="--variants must be among .*, got 'none'"):
         Options(variants=())
-    with pytest.raises(InputError, match="--maps must be at least 1, got 0"):
+    with pytest.raises(InputError, match="--maps must be between 1 and 65536, got 0"):
         Options(maps=0)
     with pytest.raises(InputError, match="--maps-seed must be at least 0, got -1"):
         Options(maps_seed=-1)

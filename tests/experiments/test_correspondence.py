@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import itertools
+import os
 
 import numpy as np
 import pytest
@@ -129,11 +130,21 @@ def test_files_that_are_no_boxes_are_refused(folder, tmp_path):
         correspondence.main(small(folder, boxes=tmp_path / "empty.csv"), Quiet())
 
 
+def test_a_pipe_is_not_waited_for(folder, tmp_path):
+    os.mkfifo(tmp_path / "boxes.csv")
+    with pytest.raises(InputError, match="--boxes must be a file, got .*boxes.csv"):
+        correspondence.main(small(folder, boxes=tmp_path / "boxes.csv"), Quiet())
+
+
 def test_what_the_run_does_not_have_is_refused(folder):
     with pytest.raises(InputError, match="--layers must be one of conv1, .*, got 'conv9'"):
         correspondence.main(small(folder, layers=("conv9", "fc3")), Quiet())
     with pytest.raises(InputError, match=r"--images must be at most \d+, the test images of '0', got 5000"):
         correspondence.main(small(folder, images=5000), Quiet())
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(InputError, match=r"--random must be at most \d+ for so many images of a part, got 65537"):
+        correspondence.main(small(folder, random=65537), Quiet())
+    assert sorted(folder.rglob("*")) == before
 
 
 def test_an_mlp_needs_its_layers_named(folder):

@@ -1,15 +1,15 @@
 """The main job, small: two epochs on the digits."""
 
 import dataclasses
-import subprocess
-import sys
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from cnnjax import cli, models
 from cnnjax.config import TrainConfig
 from cnnjax.data import load
+from cnnjax.errors import InputError
 from experiments import filter_evolution
 
 
@@ -45,17 +45,8 @@ def test_the_study_writes_every_figure_with_its_numbers(tmp_path):
 
 
 def test_an_mlp_has_no_convolution_to_look_into(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "experiments.filter_evolution",
-        "--config",
-        "digits",
-        "--workdir",
-        str(tmp_path / "run"),
-    ]
     arguments = ["--model.name", "mlp", "--model.widths", "None", "--model.filters", "None", "--model.paddings", "None"]
-    done = subprocess.run([*command, *arguments], capture_output=True, text=True)
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.splitlines()[-1].startswith("error: model.name must be a network with convolutions")
+    told = cli.parse(["--config", "digits", "--workdir", str(tmp_path / "run"), *arguments], filter_evolution.Options())
+    with pytest.raises(InputError, match="^model.name must be a network with convolutions"):
+        filter_evolution.main(told, Quiet())
     assert not (tmp_path / "run").exists()

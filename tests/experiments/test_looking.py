@@ -10,7 +10,20 @@ import pytest
 from cnnjax.config import Config, DataConfig
 from cnnjax.data import checked_dataset
 from cnnjax.errors import InputError
-from experiments import looking
+from experiments import (
+    activations,
+    architectures,
+    attribution,
+    correspondence,
+    filter_evolution,
+    invariance,
+    lecture,
+    looking,
+    maximization,
+    probes,
+    scanning,
+    transfer,
+)
 from experiments.looking import Trained, studying
 from tests.experiments.test_filter_evolution import Quiet
 
@@ -136,6 +149,27 @@ def test_a_folder_of_the_run_that_is_a_link_is_refused(tmp_path, name):
     with pytest.raises(InputError, match=f"{name} must be a folder of its own, and is a link to .*outside"):
         part(of(run), lambda: {"a": 1})
     assert not list(outside.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("study", "option"),
+    [
+        (activations, "random_maps"), (attribution, "steps"), (attribution, "samples"),
+        (correspondence, "permutations"),
+        (maximization, "units"), (maximization, "steps"), (probes, "folds"), (probes, "features"), (transfer, "folds"),
+        (transfer, "steps"), (lecture, "updates"), (scanning, "epochs"), (architectures, "maps"),
+        (filter_evolution, "maps"),
+    ],
+)  # fmt: skip
+def test_a_count_that_no_machine_finishes_is_refused_at_once(study, option):
+    with pytest.raises(InputError, match=rf"^--{option.replace('_', '-')} must be .*, got 1000000000000000000000000$"):
+        study.Options(**{option: 10**24})
+
+
+@pytest.mark.parametrize("given", [(0.0, 1.0, 10**24), (-1e30, 1e30, 3)])
+def test_a_range_that_no_machine_finishes_or_that_is_no_number_in_float32_is_refused(given):
+    with pytest.raises(InputError, match="--translation must be within ±1000000 and at most 10000 STEPS"):
+        invariance.Options(translation=given)
 
 
 def test_settings_that_have_no_whole_text_are_no_identity(tmp_path):
