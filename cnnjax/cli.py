@@ -72,11 +72,12 @@ def _end_well(main: Callable[[Any, "Progress"], Any], read: Callable[[], Any]) -
     try:
         with Progress() as progress:
             refuse_twice(sys.argv[1:])
-            main(read(), progress)
+            told = read()
+            check_platform()
+            main(told, progress)
     except (InputError, OSError, MemoryError, RuntimeError) as error:
         text = str(error) or ("no memory is left" if isinstance(error, MemoryError) else type(error).__name__)
-        # JAX has no type of its own for a platform that is not there and for a full memory.
-        if isinstance(error, RuntimeError) and not any(said in text for said in _NOT_OUR_FAULT):
+        if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in text:  # JAX has no type for a full memory
             raise
         # One line whatever stands in it: a file name may hold a line break, or a terminal's control characters.
         line = " ".join(text.split())
@@ -89,7 +90,18 @@ def _end_well(main: Callable[[Any, "Progress"], Any], read: Callable[[], Any]) -
         os._exit(status)  # the compiler's threads may still run, and tearing the interpreter down under them crashes
 
 
-_NOT_OUR_FAULT = ("Unable to initialize backend", "Unknown backend", "RESOURCE_EXHAUSTED")
+def check_platform() -> None:
+    """Raises InputError if JAX was told of a platform (JAX_PLATFORMS) that is not here."""
+    import jax
+
+    named = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
+    if named in (None, "", "cpu"):  # then nothing is begun yet: a sweep still divides the CPU
+        return
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # an assertion where the plugin of "cuda" is not installed
+        why = f": {error}" if str(error) else ""
+        raise InputError(f"JAX_PLATFORMS must name what this machine has, got {named!r}{why}") from None
 
 
 def refuse_twice(arguments: Sequence[str]) -> None:

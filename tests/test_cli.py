@@ -132,7 +132,7 @@ def test_a_home_folder_that_cannot_be_told_is_one_line(option, monkeypatch, caps
     [
         (MemoryError(), "no memory is left"),
         (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes."), "RESOURCE_EXHAUSTED: Out of memory"),
-        (RuntimeError("Unable to initialize backend 'cuda': no\nGPU"), "Unable to initialize backend 'cuda': no GPU"),
+        (RuntimeError("RESOURCE_EXHAUSTED:\n9 bytes"), "RESOURCE_EXHAUSTED: 9 bytes"),
         (OSError(), "OSError"),
     ],
 )
@@ -142,6 +142,17 @@ def test_what_the_machine_lacks_is_one_line(error, said, monkeypatch, capsys):
 
     status, line = ended(lambda: cli.run_options(main, Paths()), monkeypatch, capsys)
     assert status == 2 and line.startswith(f"error: {said}") and line.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["nosuch", "cuda"])
+def test_a_platform_that_is_not_here_is_one_line(name):
+    """In a process of its own, because JAX begins once. With a GPU, cuda is no mistake."""
+    code = "from cnnjax import cli\ntry:\n cli.check_platform()\nexcept cli.InputError as error:\n print(error)"
+    environment = os.environ | {"JAX_PLATFORMS": name, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    if done.stdout or name == "nosuch":
+        assert done.stdout.startswith(f"JAX_PLATFORMS must name what this machine has, got '{name}'")
+        assert done.stdout.count("\n") == 1
 
 
 def test_an_error_of_ours_keeps_its_traceback(monkeypatch):
@@ -183,9 +194,7 @@ def test_a_json_that_is_no_config_is_refused(tmp_path):
         cli.load_config(str(path))
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--train.epochs", "-1"], ["--model.filters", "99", "1"]]
-)
+@pytest.mark.parametrize("arguments", [["--train.epochs", "-1"], ["--model.filters", "99", "1"]])
 def test_a_script_ends_with_status_2_one_line_and_nothing_written(arguments, tmp_path, monkeypatch, capsys):
     arguments = ["--config", "digits", "--workdir", str(tmp_path / "run"), *arguments]
     status, said = ended(lambda: cli.run(train.main), monkeypatch, capsys, *arguments)
