@@ -12,7 +12,8 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -26,7 +27,6 @@ from cnnjax.config import Config, Hyperparams
 from cnnjax.data.dataset import Dataset, mean_image
 from cnnjax.errors import InputError
 from cnnjax.sweep.space import Member
-from cnnjax.train.checkpoints import Kept
 from cnnjax.train.run import build
 from cnnjax.train.step import initial_state, make_evaluate, make_order, make_preprocess, make_train_chunk
 from cnnjax.train.training import Programs, Training
@@ -278,19 +278,14 @@ class MembersTraining(Training):
     hyper: Any
     kept_epochs: tuple[int, ...]
     start: tuple[int, Any] | None = None  # an epoch and the state at its end, where another chunk's members go on
-    seconds: float = 0.0  # that the state had taken when it was read, at the time `since`
-    since: float = 0.0
+    seconds: float = 0.0  # that earlier processes have trained the chunk
+    since: float  # when this one began
 
     def _begin(self) -> None:
-        self.seconds, self.since = 0.0, time.monotonic()
         if self.start is None:
             return super()._begin()
         epoch, self.state = self.start
         self.step, self.lines = epoch * self.steps_per_epoch, []
-
-    def _take(self, step: int, kept: Kept) -> None:
-        super()._take(step, kept)
-        self.seconds, self.since = seconds_of(kept.texts), time.monotonic()
 
     def _texts(self) -> dict[str, str]:
         """With how long the chunk has been trained."""
@@ -304,9 +299,9 @@ class MembersTraining(Training):
         return super()._writes_metrics_of(epoch) and (self.start is None or epoch > self.start[0])
 
 
-def seconds_of(texts: Mapping[str, str]) -> float:
-    """How long a chunk had been trained when a checkpoint with these `texts` was saved."""
+def seconds_of(checkpoint: Path) -> float:
+    """How long a chunk had been trained when the checkpoint was saved."""
     try:
-        return float(json.loads(texts["seconds.json"]))
-    except (KeyError, TypeError, ValueError, RecursionError):
-        raise InputError("seconds.json in the checkpoints of a sweep must hold a number, and does not") from None
+        return float(json.loads((checkpoint / "seconds.json").read_text()))
+    except (OSError, TypeError, ValueError, RecursionError):
+        raise InputError(f"{checkpoint / 'seconds.json'} must hold a number, as a sweep writes it") from None

@@ -15,6 +15,7 @@ import io
 import itertools
 import json
 import math
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -396,6 +397,12 @@ class _Trainer:
                     group.config, self.programs[number], self.dataset, folder, checkpoints, report, self.say, texts
                 )
                 training.hyper, training.kept_epochs = engine.stacked(group, members), epochs
+                training.since = time.monotonic()
+                begun = checkpoints.steps(training.steps_per_epoch)
+                newest = max((step for step in begun if step <= missing[0] * training.steps_per_epoch), default=None)
+                if newest is not None:
+                    kind, name = begun[newest]
+                    training.seconds = engine.seconds_of(folder / "checkpoints" / kind / str(name))
                 if first > 0:
                     states = [self.state_of(member, first) for member in members]
                     training.start = (first, jax.tree.map(lambda *leaves: jnp.stack(leaves), *states))
@@ -436,9 +443,8 @@ class _Trainer:
             if not whole or epochs != [epoch for epoch in range(part.last + 1) if part.holds(epoch)]:
                 rule = f"a line for each epoch and a number for each of {part.length} members"
                 raise InputError(f"metrics.jsonl in the checkpoints of {part.folder} must hold {rule}")
-            self.ends[part.folder] = End(
-                lines, engine.seconds_of(texts), np.asarray(state.step), np.asarray(state.unsound)
-            )
+            seconds = engine.seconds_of(part.folder / "checkpoints" / "epochs" / str(part.last))
+            self.ends[part.folder] = End(lines, seconds, np.asarray(state.step), np.asarray(state.unsound))
         return self.ends[part.folder]
 
     def metrics_of(self, member: Member) -> list[dict[str, Any]]:

@@ -70,10 +70,12 @@ def test_a_sweep_stopped_anywhere_ends_with_the_same_bits(dataset, whole, tmp_pa
         if now == description and done >= place:  # how many calls come before depends on the machine's speed
             raise Stop
 
+    started = time.monotonic()
     with pytest.raises(Stop):
         trained(dataset, tmp_path / "sweep", stop)
     resumed = trained(dataset, tmp_path / "sweep")
     assert outcome(resumed) == outcome(finished)
+    assert 0 < sum(result.seconds for result in resumed.results) < time.monotonic() - started
     for result in finished.results:
         last = 2 if result.state == "finished" else 1
         for epoch in range(last + 1):
