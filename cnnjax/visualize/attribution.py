@@ -97,8 +97,8 @@ def smooth_grad(
     spread = noise * (images.max(axis=(1, 2, 3), keepdims=True) - images.min(axis=(1, 2, 3), keepdims=True))
 
     def add(total, sample):
-        drawn = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, sample), images.shape[1:]))(keys)
-        return total + saliency(logits, images + spread * drawn, classes), None
+        drawn = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, sample), images.shape[1:], jnp.float32))
+        return total + saliency(logits, images + spread * drawn(keys).astype(images.dtype), classes), None
 
     return jax.lax.scan(add, jnp.zeros_like(images), jnp.arange(samples))[0] / samples
 
@@ -150,7 +150,11 @@ def randomized_from_the_top(params: dict[str, Any], fresh: Mapping[str, Any], la
 def similarity(
     maps: Float[np.ndarray, "batch height width"], others: Float[np.ndarray, "batch height width"]
 ) -> Similarity:
-    """How alike magnitudes are, an image at a time; both at least 7×7 pixels."""
+    """How alike magnitudes are, an image at a time.
+
+    The windows in which structure is compared have 7 pixels a side, in smaller images as many as fit, an odd number;
+    below 3 there is no structure, and it is NaN, as everything is of a map that is the same everywhere.
+    """
     from scipy.stats import spearmanr
     from skimage.metrics import structural_similarity
 
@@ -158,7 +162,10 @@ def similarity(
         if np.ptp(one) == 0 or np.ptp(other) == 0:
             return np.nan, np.nan
         scaled = (np.asarray(value, np.float64) / value.max() for value in (one, other))
-        return spearmanr(one.ravel(), other.ravel())[0], structural_similarity(*scaled, data_range=1.0)
+        side = min(7, *one.shape)
+        side -= side % 2 == 0
+        structure = structural_similarity(*scaled, data_range=1.0, win_size=side) if side >= 3 else np.nan
+        return spearmanr(one.ravel(), other.ravel())[0], structure
 
     both = np.array([compared(one, other) for one, other in zip(maps, others, strict=True)]).reshape(-1, 2)
     return Similarity(both[:, 0], both[:, 1])

@@ -238,7 +238,8 @@ def crop(
     side = field.size
     tile = np.full((side, side, image.shape[2]), fill, image.dtype)
     top, left = (int(np.ceil(field.start + field.jump * int(p) - (side - 1) / 2)) for p in unit)
-    rows = slice(max(top, 0), min(top + side, height))
-    columns = slice(max(left, 0), min(left + side, width))
+    # Clipped at both ends: a unit at the border may see nothing but padding.
+    rows = slice(*np.clip((top, top + side), 0, height))
+    columns = slice(*np.clip((left, left + side), 0, width))
     tile[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = image[rows, columns]
     return tile

@@ -61,7 +61,7 @@ def maximize(
     frequency = np.hypot(np.fft.fftfreq(canvas[0])[:, None], np.fft.rfftfreq(canvas[1])[None])
     # The lowest frequencies that the image has bound the scale, as there is no amplitude for frequency 0.
     scale = jnp.asarray(np.maximum(frequency, 1 / max(canvas)) ** -decay, jnp.float32)[:, :, None]
-    mix = jnp.eye(channels) if colours is None else jnp.asarray(colours, jnp.float32)
+    mix = jnp.eye(channels, dtype=jnp.float32) if colours is None else jnp.asarray(colours, jnp.float32)
     optimizer = optax.adam(rate)
 
     def picture(spectrum, shift, rms):
@@ -80,7 +80,9 @@ def maximize(
         return -values.sum(), values
 
     def shifts_of(step):
-        return jax.vmap(lambda key: jax.random.randint(jax.random.fold_in(key, step), (2,), 0, 2 * jitter + 1))(keys)
+        return jax.vmap(
+            lambda key: jax.random.randint(jax.random.fold_in(key, step), (2,), 0, 2 * jitter + 1, jnp.int32)
+        )(keys)
 
     def climb(state, step):
         spectra, moments = state
@@ -89,7 +91,7 @@ def maximize(
         return (optax.apply_updates(spectra, updates), moments), values
 
     def start(key):
-        return jax.random.normal(jax.random.fold_in(key, steps), (2, *frequency.shape, channels))
+        return jax.random.normal(jax.random.fold_in(key, steps), (2, *frequency.shape, channels), jnp.float32)
 
     real_and_imaginary = jax.vmap(start, out_axes=1)(keys)
     spectra = (real_and_imaginary[0], real_and_imaginary[1])

@@ -165,7 +165,7 @@ def bootstrap_interval(
     drawn = jnp.asarray(values)
 
     def mean_of_one(key: Key[Array, ""]) -> Float[Array, ""]:
-        return jnp.mean(jax.random.choice(key, drawn, drawn.shape))
+        return jnp.mean(drawn[jax.random.randint(key, drawn.shape, 0, len(drawn), jnp.int32)])
 
     means = jax.lax.map(mean_of_one, jax.random.split(key, resamples), batch_size=100)
     low, high = np.quantile(np.asarray(means), [(1 - confidence) / 2, (1 + confidence) / 2])

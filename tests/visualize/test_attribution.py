@@ -185,6 +185,19 @@ def test_similarity_is_one_with_itself_and_its_scalings_and_unknown_of_a_flat_ma
     assert np.isnan(similarity(maps, np.zeros_like(maps))).all()
 
 
+@pytest.mark.parametrize("shape", [(7, 7), (6, 9), (4, 4), (3, 20)])
+def test_structure_in_small_images_is_compared_in_as_large_windows_as_fit(shape):
+    maps = np.random.default_rng(0).uniform(size=(2, *shape))
+    np.testing.assert_allclose(similarity(maps, 3 * maps).structure, 1)
+    assert (np.abs(similarity(maps, maps[::-1]).structure) < 0.9).all()
+
+
+def test_below_three_pixels_there_is_no_structure_but_ranks():
+    maps = np.random.default_rng(0).uniform(size=(2, 2, 9))
+    assert np.isnan(similarity(maps, maps).structure).all()
+    np.testing.assert_allclose(similarity(maps, maps).rank, 1)
+
+
 def test_the_magnitude_is_the_largest_of_the_channels():
     np.testing.assert_array_equal(magnitude(np.array([[[[1.0, -3.0, 2.0], [0.0, 0.5, 0.0]]]])), [[[3.0, 0.5]]])
 

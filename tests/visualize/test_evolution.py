@@ -68,6 +68,16 @@ def test_a_crop_is_the_receptive_field_and_nan_outside(unit, rows, columns):
         assert np.isnan(tile[0]).all() and np.isnan(tile[:, 0]).all()
 
 
+@pytest.mark.parametrize(("unit", "start"), [((0, 2), -5.0), ((3, 1), 20.0), ((0, 0), -6.5), ((3, 3), 2.0)])
+def test_a_unit_that_sees_padding_alone_shows_nothing_else(unit, start):
+    """By another way: the crop out of the image with a wide border. Field 4, jump 2."""
+    image = np.arange(64.0).reshape(8, 8, 1)
+    wide = np.pad(image, ((40, 40), (40, 40), (0, 0)), constant_values=np.nan)
+    top, left = (int(np.ceil(start + 2 * place - 1.5)) + 40 for place in unit)
+    tile = crop(image, ReceptiveField(4, 2, start), np.array(unit))
+    np.testing.assert_array_equal(tile, wide[top : top + 4, left : left + 4])
+
+
 def test_a_unit_that_sees_more_than_the_image_shows_all_of_it():
     image = np.zeros((8, 6, 3))
     assert crop(image, ReceptiveField(9, 4, 0.0), np.array([0, 0])).shape == (8, 6, 3)
