@@ -32,7 +32,7 @@ def _augment_image(
     key: Key[Array, ""], image: Float32[Array, "height width channels"], hyper: Hyperparams
 ) -> Float32[Array, "height width channels"]:
     height, width, channels = image.shape
-    draws = jax.random.uniform(key, (6 + channels,))  # in [0, 1)
+    draws = jax.random.uniform(key, (6 + channels,), jnp.float32)  # in [0, 1)
     flip, down, right, contrast, saturation, brightness = draws[:6]
     rows = _source_indices(height, down, hyper.shift)
     columns = _source_indices(width, right, hyper.shift)

@@ -4,9 +4,17 @@ No key is stored or passed along, so a resumed run draws what the uninterrupted 
 """
 
 import enum
+import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.random import define_prng_impl, threefry_prng_impl
 from jaxtyping import Array, Int, Key
+
+from cnnjax.config import check_seed
 
 
 class Purpose(enum.IntEnum):
@@ -19,15 +27,44 @@ class Purpose(enum.IntEnum):
     STUDY = 4  # what a study of a trained network draws
 
 
+def _partitionable(draw: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(draw)
+    def drawn(*args: Any) -> Any:
+        with jax.threefry_partitionable(True):
+            return draw(*args)
+
+    return drawn
+
+
+# JAX's own Threefry (Salmon et al. 2011) as it is by default, in a key of its own kind: what is drawn from such a key
+# is the same whatever jax_threefry_partitionable and jax_default_prng_impl say. Draws say their type, because
+# jax_enable_x64 changes the default one.
+_THREEFRY = define_prng_impl(
+    key_shape=threefry_prng_impl.key_shape,
+    seed=threefry_prng_impl.seed,
+    split=_partitionable(threefry_prng_impl.split),
+    random_bits=_partitionable(threefry_prng_impl.random_bits),
+    fold_in=threefry_prng_impl.fold_in,
+    name="threefry2x32, partitionable",
+    tag="address",
+)
+
+
 def address(seed: int | Int[Array, ""], purpose: Purpose, *place: int | Int[Array, ""]) -> Key[Array, ""]:
     """The key at this address: `address(seed, Purpose.ORDER, epoch)`, `address(seed, Purpose.DROPOUT, epoch, step)`.
 
     Args:
         seed: in [0, 2^31), may be traced.
         place: epoch, then step within it, as far as the purpose needs; each in [0, 2^32), may be traced.
+
+    Raises:
+        InputError: a seed that is out of range, where its value is known.
     """
-    # Named, so that JAX_DEFAULT_PRNG_IMPL does not change a result.
-    key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), int(purpose))
+    if isinstance(seed, int | np.integer):
+        check_seed("seed", int(seed))
+    # The words of `jax.random.key(seed)`, but for jax_random_seed_offset.
+    words = jnp.stack([jnp.uint32(0), jnp.asarray(seed).astype(jnp.uint32)])
+    key = jax.random.fold_in(jax.random.wrap_key_data(words, impl=_THREEFRY), int(purpose))
     for index in place:
         key = jax.random.fold_in(key, index)
     return key

@@ -40,6 +40,6 @@ def dropout(
 
     Source: Srivastava et al. 2014; scaled in training, so that testing needs no scaling.
     """
-    keep = jax.random.uniform(key, jnp.shape(x)) >= drop_rate
+    keep = jax.random.uniform(key, jnp.shape(x), jnp.float32) >= drop_rate
     scale = jnp.asarray(1 / (1 - jnp.asarray(drop_rate, jnp.float32)), jnp.result_type(x))
     return jnp.where(keep, x * scale, 0)

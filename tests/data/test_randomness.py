@@ -1,7 +1,15 @@
-import jax
-import numpy as np
+import contextlib
 
-from cnnjax.data import Purpose, address
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnnjax import ops
+from cnnjax.config import Hyperparams
+from cnnjax.data import Purpose, address, epoch_order
+from cnnjax.data.augment import augment
+from cnnjax.errors import InputError
 
 
 def data(key) -> tuple[int, ...]:
@@ -24,3 +32,63 @@ def test_purposes_are_never_renumbered():
 def test_address_takes_traced_numbers():
     traced = jax.jit(lambda seed, epoch: jax.random.key_data(address(seed, Purpose.ORDER, epoch)))(5, 6)
     assert tuple(np.asarray(traced).tolist()) == data(address(5, Purpose.ORDER, 6))
+
+
+@contextlib.contextmanager
+def configured(name, value):
+    before = jax.config.values[name]
+    jax.config.update(name, value)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
+
+
+def drawn() -> list[np.ndarray]:
+    """What every kind of draw of a training and of the studies gives, with and without `jit` and `vmap`."""
+    key = address(7, Purpose.STUDY, 3)
+    images = jnp.linspace(-1, 1, 96, dtype=jnp.float32).reshape(2, 4, 4, 3)
+    parts = [
+        jax.random.key_data(key),
+        jax.random.key_data(jax.random.split(key, 3)),
+        jax.random.normal(key, (5,), jnp.float32),
+        jax.vmap(lambda one: jax.random.randint(one, (3,), 0, 100, jnp.int32))(jax.random.split(key, 2)),
+        jax.jit(lambda seed: epoch_order(seed, 1, 7, 4))(3)[0],
+        augment(key, images, Hyperparams(shift=1.0, contrast=0.5, tint=0.3)),
+        ops.dropout(key, images, 0.5),
+    ]
+    return [np.asarray(part) for part in parts]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("jax_threefry_partitionable", False),
+        ("jax_default_prng_impl", "rbg"),
+        ("jax_random_seed_offset", 5),
+        ("jax_enable_x64", True),
+        ("jax_legacy_prng_key", "error"),
+        ("jax_enable_custom_prng", True),
+    ],
+)
+def test_no_setting_of_jax_changes_a_draw(name, value):
+    with configured(name, value):
+        found = drawn()
+    for one, expected in zip(found, drawn(), strict=True):
+        np.testing.assert_array_equal(one, expected)
+        assert one.dtype == expected.dtype
+
+
+def test_draws_are_those_of_jax_by_its_defaults():
+    with jax.threefry_partitionable(True):
+        theirs = jax.random.fold_in(jax.random.fold_in(jax.random.key(7, impl="threefry2x32"), 4), 3)
+        numbers = jax.random.uniform(theirs, (4,), jnp.float32)
+    ours = address(7, Purpose.STUDY, 3)
+    assert data(ours) == data(theirs)
+    np.testing.assert_array_equal(jax.random.uniform(ours, (4,), jnp.float32), numbers)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**31, 2**32, np.int64(-3)])
+def test_a_seed_that_would_alias_another_is_refused(seed):
+    with pytest.raises(InputError, match=f"seed must be between 0 and 2147483647, got {seed}"):
+        address(seed, Purpose.INIT)
