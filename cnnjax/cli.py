@@ -17,6 +17,7 @@ import cnnjax
 from cnnjax.config import Config, from_json
 from cnnjax.errors import InputError, Terminated
 from cnnjax.paths import expanded
+from cnnjax.settings import pinned
 
 
 class Arguments(NamedTuple):
@@ -70,7 +71,7 @@ def _end_well(main: Callable[[Any, "Progress"], Any], read: Callable[[], Any]) -
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as `experiments` has it while it is imported
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        with Progress() as progress:
+        with pinned(), Progress() as progress:
             refuse_twice(sys.argv[1:])
             told = read()
             check_platform()

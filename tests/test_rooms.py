@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 MAY_IMPORT = {
     "errors": set(),
+    "settings": set(),
     "atomic": set(),
     "paths": set(),
     "geometry": {"errors"},
@@ -17,11 +18,11 @@ MAY_IMPORT = {
     "ops": {"geometry", "errors"},
     "models": {"ops", "geometry", "errors", "config"},
     "data": {"config", "errors", "atomic", "paths"},
-    "train": {"models", "ops", "data", "config", "errors", "atomic"},
+    "train": {"models", "ops", "data", "config", "errors", "atomic", "settings"},
     "visualize": {"ops", "models", "geometry", "errors"},
     "figures": {"geometry", "errors", "atomic"},
-    "sweep": {"train", "models", "ops", "data", "config", "errors", "atomic"},
-    "cli": {"config", "errors", "paths"},
+    "sweep": {"train", "models", "ops", "data", "config", "errors", "atomic", "settings"},
+    "cli": {"config", "errors", "paths", "settings"},
 }
 HEAVY = ("matplotlib", "skimage", "sklearn", "tensorflow_datasets", "grain", "orbax", "rich", "tyro", "PIL")
 

@@ -28,6 +28,7 @@ from cnnjax.atomic import write_text
 from cnnjax.config import Config, differences, from_json
 from cnnjax.data.dataset import Dataset
 from cnnjax.errors import InputError
+from cnnjax.settings import pinned
 from cnnjax.sweep import engine
 from cnnjax.sweep.engine import Group, MembersTraining
 from cnnjax.sweep.space import Member, by_program
@@ -178,6 +179,7 @@ def _plain(members: Sequence[Member]) -> list[dict[str, Any]]:
     return json.loads(json.dumps([member.values for member in members]))
 
 
+@pinned()
 def run_sweep(
     config: Config,
     members: Sequence[Member],

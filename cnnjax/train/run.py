@@ -20,6 +20,7 @@ from cnnjax.atomic import write_text
 from cnnjax.config import Config, differences, from_json, to_json
 from cnnjax.data.dataset import Dataset, fingerprint, mean_image
 from cnnjax.errors import InputError
+from cnnjax.settings import pinned
 from cnnjax.train.checkpoints import KINDS, Checkpoints, Damaged, numbers, read_epoch, verify
 from cnnjax.train.lock import locked
 from cnnjax.train.step import TrainState, initial_state, make_preprocess
@@ -46,6 +47,7 @@ def build(config: Config, dataset: Dataset) -> models.ConvNet:
     return models.build(config.model, dataset.image_shape, dataset.num_classes)
 
 
+@pinned()
 def run(
     config: Config,
     dataset: Dataset,
@@ -157,6 +159,7 @@ def check_record(record: dict[str, Any], workdir: Path, dataset: Dataset) -> Non
         raise InputError(f"{workdir} holds a run on other data (sha256 {ours[:12]} here, {theirs[:12]} there)")
 
 
+@pinned()
 def load_epoch(workdir: Path, config: Config, network: nn.Module, dataset: Dataset, epoch: int) -> TrainState:
     """The state of the run at the end of a kept epoch; writes nothing."""
     hyper = jax.tree.map(jnp.asarray, config.hyper)
@@ -252,6 +255,7 @@ def read_metrics(workdir: Path) -> list[dict[str, float]]:
     return metrics
 
 
+@pinned()
 def export(
     workdir: Path,
     config: Config,
