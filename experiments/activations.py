@@ -11,6 +11,7 @@ import numpy as np
 
 from cnnjax import cli
 from cnnjax.cli import Progress
+from cnnjax.config import check_seed
 from cnnjax.errors import InputError
 from cnnjax.figures import activations as activations_figure
 from cnnjax.figures import files
@@ -35,8 +36,7 @@ class Options(RunOptions):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
         require_at_most(self, random_maps=65536)
-        if self.maps_seed < 0:
-            raise InputError(f"--maps-seed must be at least 0, got {self.maps_seed}")
+        check_seed("--maps-seed", self.maps_seed)
 
 
 def main(options: Options, progress: Progress) -> None:

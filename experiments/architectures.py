@@ -21,7 +21,7 @@ import numpy as np
 
 from cnnjax import cli, models, ops
 from cnnjax.cli import Arguments, Progress
-from cnnjax.config import Config, ModelConfig
+from cnnjax.config import Config, ModelConfig, check_seed
 from cnnjax.data import Dataset, load
 from cnnjax.errors import InputError
 from cnnjax.figures import architectures as architectures_figure
@@ -143,8 +143,7 @@ class Options:
     def __post_init__(self):
         if not 1 <= self.maps <= 65536:
             raise InputError(f"--maps must be between 1 and 65536, got {self.maps}")
-        if self.maps_seed < 0:
-            raise InputError(f"--maps-seed must be at least 0, got {self.maps_seed}")
+        check_seed("--maps-seed", self.maps_seed)
         for name in self.variants or ("none",):
             if name not in LAYERS:
                 raise InputError(f"--variants must be among {', '.join(LAYERS)}, got {name!r}")

@@ -17,6 +17,7 @@ import numpy as np
 
 from cnnjax import cli, ops
 from cnnjax.cli import Progress
+from cnnjax.config import check_seed
 from cnnjax.data import Purpose, address
 from cnnjax.errors import InputError
 from cnnjax.figures import attribution as figure
@@ -52,10 +53,11 @@ class Options(RunOptions):
     seed: int = 0  # of the noise and of the random weights
 
     def __post_init__(self):
-        for name, bound in {"steps": 1, "samples": 1, "noise": 0, "sanity_images": 0, "seed": 0}.items():
+        for name, bound in {"steps": 1, "samples": 1, "noise": 0, "sanity_images": 0}.items():
             if getattr(self, name) < bound:
                 raise InputError(f"--{name.replace('_', '-')} must be at least {bound}, got {getattr(self, name)}")
         require_at_most(self, steps=10**6, samples=10**6)
+        check_seed("--seed", self.seed)
         if not np.isfinite(self.noise):
             raise InputError(f"--noise must be a finite number, got {self.noise}")
 

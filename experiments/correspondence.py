@@ -27,6 +27,7 @@ import numpy as np
 from cnnjax import cli
 from cnnjax.atomic import write_text
 from cnnjax.cli import Progress
+from cnnjax.config import check_seed
 from cnnjax.data.decoding import Encoded, Fitting, decode_splits
 from cnnjax.data.files import read_regular
 from cnnjax.errors import InputError
@@ -66,11 +67,12 @@ class Options(RunOptions):
     seed: int = 0  # of the random boxes and the permutations
 
     def __post_init__(self):
-        least = {"images": 2, "classes": 1, "random": 1, "permutations": 1, "seed": 0}
+        least = {"images": 2, "classes": 1, "random": 1, "permutations": 1}
         for name, bound in least.items():
             if getattr(self, name) is not None and getattr(self, name) < bound:
                 raise InputError(f"--{name} must be at least {bound}, got {getattr(self, name)}")
         require_at_most(self, permutations=10**6)
+        check_seed("--seed", self.seed)
         if not 0 < self.side <= 0.5:  # the outer places reach to the border at 1/2
             raise InputError(f"--side must be above 0 and at most 0.5, got {self.side}")
 

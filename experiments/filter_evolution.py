@@ -13,6 +13,7 @@ import numpy as np
 
 from cnnjax import cli
 from cnnjax.cli import Arguments, Progress
+from cnnjax.config import check_seed
 from cnnjax.data import batches
 from cnnjax.errors import InputError
 from cnnjax.figures import animation, files, settings
@@ -35,8 +36,7 @@ class Options:
     def __post_init__(self):
         if not 1 <= self.maps <= 65536:
             raise InputError(f"--maps must be between 1 and 65536, got {self.maps}")
-        if self.maps_seed < 0:
-            raise InputError(f"--maps-seed must be at least 0, got {self.maps_seed}")
+        check_seed("--maps-seed", self.maps_seed)
 
 
 def main(arguments: Arguments, progress: Progress) -> None:

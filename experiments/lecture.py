@@ -16,7 +16,7 @@ from jaxtyping import Float, Int, UInt8
 from cnnjax import cli, geometry, models, ops
 from cnnjax.atomic import write_text
 from cnnjax.cli import Progress
-from cnnjax.config import Config, DataConfig, Hyperparams, ModelConfig, PhotosConfig, TrainConfig
+from cnnjax.config import Config, DataConfig, Hyperparams, ModelConfig, PhotosConfig, TrainConfig, check_seed
 from cnnjax.data import Batch, epoch_order, load, mean_image, photos
 from cnnjax.errors import InputError
 from cnnjax.figures import files, settings
@@ -38,8 +38,7 @@ class Options:
     def __post_init__(self):
         if not 1 <= self.updates <= 10**6:
             raise InputError(f"--updates must be between 1 and {10**6}, got {self.updates}")
-        if not 0 <= self.seed < 2**31:
-            raise InputError(f"--seed must be between 0 and {2**31 - 1}, got {self.seed}")
+        check_seed("--seed", self.seed)
 
 
 # The lecture's inputs. Everything else is computed from them.

@@ -16,6 +16,7 @@ import numpy as np
 
 from cnnjax import cli, ops
 from cnnjax.cli import Progress
+from cnnjax.config import check_seed
 from cnnjax.data import Purpose, address, mean_image
 from cnnjax.errors import InputError
 from cnnjax.figures import files
@@ -44,13 +45,14 @@ class Options(RunOptions):
     seed: int = 0  # of the noise
 
     def __post_init__(self):
-        for name, bound in {"units": 1, "steps": 1, "jitter": 0, "images": 1, "seed": 0}.items():
+        for name, bound in {"units": 1, "steps": 1, "jitter": 0, "images": 1}.items():
             if getattr(self, name) < bound:
                 raise InputError(f"--{name} must be at least {bound}, got {getattr(self, name)}")
         require_at_most(self, units=65536, steps=10**6)
         for name in ("rate", "contrast"):
             if not 0 < getattr(self, name) < np.inf:
                 raise InputError(f"--{name} must be a finite number > 0, got {getattr(self, name)}")
+        check_seed("--seed", self.seed)
         if not np.isfinite(self.decay):
             raise InputError(f"--decay must be a finite number, got {self.decay}")
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from cnnjax import cli
 from cnnjax.cli import Progress
+from cnnjax.config import check_seed
 from cnnjax.data import Purpose, address, mean_image
 from cnnjax.errors import InputError
 from cnnjax.figures import files
@@ -39,9 +40,10 @@ class Options(RunOptions):
     seed: int = 0  # of the choice of images, and of the confidence interval
 
     def __post_init__(self):
-        for name, low in (("random_images", 1), ("others", 1), ("tested", 2), ("seed", 0)):
+        for name, low in (("random_images", 1), ("others", 1), ("tested", 2)):
             if getattr(self, name) < low:
                 raise InputError(f"--{name.replace('_', '-')} must be at least {low}, got {getattr(self, name)}")
+        check_seed("--seed", self.seed)
         if self.grey is not None and not 0 <= self.grey <= 255:
             raise InputError(f"--grey must be from 0 to 255, got {self.grey}")
 

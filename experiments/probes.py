@@ -12,6 +12,7 @@ import numpy as np
 
 from cnnjax import cli
 from cnnjax.cli import Progress
+from cnnjax.config import check_seed
 from cnnjax.data import Dataset, Split, batches
 from cnnjax.data.splits import random_state
 from cnnjax.errors import InputError
@@ -62,9 +63,10 @@ def check_draws(per_class: tuple[int, ...], test_per_class: int, folds: int, see
     """Raises InputError for an option of the draws that is out of range."""
     if not per_class or min(per_class) < 1:
         raise InputError(f"--per-class must be numbers of at least 1, got {per_class}")
-    for name, value, least in (("test-per-class", test_per_class, 1), ("folds", folds, 1), ("seed", seed, 0)):
+    for name, value, least in (("test-per-class", test_per_class, 1), ("folds", folds, 1)):
         if value < least:
             raise InputError(f"--{name} must be at least {least}, got {value}")
+    check_seed("--seed", seed)
 
 
 def draw_per_class(labels: np.ndarray, classes: int, count: int, seed: int, *address: int) -> list[np.ndarray]:

@@ -24,6 +24,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from cnnjax import cli, ops
 from cnnjax.atomic import write_text
 from cnnjax.cli import Progress
+from cnnjax.config import check_seed
 from cnnjax.data import Purpose, address, epoch_order
 from cnnjax.data.published import read_idx
 from cnnjax.errors import InputError
@@ -84,8 +85,7 @@ class Options:
                 raise InputError(f"--only must be among {', '.join(STUDIES)}, got {name!r}")
         if self.epochs is not None and not 1 <= self.epochs <= 10**5:
             raise InputError(f"--epochs must be between 1 and {10**5}, got {self.epochs}")
-        if not 0 <= self.seed < 2**31:
-            raise InputError(f"--seed must be between 0 and {2**31 - 1}, got {self.seed}")
+        check_seed("--seed", self.seed)
 
 
 def read_sound(paths: Sequence[Path]) -> tuple[Split, Split]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from cnnjax import cli
 from cnnjax.cli import Arguments, Progress
-from cnnjax.config import Config, differences
+from cnnjax.config import Config, check_seed, differences
 from cnnjax.data import load
 from cnnjax.data.dataset import Dataset
 from cnnjax.errors import InputError
@@ -76,8 +76,7 @@ class Options(Training):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.sampling_seed < 0:
-            raise InputError(f"--sampling-seed must be at least 0, got {self.sampling_seed}")
+        check_seed("--sampling-seed", self.sampling_seed)
 
 
 def take_axes(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:

@@ -21,7 +21,7 @@ import numpy as np
 from cnnjax import cli
 from cnnjax.atomic import replacing, write_text
 from cnnjax.cli import Arguments, Progress
-from cnnjax.config import Config, differences, from_json, to_json
+from cnnjax.config import Config, check_seed, differences, from_json, to_json
 from cnnjax.data import load
 from cnnjax.data.dataset import Dataset
 from cnnjax.errors import InputError
@@ -46,9 +46,10 @@ class Options(sweep.Training):
 
     def __post_init__(self):
         super().__post_init__()
-        for name, least in (("trials", 1), ("batch", 1), ("sampling_seed", 0)):
-            if getattr(self, name) < least:
-                raise InputError(f"--{name.replace('_', '-')} must be at least {least}, got {getattr(self, name)}")
+        for name in ("trials", "batch"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name} must be at least 1, got {getattr(self, name)}")
+        check_seed("--sampling-seed", self.sampling_seed)
 
 
 def main(arguments: Arguments, progress: Progress) -> None:

@@ -165,5 +165,5 @@ def test_unknown_variants_are_refused():
         Options(variants=())
     with pytest.raises(InputError, match="--maps must be between 1 and 65536, got 0"):
         Options(maps=0)
-    with pytest.raises(InputError, match="--maps-seed must be at least 0, got -1"):
+    with pytest.raises(InputError, match="--maps-seed must be between 0 and 2147483647, got -1"):
         Options(maps_seed=-1)

@@ -162,7 +162,7 @@ def test_an_mlp_needs_its_layers_named(folder):
     [
         ({"images": 1}, "--images must be at least 2, got 1"),
         ({"random": 0}, "--random must be at least 1, got 0"),
-        ({"seed": -1}, "--seed must be at least 0, got -1"),
+        ({"seed": -1}, "--seed must be between 0 and 2147483647, got -1"),
         ({"side": 0.6}, "--side must be above 0 and at most 0.5, got 0.6"),
         ({"side": float("nan")}, "--side must be above 0 and at most 0.5, got nan"),
     ],

@@ -90,7 +90,7 @@ def test_the_correlation_with_depth_by_hand():
         ({"per_class": (3, 0)}, "--per-class must be numbers of at least 1, got (3, 0)"),
         ({"folds": 0}, "--folds must be at least 1, got 0"),
         ({"test_per_class": 0}, "--test-per-class must be at least 1, got 0"),
-        ({"seed": -1}, "--seed must be at least 0, got -1"),
+        ({"seed": -1}, "--seed must be between 0 and 2147483647, got -1"),
         ({"layers": ()}, "--layers must be at least one, got none"),
         ({"classifiers": ()}, "--classifiers must be at least one, got none"),
         ({"strengths": (1.0, float("nan"))}, "--strengths must be finite numbers > 0, got (1.0, nan)"),
