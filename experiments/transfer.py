@@ -21,6 +21,7 @@ from cnnjax.config import DataConfig, Hyperparams, TrainConfig
 from cnnjax.data import Dataset, Split, batches, fingerprint, load
 from cnnjax.errors import InputError
 from cnnjax.figures import files
+from cnnjax.train.optimizers import scaled_at_first
 from cnnjax.train.step import initial_state, make_order, make_train_chunk
 from cnnjax.visualize.probes import class_accuracy, layer_features, make_features, prepared, probe
 from experiments.looking import NetworkOptions, Place, Trained, open_network, require_at_most, studying
@@ -139,6 +140,8 @@ def main(options: Options, progress: Progress) -> None:
     classes, most = target.num_classes, max(options.per_class)
     last = list(trained.layers)[-1]
     kept = {name: values for name, values in trained.variables["params"].items() if name != last}
+    if told := scaled_at_first(kept, options.hyper.filter_rms):
+        progress.say(f"fine-tuned: {told}")
     trainings = {count: make_training(trained, options, count * classes, classes) for count in options.per_class}
     drawn = [draw_fold(target, most, options.test_per_class, options.hyper.seed, fold) for fold in range(options.folds)]
 

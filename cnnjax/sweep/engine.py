@@ -27,6 +27,7 @@ from cnnjax.config import Config, Hyperparams
 from cnnjax.data.dataset import Dataset, mean_image
 from cnnjax.errors import InputError
 from cnnjax.sweep.space import Member
+from cnnjax.train.optimizers import scaled_at_first
 from cnnjax.train.run import build
 from cnnjax.train.step import initial_state, make_evaluate, make_order, make_preprocess, make_train_chunk
 from cnnjax.train.training import Programs, Training
@@ -290,6 +291,15 @@ class MembersTraining(Training):
     def _texts(self) -> dict[str, str]:
         """With how long the chunk has been trained."""
         return super()._texts() | {"seconds.json": f"{self.seconds + time.monotonic() - self.since}\n"}
+
+    def _tell_of_scaling(self) -> None:
+        params, count = jax.device_get(self._state.params), len(self._state.step)
+        told = [
+            scaled_at_first(jax.tree.map(lambda leaf, place=place: leaf[place], params), float(radius))
+            for place, radius in enumerate(np.broadcast_to(self.hyper.filter_rms, count))
+        ]
+        if said := [text for text in told if text]:
+            self.say(f"{len(said)} of {count} members trained together: {said[0]}")
 
     def _answer_unsound(self, count: np.ndarray) -> None:
         pass  # the state says which member stands still and since when

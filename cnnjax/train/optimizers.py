@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float
 
@@ -60,6 +61,23 @@ def clip_filter_rms(
     """
     rms = jnp.sqrt(jnp.mean(kernel**2, axis=tuple(range(kernel.ndim - 1)), keepdims=True))
     return jnp.where(rms > radius, kernel * (radius / rms), kernel)
+
+
+def scaled_at_first(params: Any, radius: float) -> str | None:
+    """A sentence on the convolutions whose initial filters exceed the radius, as He's do where they see few inputs.
+
+    None where there are none. The first update brings such filters onto the radius, whatever the gradient.
+    """
+    found = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if _is_kernel(path) and leaf.ndim > 2:
+            rms = np.sqrt(np.mean(np.square(leaf), axis=tuple(range(leaf.ndim - 1)))).max()
+            if rms > 1.0001 * radius:  # those that were brought onto it differ by rounding
+                found.append(f"{'/'.join(part.key for part in path[:-1])} (RMS up to {rms:.3g})")
+    if not found:
+        return None
+    layers = ", ".join(found)
+    return f"the first step scales filters down to hyper.filter_rms {radius:g}, above which they start: {layers}"
 
 
 def renormalize_filters(radius: float | Float[Array, ""]) -> optax.GradientTransformation:

@@ -18,7 +18,7 @@ from cnnjax.data.dataset import Dataset
 from cnnjax.errors import InputError
 from cnnjax.train import interruption
 from cnnjax.train.checkpoints import Checkpoints, Kept
-from cnnjax.train.optimizers import learning_rate
+from cnnjax.train.optimizers import learning_rate, scaled_at_first
 from cnnjax.train.step import (
     Metrics,
     Preprocess,
@@ -127,6 +127,12 @@ class Training:
     def _begin(self) -> None:
         """The state before the first step."""
         self.state, self.step, self.lines = self.programs.init(self.hyper), 0, []
+        self._tell_of_scaling()
+
+    def _tell_of_scaling(self) -> None:
+        told = scaled_at_first(self._state.params, float(self.hyper.filter_rms))
+        if told:
+            self.say(told)
 
     def _take(self, step: int, kept: Kept) -> None:
         self.state, self.step = kept.state, step

@@ -66,11 +66,11 @@ def maximize(
 
     def picture(spectrum, shift, rms):
         pixels = jnp.fft.irfft2(scale * jax.lax.complex(*spectrum), canvas, axes=(0, 1)) @ mix
-        seen = jax.lax.dynamic_slice(pixels, (*shift, 0), shape)
+        seen = jax.lax.dynamic_slice(pixels, (*shift, jnp.int32(0)), shape)
         return seen * rms / jnp.sqrt(jnp.mean(seen**2))
 
     rms_of_each = jnp.broadcast_to(jnp.asarray(rms, jnp.float32), keys.shape)
-    middle = jnp.full((keys.shape[0], 2), jitter)
+    middle = jnp.full((keys.shape[0], 2), jitter, jnp.int32)
 
     def pictures(spectra, shifts):
         return jax.vmap(picture)(spectra, shifts, rms_of_each)

@@ -141,7 +141,7 @@ def test_another_study_in_the_folder_is_refused_naming_what_differs(whole, words
 BAD = [
     ([], [], "--sweep must be given an axis"),
     (["--trials", "0"], AXES, "--trials must be at least 1, got 0"),
-    (["--sampling-seed", "-1"], AXES, "--sampling-seed must be at least 0, got -1"),
+    (["--sampling-seed", "-1"], AXES, "--sampling-seed must be between 0 and 2147483647, got -1"),
     (["--memory-gb", "inf"], AXES, "--memory-gb must be a finite number > 0, got inf"),
     (["--train.on-nan", "skip"], AXES, "train.on_nan must be stop in a sweep"),
     (["--join"], AXES, "--join must find a study that was begun without it"),

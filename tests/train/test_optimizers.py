@@ -5,7 +5,14 @@ import optax
 import pytest
 
 from cnnjax.config import Hyperparams, TrainConfig
-from cnnjax.train.optimizers import clip_filter_rms, kernels, learning_rate, make_optimizer, renormalize_filters
+from cnnjax.train.optimizers import (
+    clip_filter_rms,
+    kernels,
+    learning_rate,
+    make_optimizer,
+    renormalize_filters,
+    scaled_at_first,
+)
 
 
 def rms(kernel):
@@ -37,6 +44,18 @@ def test_renormalization_leaves_dense_layers_biases_and_small_filters_to_the_bit
     np.testing.assert_array_equal(new["fc2"]["kernel"], updates["fc2"]["kernel"])
     np.testing.assert_array_equal(new["conv1"]["kernel"][..., 0], updates["conv1"]["kernel"][..., 0])
     np.testing.assert_allclose(rms(after["conv1"]["kernel"]), [0.04, 0.1], rtol=1e-5)
+
+
+def test_layers_that_start_above_the_radius_are_named():
+    params = {
+        "conv1": {"kernel": jnp.full((1, 1, 3, 2), 0.01).at[..., 1].set(0.8), "bias": jnp.full(2, 5.0)},
+        "conv2": {"kernel": jnp.full((3, 3, 2, 2), 0.1)},
+        "fc3": {"kernel": jnp.full((4, 2), 5.0)},
+    }
+    said = "the first step scales filters down to hyper.filter_rms 0.2, above which they start: conv1 (RMS up to 0.8)"
+    assert scaled_at_first(params, 0.2) == said
+    assert scaled_at_first(params, 0.05).endswith("conv1 (RMS up to 0.8), conv2 (RMS up to 0.1)")
+    assert scaled_at_first(params, 0.8) is None and scaled_at_first(params, float("inf")) is None
 
 
 def test_sgd_step_by_hand():
