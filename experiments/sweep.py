@@ -38,7 +38,7 @@ class Training:
     engine: str = _help("together: members at a time as measured; sequential: one after another", "together")
     chunk: int | None = _help("members at a time, instead of what is measured")
     memory_gb: float | None = _help("that a program may take; none: half of what there is")
-    best: str | None = _help("also write the best member into this folder, as an ordinary run")
+    best: Path | None = _help("also write the best member into this folder, as an ordinary run")
     join: bool = _help("work on the sweep that another process has begun in this folder with the same command", False)
     wait_minutes: float = _help("for another process that changes no file, before it ends with one line", 60.0)
 
@@ -67,7 +67,7 @@ class Training:
 class Options(Training):
     """What a sweep adds to a config; the axes are read from the command line before the rest."""
 
-    members: str | None = _help("a CSV file with one member a line, in place of --sweep axes")
+    members: Path | None = _help("a CSV file with one member a line, in place of --sweep axes")
     samples: int = _help("how many times the drawn axes are drawn", 16)
     sampling_seed: int = _help("of the draws", 0)
     halve_at: tuple[int, ...] = _help("epochs at which only the best members go on", ())
@@ -109,7 +109,7 @@ def members_of(arguments: Arguments) -> list[space.Member]:
         return space.grid_and_draws(config, axes, options.samples, options.sampling_seed, options.yes)
     if axes:
         raise InputError(f"--members and --sweep exclude each other, got both ({', '.join(axes)})")
-    return space.read_members(config, Path(options.members), options.yes)
+    return space.read_members(config, options.members, options.yes)
 
 
 def main(arguments: Arguments, progress: Progress) -> None:
@@ -146,7 +146,7 @@ def main(arguments: Arguments, progress: Progress) -> None:
     if ranked[0].state != "finished":
         progress.say(f"no member has finished: all {len(ranked)} diverged")
     if options.best is not None:
-        write_best(Path(options.best), swept, ranked[0], dataset, progress)
+        write_best(options.best, swept, ranked[0], dataset, progress)
 
 
 def rank(result: study.Result) -> tuple[bool, float]:
@@ -154,7 +154,7 @@ def rank(result: study.Result) -> tuple[bool, float]:
     return result.state != "finished", result.metrics[-1]["test_error"]
 
 
-def check_best(best: str | None, workdir: Path, configs: list[Config] | None) -> None:
+def check_best(best: Path | None, workdir: Path, configs: list[Config] | None) -> None:
     """Refuses a folder that cannot become the run of one of the members; writes nothing.
 
     Args:
@@ -165,18 +165,17 @@ def check_best(best: str | None, workdir: Path, configs: list[Config] | None) ->
     """
     if best is None:
         return
-    if any(character in "[]*?" for character in best) or not best:  # as a run folder's name
-        raise InputError(f"--best must be a name without [ ] * ?, got {best!r}")
-    folder = Path(best)
+    if any(character in "[]*?" for character in str(best)):  # as a run folder's name
+        raise InputError(f"--best must be a name without [ ] * ?, got {str(best)!r}")
     try:
-        ours, sweeps = folder.resolve(), workdir.resolve()
+        ours, sweeps = best.resolve(), workdir.resolve()
         if ours == sweeps or sweeps in ours.parents or ours in sweeps.parents:
             raise InputError(f"--best must be a folder apart from --workdir, got {best} and {workdir}")
-        if (folder / "config.json").exists():
-            theirs = run.read_config(folder / "config.json")
+        if (best / "config.json").exists():
+            theirs = run.read_config(best / "config.json")
             if configs is not None and all(differences(config, theirs) for config in configs):
                 raise InputError(f"--best must be new, empty or the run of a member, and {best} holds another run")
-        elif folder.exists() and any(folder.iterdir()):
+        elif best.exists() and any(best.iterdir()):
             raise InputError(f"--best must be new, empty or a run's, and {best} has files and no config.json")
     except (OSError, RuntimeError) as error:  # RuntimeError: a link that leads to itself
         raise InputError(f"--best must be a folder that can be read and written, got {best}: {error}") from None

@@ -119,7 +119,7 @@ def _train(optuna: Any, arguments: Arguments, dataset: Dataset, progress: Progre
         progress.say(f"all chunks are trained; the process that began the study writes its store in {workdir}")
     elif options.best is not None:
         _, swept, best = found[0]
-        sweep.write_best(Path(options.best), swept, best, dataset, progress)
+        sweep.write_best(options.best, swept, best, dataset, progress)
 
 
 def check_axes(config: Config, axes: Mapping[str, Any]) -> None:
@@ -153,6 +153,8 @@ def check(workdir: Path, config: Config, asked: Mapping[str, Any], join: bool) -
     """
     path = workdir / "study.json"
     try:
+        if (workdir / "optuna.db").is_dir():
+            raise InputError(f"{workdir / 'optuna.db'} must be a file, or not be there, and is a folder")
         if not path.exists():
             if join:
                 raise InputError(f"--join must find a study that was begun without it, and {workdir} has no study.json")

@@ -23,7 +23,7 @@ SMALL = [
 
 
 def told(*words):
-    axes, rest = sweep.take_axes([*SMALL, *words])
+    axes, rest = sweep.take_axes(sweeps.last_of_each(*SMALL, *words))
     return cli.parse(rest, sweep.Options())._replace(taken=axes)
 
 
@@ -71,13 +71,14 @@ def test_axes_are_taken_from_among_the_other_options():
     axes, rest = sweep.take_axes(["--config", "digits", "--sweep.seed", "0:2", "--yes", "--sweep.model.norm=none,lrn"])
     assert axes == {"seed": [0, 1], "model.norm": ["none", "lrn"]}
     assert rest == ["--config", "digits", "--yes"]
+    with pytest.raises(InputError, match="--sweep.seed must be given once, got it twice"):
+        sweep.take_axes(["--sweep.seed", "0:2", "--sweep.seed", "3"])
     with pytest.raises(InputError, match="--sweep.seed must be followed by values, got nothing"):
         sweep.take_axes(["--config", "digits", "--sweep.seed"])
 
 
 BAD = [
     (["--sweep.rate", "1"], "--sweep.NAME must be one of learning_rate, momentum, .*, got 'rate'"),
-    (["--sweep.seed", "0:2", "--sweep.seed", "3"], "--sweep.seed must be given once"),
     (["--sweep.seed", "2:0"], "--sweep.seed must be a rising range"),
     ([], "--sweep must be given an axis"),
     (["--sweep.dropout-rate", "0,1"], "member 1: hyper.dropout_rate must be less than 1"),

@@ -38,9 +38,10 @@ class Said:
         self.lines.append(str(text))
 
 
-def command(workdir, *words, small=SMALL, axes=AXES, trains=True):
+def command(workdir, *words, axes=AXES, trains=True):
     """The same command in this process; what it said."""
-    taken, rest = sweep.take_axes([*small, *axes, "--batch", "2", *words, "--workdir", str(workdir)])
+    line = sweeps.last_of_each(*SMALL, *axes, "--batch", "2", *words, "--workdir", str(workdir))
+    taken, rest = sweep.take_axes(line)
     said = Said(trains)
     with sweeps.programs_shared():
         sweeping.main(cli.parse(rest, sweeping.Options())._replace(taken=taken), said)
@@ -163,6 +164,9 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path, words, axes, 
 def test_the_folder_is_guarded_as_that_of_a_sweep(whole, tmp_path):
     workdir, _ = whole
     refused("--best must be a folder apart from --workdir", workdir, "--best", str(workdir / "best"))
+    (tmp_path / "optuna.db").mkdir()
+    refused("optuna.db must be a file, or not be there, and is a folder", tmp_path)
+    (tmp_path / "optuna.db").rmdir()
     (tmp_path / "holiday.jpg").write_text("")
     refused("--workdir must be new, empty or a study's", tmp_path)
     with locked(workdir), pytest.raises(InUse):

@@ -29,6 +29,19 @@ MLP = (
 )
 
 
+def last_of_each(*words: str) -> list[str]:
+    """A command line in which a later option takes the place of an earlier one of its name."""
+    options: dict[str, list[str]] = {}
+    for word in words:
+        if word.startswith("--"):
+            name = word.partition("=")[0]
+            options.pop(name, None)
+            options[name] = [word]
+        else:
+            options[name].append(word)
+    return [word for option in options.values() for word in option]
+
+
 def dataset() -> Dataset:
     """Three classes, each noise around its own mean grey level."""
     generator = np.random.default_rng(0)

@@ -129,11 +129,10 @@ def traces(monkeypatch):
     return counted
 
 
-def test_numbers_compile_once_and_each_shape_once(dataset, tmp_path, traces):
-    """Two shapes; three learning rates each, in chunks of two, of which the second is padded."""
-    members = sweeps.members(QUICK, model__dense=[(4,), (5,)], learning_rate=[0.1, 0.2, 0.3])
-    study.run_sweep(QUICK, members, dataset, tmp_path / "sweep", size=2)
-    assert len(traces) == 2
+def test_numbers_compile_once(dataset, tmp_path, traces):
+    """Three learning rates in chunks of two, of which the second is padded."""
+    study.run_sweep(QUICK, sweeps.members(QUICK, learning_rate=[0.1, 0.2, 0.3]), dataset, tmp_path / "sweep", size=2)
+    assert len(traces) == 1
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 16, 17, 100])
