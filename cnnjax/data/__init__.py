@@ -13,6 +13,7 @@ from cnnjax.data import catalogue, digits, folder, npz, photos
 from cnnjax.data.augment import augment
 from cnnjax.data.batches import Batch, batches, epoch_order
 from cnnjax.data.dataset import Dataset, Split, checked_dataset, fingerprint, mean_image
+from cnnjax.data.files import printable
 from cnnjax.data.randomness import Purpose, address
 
 __all__ = [
@@ -57,7 +58,7 @@ def load(config: DataConfig, progress: Progress | None = None) -> Dataset:
         named = ", ".join(dataset.class_names[label] for label in unseen[:5]) + (", ..." if unseen[5:] else "")
         _logger.warning(
             "%s: no training image for %d of %d classes (%s), labels count from 0",
-            dataset.name, len(unseen), dataset.num_classes, named,
+            printable(dataset.name), len(unseen), dataset.num_classes, named,
         )  # fmt: skip
     return dataset
 

@@ -19,7 +19,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-MAX_FILE_BYTES = 1 << 30  # of what is read whole: one image, one description of a set
+MAX_FILE_BYTES = 1 << 30  # of what is read whole, such as one image
 _UNFINISHED = re.compile(r"\w+\.(?P<stage>new|tmp)\.[0-9a-f]{32}")
 _OLD = 24 * 3600.0  # seconds after which a folder is abandoned, where no lock says so
 
@@ -37,16 +37,21 @@ def open_regular(path: Path) -> io.BufferedReader:
     return open(descriptor, "rb")
 
 
-def read_regular(path: Path, sha256: str | None = None) -> bytes:
+def printable(text: str) -> str:
+    """The text as it can stand in one line on a terminal."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+
+
+def read_regular(path: Path, sha256: str | None = None, most: int = MAX_FILE_BYTES) -> bytes:
     """The file's content.
 
     Raises:
-        OSError: as `open_regular`; for more than MAX_FILE_BYTES; for content of another SHA-256 than the one given.
+        OSError: as `open_regular`; for more than `most` bytes; for content of another SHA-256 than the one given.
     """
     with open_regular(path) as file:
-        content = file.read(MAX_FILE_BYTES + 1)
-    if len(content) > MAX_FILE_BYTES:
-        raise OSError(errno.EFBIG, f"more than {MAX_FILE_BYTES:,} bytes", str(path))
+        if os.fstat(file.fileno()).st_size > most:
+            raise OSError(errno.EFBIG, f"more than {most:,} bytes", str(path))
+        content = file.read()
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
         raise OSError(errno.EBUSY, "changed while it was read", str(path))
     return content

@@ -11,7 +11,7 @@ from cnnjax.config import DataConfig
 from cnnjax.data.cache import Contents, load_or_decode
 from cnnjax.data.dataset import Dataset
 from cnnjax.data.decoding import Allocate, Encoded, Fitting, decode_splits
-from cnnjax.data.files import files_sha256, read_regular
+from cnnjax.data.files import files_sha256, printable, read_regular
 from cnnjax.data.splits import stratified_split
 from cnnjax.errors import InputError
 from cnnjax.paths import expanded
@@ -64,12 +64,7 @@ def load(config: DataConfig, progress: Callable[[str, int, int], None] | None = 
 
 
 def _encoded(path: Path, sha256: str) -> Encoded:
-    return Encoded(_printable(path), partial(read_regular, path, sha256))
-
-
-def _printable(path: Path) -> str:
-    """The path as it can stand in a line on a terminal."""
-    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in str(path))
+    return Encoded(printable(str(path)), partial(read_regular, path, sha256))
 
 
 def _find(root: Path, config: DataConfig) -> tuple[tuple[str, ...], dict[str, _Part]]:

@@ -28,7 +28,7 @@ _CLASSES = {
     "ClassLabel": "tensorflow_datasets.core.features.class_label_feature.ClassLabel",
 }
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
-_MOST_CLASSES = 10**6
+_MOST_DESCRIBED = 1 << 26  # bytes of each file that describes the set
 _BLOCK = 256  # records; blocks are read three times as fast as single ones
 
 
@@ -193,7 +193,7 @@ def _class_names(folder: Path, full_name: str, num_records: int) -> tuple[str, .
         )
     try:
         num_classes = int(str(_field(label, "classLabel", "numClasses")))
-        text = read_regular(folder / _LABELS).decode() if (folder / _LABELS).exists() else None
+        text = read_regular(folder / _LABELS, most=_MOST_DESCRIBED).decode() if (folder / _LABELS).exists() else None
     except ValueError as error:
         raise InputError(f"data.name {full_name}: the classes cannot be read: {_one_line(error)}") from error
     # Without names each class is called by its number, and a number such as 10^9 would ask for as many output units.
@@ -207,7 +207,7 @@ def _class_names(folder: Path, full_name: str, num_records: int) -> tuple[str, .
 
 def _json(path: Path, full_name: str) -> dict[str, Any]:
     try:
-        tree = json.loads(read_regular(path))
+        tree = json.loads(read_regular(path, most=_MOST_DESCRIBED))
     except (ValueError, RecursionError) as error:
         raise InputError(f"data.name {full_name}: {path.name} is not JSON: {_one_line(error)}") from error
     if not isinstance(tree, dict):

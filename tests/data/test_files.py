@@ -42,3 +42,5 @@ def test_only_a_regular_file_is_opened(tmp_path):
             with pytest.raises(OSError, match="regular file|No such"):
                 open_regular(path)
     assert read_regular(tmp_path / "link") == b"12"
+    with pytest.raises(OSError, match="more than 1 bytes"):
+        read_regular(tmp_path / "file", most=1)

@@ -182,6 +182,13 @@ def test_npz_of_labels_from_1_says_which_class_has_no_image(config_of, caplog):
     assert caplog.messages == ["mine: no training image for 1 of 4 classes (0), labels count from 0"]
 
 
+def test_a_name_in_a_warning_is_one_line(tmp_path, config_of, caplog):
+    config_of(y_train=1 + np.arange(6) % 2)
+    path = (tmp_path / "mine.npz").rename(tmp_path / "a\nb\x1b.npz")
+    load(DataConfig(npz=str(path)))
+    assert caplog.messages[0].startswith("a\\nb\\x1b: no training image") and caplog.messages[0].isprintable()
+
+
 def test_npz_that_is_a_pipe_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "mine.npz")
     with pytest.raises(InputError, match="which is no regular file"):
