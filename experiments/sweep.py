@@ -20,7 +20,7 @@ from cnnjax.config import Config, check_seed, differences
 from cnnjax.data import load
 from cnnjax.data.dataset import Dataset
 from cnnjax.errors import InputError
-from cnnjax.figures import files
+from cnnjax.figures import files, settings
 from cnnjax.figures import sweep as figure
 from cnnjax.sweep import engine, results, space, study
 from cnnjax.sweep.study import Halving, Sweep
@@ -114,6 +114,7 @@ def members_of(arguments: Arguments) -> list[space.Member]:
 
 def main(arguments: Arguments, progress: Progress) -> None:
     options, config = arguments.options, arguments.config
+    settings.check()
     members = members_of(arguments)
     halving = Halving(options.halve_at, options.keep)
     halving.check(config)
