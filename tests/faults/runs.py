@@ -51,10 +51,19 @@ def begin(workdir: Path, *more: str, script: Sequence[str] = SCRIPT, **popen: An
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PLATFORMS": "cpu",
     }
-    command = [sys.executable, "-m", *script, *OPTIONS, "--workdir", str(workdir), *more]
+    command = [sys.executable, "-m", *script, *replaced(OPTIONS, more), "--workdir", str(workdir), *more]
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **popen
     )
+
+
+def replaced(options: Sequence[str], more: Sequence[str]) -> list[str]:
+    """The options but for those that `more` gives, each with its values."""
+    kept, taken = [], True
+    for word in options:
+        taken = word not in more if word.startswith("--") else taken
+        kept += [word] if taken else []
+    return kept
 
 
 def end(process: subprocess.Popen, within: float = 600) -> Ended:
