@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cnnjax.geometry import effective_window
+from cnnjax.ops.precision import sum_dtype
 
 _DIMENSION_NUMBERS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
 
@@ -44,10 +45,17 @@ def for_cpu(lhs, rhs, *, face, windows):
     """The form that is fastest on a CPU.
 
     Groups run one after another, since XLA's grouped convolution is slow, and a depthwise
-    convolution, whose groups have one channel each, as one multiplication for each offset of the window.
+    convolution, whose groups have one channel each, as one multiplication for each offset of the window. Many of the
+    forms add up what several products give; in a type narrower than float32 all of that is in float32, and rounded
+    once.
     """
     if 0 in (*lhs.shape, *rhs.shape):
         return plain(lhs, rhs, face=face, windows=windows)
+    wide = sum_dtype(lhs.dtype)
+    return _for_cpu(lhs.astype(wide), rhs.astype(wide), face, windows).astype(lhs.dtype)
+
+
+def _for_cpu(lhs, rhs, face, windows):
     if windows.groups == 1:
         return _ungrouped(lhs, rhs, face, windows)
     in_channels = {"output": lhs.shape[-1], "images": rhs.shape[-2] * windows.groups, "kernel": lhs.shape[-1]}[face]
@@ -154,12 +162,13 @@ def _canonical(images, kernel, strides, padding, kernel_dilation=(1, 1), image_d
     """A convolution in two dimensions as XLA:CPU's library takes it.
 
     It knows these dimension numbers only. XLA brings others into this form, but not inside a loop, where the gradient
-    of a kernel then takes 29–198 times as long. Negative padding cuts rows off.
+    of a kernel then takes 29–198 times as long. Negative padding cuts rows off, at one end perhaps more than there are
+    without the zeros of the other, so a dimension that is cut gets these here too.
     """
-    cut = [(min(low, 0), min(high, 0), 0) for low, high in padding]
+    cut = [(low, high, 0) if min(low, high) < 0 else (0, 0, 0) for low, high in padding]
     if max(image_dilation) == 1 and any(low or high for low, high, _ in cut):
         images = lax.pad(images, jnp.zeros((), images.dtype), ((0, 0, 0), *cut, (0, 0, 0)))
-        padding = [(max(low, 0), max(high, 0)) for low, high in padding]
+        padding = [(0, 0) if min(low, high) < 0 else (low, high) for low, high in padding]
     return lax.conv_general_dilated(
         images,
         kernel,

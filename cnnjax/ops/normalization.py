@@ -9,6 +9,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from cnnjax.errors import InputError
+from cnnjax.ops.precision import sum_dtype
 
 
 def local_response_norm(
@@ -43,7 +44,9 @@ def local_response_norm(
 
 
 def _local_response_norm(x, size: int, bias: float, alpha: float, beta: float):
-    return x * _inverse_power(bias + alpha * _neighbour_sum(x * x, size), beta)
+    wide = x.astype(sum_dtype(x.dtype))
+    normed = wide * _inverse_power(bias + alpha * _neighbour_sum(wide * wide, size), beta)
+    return normed if wide.dtype == x.dtype else normed.astype(x.dtype)
 
 
 # Under a `jit` of its own the operation keeps its name in a jaxpr, where the deconvnet looks for it.

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int, Num
 
 from cnnjax.errors import InputError
 from cnnjax.geometry import Ints, Padding, Rounding, as_ints, place_windows
+from cnnjax.ops.precision import sum_dtype
 from cnnjax.ops.selection import PoolWindows, max_with_choice
 
 
@@ -105,9 +106,10 @@ def unpool(
     if overlap == "overwrite":
         flat_values = jnp.where(_is_last(flat_switches, math.prod(spatial)), flat_values, 0)
     # No window is known here, so this is a scatter; the gradient of max_pool has the fast form.
-    places = jnp.zeros((batch, math.prod(spatial), channels), values.dtype)
+    places = jnp.zeros((batch, math.prod(spatial), channels), sum_dtype(values.dtype))
     rows, columns = jnp.arange(batch)[:, None, None], jnp.arange(channels)
-    return places.at[rows, flat_switches, columns].add(flat_values).reshape(batch, *spatial, channels)
+    sums = places.at[rows, flat_switches, columns].add(flat_values.astype(places.dtype))
+    return sums.astype(values.dtype).reshape(batch, *spatial, channels)
 
 
 def avg_pool(
@@ -125,11 +127,12 @@ def avg_pool(
     images = jnp.asarray(images)
     windows = _pool_windows(images, window, strides, padding, rounding)
     counts = np.ones((), np.float64)
-    sums = images
+    sums = images.astype(sum_dtype(images.dtype))
     for axis in range(len(windows.window)):
         sums = _window_sums(sums, axis + 1, windows, axis)
         counts = np.multiply.outer(counts, _pixel_counts(windows, axis))
-    return sums / jnp.asarray(counts[None, ..., None], images.dtype)
+    means = sums / jnp.asarray(counts[None, ..., None], sums.dtype)
+    return means if sums.dtype == images.dtype else means.astype(images.dtype)
 
 
 def _pool_windows(images, window, strides, padding, rounding) -> PoolWindows:

@@ -23,6 +23,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from cnnjax.ops import compiler
+from cnnjax.ops.precision import sum_dtype
 
 # Windows up to this many pixels are unrolled, which is fast (all of it is one fused loop) and takes compile time.
 UNROLLED_OFFSETS = 64
@@ -115,9 +116,10 @@ def _over_offsets(step, padded, start, windows: PoolWindows, backwards: bool = F
 def _place(values, choice, *, windows: PoolWindows):
     """Row stride·u + phase of the padded image is offset phase + stride·t of window u - t: one sum over t.
 
-    All phases are computed in one broadcast, so that the result is written once and in order.
+    All phases are computed in one broadcast, so that the result is written once and in order. Where windows overlap
+    the sum is in `sum_dtype`.
     """
-    dimensions = len(windows.window)
+    dtype, dimensions = values.dtype, len(windows.window)
     taps = [-(-window // stride) for window, stride in zip(windows.window, windows.strides, strict=True)]
     reach = [(tap - 1, tap - 1, 0) for tap in taps]
     values = lax.pad(values, jnp.zeros((), values.dtype), ((0, 0, 0), *reach, (0, 0, 0)))
@@ -125,13 +127,14 @@ def _place(values, choice, *, windows: PoolWindows):
     blocks = [output + tap - 1 for output, tap in zip(windows.output, taps, strict=True)]
     batch, channels = values.shape[0], values.shape[-1]
     by_phase = (batch, *_alternate(blocks, [1] * dimensions), channels)
-    total = jnp.zeros((), values.dtype)
+    total = jnp.zeros((), sum_dtype(dtype))
     for tap in itertools.product(*(range(count) for count in taps)):
         starts = [count - 1 - step for count, step in zip(taps, tap, strict=True)]
         ends = [start + block for start, block in zip(starts, blocks, strict=True)]
         corner, end = (0, *starts, 0), (batch, *ends, channels)
         here = lax.slice(choice, corner, end).reshape(by_phase) == _offset_of_phase(tap, windows).astype(choice.dtype)
-        total = total + jnp.where(here, lax.slice(values, corner, end).reshape(by_phase), 0)
+        total = total + jnp.where(here, lax.slice(values, corner, end).reshape(by_phase), 0).astype(total.dtype)
+    total = total.astype(dtype)
     rows = [block * stride for block, stride in zip(blocks, windows.strides, strict=True)]
     crop = [(-low, size + low - row, 0) for low, size, row in zip(windows.low, windows.spatial, rows, strict=True)]
     padded = jnp.broadcast_to(total, (batch, *_alternate(blocks, windows.strides), channels))
@@ -227,7 +230,7 @@ def _offset_of_phase(tap, windows: PoolWindows):
 
 @functools.cache
 def _compiled(primitive, windows: PoolWindows):
-    return compiler.jit(functools.partial(primitive.bind, windows=windows))
+    return compiler.eager(functools.partial(primitive.bind, windows=windows))
 
 
 def _define(primitive, form, abstract, form_for_cpu) -> None:
@@ -240,7 +243,7 @@ def _define(primitive, form, abstract, form_for_cpu) -> None:
     primitive.def_abstract_eval(abstract)
     several = primitive.multiple_results
     mlir.register_lowering(primitive, mlir.lower_fun(form, multiple_results=several))
-    mlir.register_lowering(primitive, mlir.lower_fun(form_for_cpu, multiple_results=several), platform="cpu")
+    mlir.register_lowering(primitive, compiler.cpu_lowering(form_for_cpu, multiple_results=several), platform="cpu")
     batching.primitive_batchers[primitive] = functools.partial(_members_in_batch, primitive)
 
 

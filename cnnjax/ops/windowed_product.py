@@ -29,6 +29,7 @@ from jax.interpreters import ad, batching, mlir
 
 from cnnjax.geometry import Pair, effective_window
 from cnnjax.ops import compiler, convolution_forms
+from cnnjax.ops.precision import sum_dtype
 
 Face: TypeAlias = Literal["output", "images", "kernel"]
 
@@ -85,14 +86,12 @@ def _evaluate(lhs, rhs, *, face: Face, windows: Windows):
 
 @functools.cache
 def _compiled(face: Face, windows: Windows):
-    return compiler.jit(functools.partial(windowed_product, face=face, windows=windows))
+    return compiler.eager(functools.partial(windowed_product, face=face, windows=windows))
 
 
 # Lowering: XLA's own forms everywhere (they are the right ones on a GPU or TPU), other forms on a CPU.
 mlir.register_lowering(windowed_product_p, mlir.lower_fun(convolution_forms.plain, multiple_results=False))
-mlir.register_lowering(
-    windowed_product_p, mlir.lower_fun(convolution_forms.for_cpu, multiple_results=False), platform="cpu"
-)
+mlir.register_lowering(windowed_product_p, compiler.cpu_lowering(convolution_forms.for_cpu), platform="cpu")
 
 # face -> the faces that give the left and the right operand's cotangent
 _TRANSPOSES: dict[Face, tuple[Face, Face]] = {
@@ -153,14 +152,19 @@ def _members_in_turn(product, lhs, rhs):
 
 
 def _one_shared(product, lhs, rhs, lhs_is_shared: bool):
+    # The derivative by what is shared adds up the members'.
+    dtype = lhs.dtype
+    lhs, rhs = lhs.astype(sum_dtype(dtype)), rhs.astype(sum_dtype(dtype))
     members = rhs if lhs_is_shared else lhs
 
     def one(member):
         return product(lhs, member) if lhs_is_shared else product(member, rhs)
 
     if members.shape[0] > UNROLLED_MEMBERS:
-        return jax.lax.map(one, members)
-    return jnp.stack([one(members[member]) for member in range(members.shape[0])])
+        results = jax.lax.map(one, members)
+    else:
+        results = jnp.stack([one(members[member]) for member in range(members.shape[0])])
+    return results.astype(dtype)
 
 
 def _fold(array, axis: int):

@@ -1,5 +1,8 @@
+import warnings
+
 import jax
 import jax.numpy as jnp
+import jaxlib
 import numpy as np
 import pytest
 
@@ -26,6 +29,32 @@ def test_an_unknown_option_is_left_out(monkeypatch):
     monkeypatch.setattr(compiler, "_CPU_OPTIONS", {"xla_cpu_no_such_option": "1"})
     assert ops.compiler_options() == {}
     assert ops.jit(lambda x: x + 1)(1) == 2
+
+
+LINE = "jaxlib 0.10.2 computes some sums wrong on a CPU (jax-ml/jax #39103): compile with ops.jit, or with "
+
+
+@pytest.mark.parametrize("version, flags, faulty", [
+    ("0.10.1", "", False), ("0.10.2", "", True), ("0.10.2", "--xla_cpu_experimental_ynn_fusion_type=", False),
+])  # fmt: skip
+def test_a_version_whose_defaults_are_wrong_is_named_once_to_who_uses_them(monkeypatch, version, flags, faulty):
+    monkeypatch.setattr(jaxlib, "__version__", version)
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    monkeypatch.setattr(compiler, "_options_were_asked_for", False)
+    fault = ops.fault_of_defaults()
+    assert (fault is not None and fault.startswith(LINE) and "\n" not in fault) if faulty else fault is None
+
+    def compiled(jit):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            jit(lambda x: ops.max_pool(x, 2)).lower(jnp.ones((1, 4, 4, 1))).compile()
+        return [str(warning.message) for warning in caught]
+
+    ops.max_pool(jnp.ones((1, 6, 4, 1)), 2)  # a program of our own
+    assert compiled(jax.jit) == ([fault] if faulty and jax.default_backend() == "cpu" else [])
+    assert compiled(jax.jit) == []
+    monkeypatch.setattr(compiler, "_options_were_asked_for", False)
+    assert compiled(ops.jit) == compiled(jax.jit) == []
 
 
 def test_options_come_as_a_copy():

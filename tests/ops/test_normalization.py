@@ -77,3 +77,18 @@ def test_bad_numbers_are_refused():
         ops.local_response_norm(jnp.ones((2, 5)), size=0)
     with pytest.raises(InputError, match="bias must be above 0, got 0"):
         ops.local_response_norm(jnp.ones((2, 5)), bias=0)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_narrow_types_are_rounded_once(dtype):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(64, 40)) * 100 + 200, dtype)  # squares beyond float16
+
+    def total(x):
+        return jnp.sum(ops.local_response_norm(x, size=9, alpha=0.01).astype(jnp.float64))
+
+    with jax.enable_x64(True):
+        wide = jnp.asarray(np.asarray(x, np.float64))
+        for compute in (lambda x: ops.local_response_norm(x, size=9, alpha=0.01), jax.grad(total)):
+            right = np.asarray(compute(wide))
+            error = np.abs(np.asarray(compute(x), np.float64) - right).max()
+            assert error <= 0.51 * float(jnp.finfo(dtype).eps) * np.abs(right).max()

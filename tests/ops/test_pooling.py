@@ -304,3 +304,50 @@ def test_many_channels_are_pooled_as_few(options):
 
     for ours, theirs in zip(everything(many), everything(few), strict=True):
         np.testing.assert_array_equal(ours, np.tile(theirs, 8))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize(
+    "window, strides, shape", [(9, 1, (2, 20, 20, 3)), (5, 2, (2, 40, 20)), (3, 1, (1, 8, 8, 8, 2))]
+)
+def test_narrow_types_are_added_up_as_exactly_as_by_xla(dtype, window, strides, shape):
+    """Where windows overlap, the gradients and `unpool` are sums; errors against float64, in units of XLA's."""
+    generator = np.random.default_rng(0)
+    images = jnp.asarray(np.round(generator.normal(size=shape), 1) + 3, dtype)
+    dimensions = len(shape) - 2
+    where = (1, *(window,) * dimensions, 1), (1, *(strides,) * dimensions, 1), "VALID"
+
+    def sums(images):
+        return lax.reduce_window(images, jnp.zeros((), images.dtype), lax.add, *where)
+
+    @jax.jit
+    def ours(images, cotangent):
+        places = ops.max_pool_with_switches(images, window, strides=strides).switches
+        gradient = jax.vjp(lambda images: ops.max_pool(images, window, strides=strides), images)[1](cotangent)[0]
+        means, pull = jax.vjp(lambda images: ops.avg_pool(images, window, strides=strides), images)
+        return gradient, ops.unpool(cotangent, places, shape[1:-1]), means, pull(cotangent)[0]
+
+    @jax.jit
+    def xla(images, cotangent):
+        means, pull = jax.vjp(lambda images: sums(images) / window**dimensions, images)
+        return means, pull(cotangent)[0]
+
+    cotangent = jnp.asarray(generator.random(jax.eval_shape(sums, images).shape) + 1, dtype)
+    found, bounds = ours(images, cotangent), xla(images, cotangent)
+    with jax.enable_x64(True):
+        wide = [jnp.asarray(np.asarray(array, np.float64)) for array in (images, cotangent)]
+        exact = [np.asarray(array) for array in ours(*wide)]
+        right = [np.asarray(array) for array in xla(*wide)]
+
+    def error(one, other):
+        return np.abs(np.asarray(one, np.float64) - other).max()
+
+    half_a_place = float(jnp.finfo(dtype).eps) / 2
+    for one, other in zip(found[:2], exact[:2], strict=True):  # one rounding
+        assert error(one, other) <= 1.01 * half_a_place * other.max()
+    for one, theirs, other in zip(found[2:], bounds, right, strict=True):
+        assert error(one, other) <= max(1.5 * error(theirs, other), 1.01 * half_a_place * np.abs(other).max())
+
+
+def test_a_mean_in_float16_has_no_sum_that_overflows():
+    np.testing.assert_array_equal(ops.avg_pool(jnp.full((1, 16, 16, 1), 300, jnp.float16), 16), 300)
