@@ -16,7 +16,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from cnnjax import cli
+from cnnjax import cli, ops
 from cnnjax.cli import Progress
 from cnnjax.data import mean_image
 from cnnjax.data.dataset import Split
@@ -175,7 +175,7 @@ def warped(
         affines = TRANSFORMATIONS[name].affine(values)
         return jax.vmap(lambda affine: warp(image, affine, background, interpolation))(affines)
 
-    return np.asarray(jax.jit(jax.vmap(versions))(images.astype(np.float32)))
+    return np.asarray(ops.jit(jax.vmap(versions))(images.astype(np.float32)))
 
 
 def scaled(found: dict[str, np.ndarray], name: str, field: str, distance: str) -> np.ndarray:

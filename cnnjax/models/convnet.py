@@ -121,7 +121,8 @@ class _Convolution(nn.Module):
         shape = layer.filter, layer.filter, x.shape[-1], layer.width
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (layer.width,), jnp.float32)
-        return ops.conv(x, kernel, strides=layer.stride, padding=layer.padding, rounding=self.rounding) + bias
+        maps = ops.conv(x, kernel, strides=layer.stride, padding=layer.padding, rounding=self.rounding)
+        return ops.add_bias(maps, bias)
 
 
 def kernel_initializer(init: Init, number: int) -> Callable[..., Array]:

@@ -5,7 +5,8 @@ their measurements in the code. All are differentiable in forward and reverse mo
 and scan.
 """
 
-from cnnjax.ops.compiler import compiler_options, jit
+from cnnjax.ops.bias import add_bias
+from cnnjax.ops.compiler import compiler_options, fault_of_defaults, jit
 from cnnjax.ops.convolution import conv, conv_transpose
 from cnnjax.ops.dense import dense, dropout
 from cnnjax.ops.members import members_in_turn
@@ -16,6 +17,7 @@ from cnnjax.ops.scanning import DenseLayer, apply_mlp, scan_mlp, scan_mlp_litera
 __all__ = [
     "DenseLayer",
     "Pooled",
+    "add_bias",
     "apply_mlp",
     "avg_pool",
     "compiler_options",
@@ -23,6 +25,7 @@ __all__ = [
     "conv_transpose",
     "dense",
     "dropout",
+    "fault_of_defaults",
     "jit",
     "local_response_norm",
     "max_pool",

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num, PRNGKeyArray
 
 from cnnjax.errors import InputError
+from cnnjax.ops.bias import add_bias
 
 
 def dense(
@@ -28,7 +29,7 @@ def dense(
     if x.dtype != kernel.dtype:
         raise InputError(f"kernel must have the type of x ({x.dtype}), got {kernel.dtype}")
     product = x @ kernel
-    return product if bias is None else product + bias
+    return product if bias is None else add_bias(product, jnp.asarray(bias))
 
 
 def dropout(

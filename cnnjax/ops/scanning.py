@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 
 from cnnjax.errors import InputError
 from cnnjax.geometry import Ints, as_ints, place_windows
+from cnnjax.ops.bias import add_bias
 from cnnjax.ops.convolution import conv
 from cnnjax.ops.dense import dense
 
@@ -61,10 +62,11 @@ def scan_mlp(
         InputError: no layers, layers that do not chain or do not take the window, or a window that does not fit.
     """
     inputs, window, (first, *later) = _scan_operands(layers, inputs, window)
-    maps = conv(inputs, first.kernel.reshape(*window, inputs.shape[-1], -1), strides=strides) + first.bias
+    kernel = first.kernel.reshape(*window, inputs.shape[-1], -1)
+    maps = add_bias(conv(inputs, kernel, strides=strides), first.bias)
     for layer in later:
         pointwise = layer.kernel.reshape((1,) * len(window) + layer.kernel.shape)
-        maps = conv(jax.nn.relu(maps), pointwise) + layer.bias
+        maps = add_bias(conv(jax.nn.relu(maps), pointwise), layer.bias)
     return maps
 
 

@@ -55,10 +55,10 @@ _LINEAR = frozenset(
     """add add_any broadcast_in_dim concatenate convert_element_type copy cumsum device_put dynamic_slice
     dynamic_update_slice expand_dims gather neg optimization_barrier pad place_in_windows reduce_precision reduce_sum
     reduce_window_sum reshape rev scatter scatter-add select_and_scatter_add select_in_windows sharding_constraint
-    slice split squeeze stack stop_gradient sub tile transpose unstack""".split()  # noqa: SIM905
+    slice split spread_channels squeeze stack stop_gradient sub sum_channels tile transpose unstack""".split()  # noqa: SIM905
 )
 _BILINEAR = frozenset(("dot_general", "conv_general_dilated", "windowed_product"))  # linear, if one side is weights
-_SUMMING = frozenset(("reduce_sum", "reduce_window_sum"))
+_SUMMING = frozenset(("reduce_sum", "reduce_window_sum", "sum_channels"))
 _NORMALIZING = frozenset(
     "abs and exp exp2 integer_pow log max min not or pow rsqrt sign sqrt square".split()  # noqa: SIM905
 )

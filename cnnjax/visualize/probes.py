@@ -5,10 +5,10 @@ open is an argument here: large maps are pooled to a bounded number of features,
 strength of the penalty is the one that does best on a held-out quarter of the training images.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -127,7 +127,7 @@ def softmax_predictions(
     """
     classes = int(labels.max()) + 1
     rows = jnp.asarray(train, jnp.float32), jnp.asarray(labels)
-    kernel, bias = _softmax_weights(*rows, jnp.float32(strength), classes)
+    kernel, bias = _softmax_weights()(*rows, jnp.float32(strength), classes)
     return np.argmax(test @ np.asarray(kernel) + np.asarray(bias), axis=1)
 
 
@@ -153,7 +153,11 @@ def _fit_softmax(train: Array, labels: Array, strength: Array, classes: int) -> 
     return lax.while_loop(unfinished, step, (weights, optimizer.init(weights), jnp.inf, 0))[0]
 
 
-_softmax_weights = jax.jit(_fit_softmax, static_argnums=3)
+@functools.cache
+def _softmax_weights():
+    """`_fit_softmax`, compiled once; the compiler options ask for the backend, so not while this is imported."""
+    return ops.jit(_fit_softmax, static_argnums=3)
+
 
 CLASSIFIERS: dict[str, Callable[..., Int[np.ndarray, " m"]]] = {"svm": svm_predictions, "softmax": softmax_predictions}
 

@@ -55,3 +55,11 @@ def test_dropout_rate_may_be_traced_and_the_type_is_kept():
     dropped = jax.vmap(ops.dropout, (None, None, 0))(jax.random.key(0), x, rates)
     assert dropped.dtype == jnp.bfloat16
     np.testing.assert_array_equal(dropped[0], x)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_sums_of_narrow_types_are_in_float32(dtype):
+    x, kernel, bias = jnp.ones((600, 600), dtype), jnp.ones((600, 3), dtype), jnp.zeros(3, dtype)
+    product, pull = jax.vjp(ops.dense, x, kernel, bias)
+    for found, right in zip((product, *pull(jnp.ones_like(product))), (600, 3, 600, 600), strict=True):
+        np.testing.assert_array_equal(np.asarray(found, np.float32), right)
