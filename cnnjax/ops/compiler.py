@@ -24,7 +24,7 @@ _CPU_OPTIONS: dict[str, Any] = {"xla_cpu_experimental_ynn_fusion_type": ""}
 _ONCE: dict[str, Any] = {"xla_backend_optimization_level": 1}
 
 # jaxlib whose default options compute wrong sums on a CPU: those of which the reproducer in README was run.
-WRONG_BY_DEFAULT = ("0.10.2", "0.11.0", "0.12.0", "0.12.0.1")
+WRONG_BY_DEFAULT = ("0.10.2", "0.11.0", "0.11.1", "0.11.2", "0.12.0", "0.12.0.1")
 
 _options_were_asked_for = False  # by the user of this package, in any way
 _compiled_by_us = contextvars.ContextVar("_compiled_by_us", default=False)
