@@ -5,11 +5,11 @@ import functools
 import os
 import warnings
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jaxlib
 from jax.experimental.xla_metadata import set_xla_metadata
 from jax.interpreters import mlir
 
@@ -54,12 +54,12 @@ def fault_of_defaults() -> str | None:
     Where an operation of this package is compiled on a CPU by a process that has asked for `jit` or `compiler_options`
     nowhere, the line is given once as a warning.
     """
-    if jaxlib.__version__ not in WRONG_BY_DEFAULT or "xla_cpu_experimental_ynn_fusion_type=" in os.environ.get(
+    if version("jaxlib") not in WRONG_BY_DEFAULT or "xla_cpu_experimental_ynn_fusion_type=" in os.environ.get(
         "XLA_FLAGS", ""
     ):
         return None
     return (
-        f"jaxlib {jaxlib.__version__} computes some sums wrong on a CPU (jax-ml/jax #39103): compile with ops.jit, or "
+        f"jaxlib {version('jaxlib')} computes some sums wrong on a CPU (jax-ml/jax #39103): compile with ops.jit, or "
         "with jax.jit(..., compiler_options=ops.compiler_options())"
     )
 

@@ -93,7 +93,7 @@ def test_the_softmax_is_at_the_minimum_of_its_loss():
     train, labels = clusters(8).reshape(24, 40), np.repeat(np.arange(3), 8)
     from cnnjax.visualize.probes import _softmax_weights
 
-    weights = _softmax_weights(jnp.asarray(train), jnp.asarray(labels), jnp.float32(0.1), 3)
+    weights = _softmax_weights()(jnp.asarray(train), jnp.asarray(labels), jnp.float32(0.1), 3)
 
     def loss(weights):
         logits = train @ weights[0] + weights[1]
