@@ -103,7 +103,7 @@ def test_the_total_errors_are_the_lectures():
 def test_main_writes_every_figure_its_arrays_and_the_page(tmp_path):
     lecture.main(lecture.Options(out=tmp_path / "new", updates=60), Quiet())
     names = {path.name for path in (tmp_path / "new").iterdir()}
-    assert names == {f"{name}.{kind}" for name in FIGURES for kind in ("png", "npz")} | {"lecture.md"}
+    assert names == {f"{name}.{kind}" for name in FIGURES for kind in ("png", "npz")} | {"lecture.md", "lock"}
     for name in FIGURES:
         with Image.open(tmp_path / "new" / f"{name}.png") as picture:
             assert min(picture.size) > 300

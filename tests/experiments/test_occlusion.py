@@ -72,7 +72,7 @@ def test_what_does_not_suit_is_refused_before_anything_is_written(folder, change
 
 @pytest.mark.parametrize(("name", "value"), [("random_images", 0), ("others", 0), ("tested", 1), ("seed", -1)])
 def test_numbers_out_of_range_are_refused(name, value):
-    with pytest.raises(InputError, match=f"--{name.replace('_', '-')} must be at least"):
+    with pytest.raises(InputError, match=f"--{name.replace('_', '-')} must be (at least|between)"):
         Options(**{name: value})
 
 

@@ -14,7 +14,7 @@ from cnnjax.errors import InputError
 from cnnjax.train import run
 from cnnjax.train.step import initial_state
 from experiments import transfer
-from experiments.looking import open_run
+from experiments.looking import RunOptions, open_run
 from experiments.transfer import Options
 from tests.experiments.test_filter_evolution import Quiet
 
@@ -54,7 +54,7 @@ def test_the_table_holds_every_way_of_moving(folder, target):
     progress.say = said.append
     options = small(folder, target)
     transfer.main(options, progress)
-    trained = open_run(options, Quiet())
+    trained = open_run(RunOptions(run=folder), Quiet())
     with np.load(trained.figures / "transfer-bars.npz") as arrays:
         found = dict(arrays)
     assert found["methods"].tolist() == ["from scratch", "frozen", "fine-tuned"]
@@ -68,7 +68,7 @@ def test_the_table_holds_every_way_of_moving(folder, target):
 def test_without_steps_to_move_them_the_runs_features_stay(folder, target):
     """At a rate near 0 a fine-tuned network answers as its own layers under a random last one; so layers are kept."""
     options = small(folder, target, hyper=Hyperparams(learning_rate=1e-9, weight_decay=0.0), steps=1)
-    trained = open_run(options, Quiet())
+    trained = open_run(RunOptions(run=folder), Quiet())
     dataset = transfer.fitted_data(target, trained.dataset.image_shape, Quiet())
     assert dataset.image_shape == trained.dataset.image_shape == (8, 8, 1)
     last = list(trained.layers)[-1]
