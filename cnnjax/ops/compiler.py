@@ -3,6 +3,7 @@
 import contextvars
 import functools
 import os
+import re
 import warnings
 from collections.abc import Callable
 from importlib.metadata import version
@@ -54,9 +55,8 @@ def fault_of_defaults() -> str | None:
     Where an operation of this package is compiled on a CPU by a process that has asked for `jit` or `compiler_options`
     nowhere, the line is given once as a warning.
     """
-    if version("jaxlib") not in WRONG_BY_DEFAULT or "xla_cpu_experimental_ynn_fusion_type=" in os.environ.get(
-        "XLA_FLAGS", ""
-    ):
+    switched_off = re.search(r"xla_cpu_experimental_ynn_fusion_type=(-reduce)?(\s|$)", os.environ.get("XLA_FLAGS", ""))
+    if version("jaxlib") not in WRONG_BY_DEFAULT or switched_off:
         return None
     return (
         f"jaxlib {version('jaxlib')} computes some sums wrong on a CPU (jax-ml/jax #39103): compile with ops.jit, or "

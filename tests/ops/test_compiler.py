@@ -35,6 +35,7 @@ LINE = "jaxlib 0.10.2 computes some sums wrong on a CPU (jax-ml/jax #39103): com
 
 @pytest.mark.parametrize("version, flags, faulty", [
     ("0.10.1", "", False), ("0.10.2", "", True), ("0.10.2", "--xla_cpu_experimental_ynn_fusion_type=", False),
+    ("0.10.2", "--xla_cpu_experimental_ynn_fusion_type=reduce", True),
 ])  # fmt: skip
 def test_a_version_whose_defaults_are_wrong_is_named_once_to_who_uses_them(monkeypatch, version, flags, faulty):
     monkeypatch.setattr(compiler, "version", lambda name: version)
