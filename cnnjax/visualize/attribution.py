@@ -66,6 +66,7 @@ def integrated_gradients(
     if steps < 1:
         raise InputError(f"steps must be at least 1, got {steps}")
     points, weights = np.polynomial.legendre.leggauss(steps)
+    baseline = jnp.asarray(baseline, images.dtype)
 
     def add(total, point_and_weight):
         point, weight = point_and_weight

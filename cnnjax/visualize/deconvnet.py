@@ -8,7 +8,7 @@ same walk hands out every ReLU's output (`feature_maps_of`) and adds to one of t
 """
 
 import dataclasses
-import enum
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NoReturn, get_args
 
@@ -21,6 +21,8 @@ from jaxtyping import Array, Float, Int
 from cnnjax import ops
 from cnnjax.errors import InputError
 from cnnjax.models import ConvNet
+from cnnjax.tracing import values
+from cnnjax.tracing.values import Kind, Value
 
 Rule = Literal["gradient", "deconvnet", "guided"]
 
@@ -34,46 +36,10 @@ BACKWARD: dict[str, Callable[[Array, Array], Array]] = {
 # the paper leaves contrast normalization out of the reconstruction.
 PASSED_UNCHANGED = ("local_response_norm",)
 
-
-class _Kind(enum.IntEnum):
-    """How a value depends on the function's arguments, the data. Of two values added, the higher kind holds."""
-
-    CONSTANT = 0  # not at all (weights, running statistics), or by a choice alone (a pool's switches)
-    STATISTIC = 1  # a nonlinear function of sums over the data, as the standard deviation in a normalization
-    SUM = 2  # a sum or mean over the data
-    SIGNAL = 3  # linearly, for fixed ReLUs, choices and statistics
-    NONLINEAR = 4  # any other way; a sum makes it a statistic, and anything else must not follow
-
-
-# Primitives by what they are in the data.
-_COMPARING = frozenset(("eq", "ne", "lt", "le", "gt", "ge"))
-_SELECTING = frozenset(
-    """argmax argmin cummax cummin max_with_choice reduce_and reduce_max reduce_min reduce_or reduce_window_max
-    reduce_window_min select_and_gather_add sort top_k""".split()  # noqa: SIM905
-)
-_LINEAR = frozenset(
-    """add add_any broadcast_in_dim concatenate convert_element_type copy cumsum device_put dynamic_slice
-    dynamic_update_slice expand_dims gather neg optimization_barrier pad place_in_windows reduce_precision reduce_sum
-    reduce_window_sum reshape rev scatter scatter-add select_and_scatter_add select_in_windows sharding_constraint
-    slice split spread_channels squeeze stack stop_gradient sub sum_channels tile transpose unstack""".split()  # noqa: SIM905
-)
-_BILINEAR = frozenset(("dot_general", "conv_general_dilated", "windowed_product"))  # linear, if one side is weights
-_SUMMING = frozenset(("reduce_sum", "reduce_window_sum", "sum_channels"))
-_NORMALIZING = frozenset(
-    "abs and exp exp2 integer_pow log max min not or pow rsqrt sign sqrt square".split()  # noqa: SIM905
-)
 _KEEPING_A_NUMBER = frozenset(("broadcast_in_dim", "convert_element_type", "copy", "reshape", "squeeze"))
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Value:
-    """A value of the walk, with what is known of it."""
-
-    array: Any
-    kind: _Kind = _Kind.CONSTANT
-    name: str = ""  # of the function that made it nonlinear
-    number: float | None = None  # which the array holds everywhere
-    side: "tuple[_Value, bool] | None" = None  # (x, True) for x > 0, (x, False) for x < 0; equality does not matter
+# Functions of JAX that are no more than the primitives in them. Any other, jitted under its own name (gelu, relu6), is
+# one nonlinearity, whatever it is made of.
+MADE_OF_PRIMITIVES = ("clip", "maximum", "minimum", "_where", "where", "select", "_piecewise")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,22 +50,36 @@ class _Walk:
     strict: bool = True  # other nonlinearities are refused
     loops: bool = True  # ReLUs may stand in the body of a loop or the branch of a choice
 
+    def settled(self, value: Value) -> Value:
+        """A nonlinear function, where that is allowed, is data again. Variances are kept, to tell them from ReLUs."""
+        if self.strict or value.kind <= Kind.SPREAD:
+            return value
+        return dataclasses.replace(values.data(value.array), side=value.side)
+
 
 def with_relu_rule(function: Callable[..., Any], rule: Rule = "deconvnet") -> Callable[..., Any]:
     """The same function of arrays, whose reverse derivative uses `rule` at every ReLU; the function for "gradient".
 
-    A ReLU is `jax.nn.relu`, `jnp.maximum(x, 0)`, `jnp.clip(x, 0)` or `jnp.where(x > 0, x, 0)`, however the zero is
-    made, wherever it stands in `function`: jitted parts, checkpoints, the bodies of `lax.scan` and the branches of
-    `lax.cond` included, `while` and functions with a `custom_vjp` of their own excluded.
+    A ReLU is `jax.nn.relu`, `jnp.maximum(x, 0)`, `jnp.clip(x, 0)`, `jnp.where(x > 0, x, 0)`, `x * (x > 0)` or
+    `-jnp.minimum(-x, 0)`, however the zero is made (`0 * x` as well), wherever it stands in `function`: jitted parts,
+    checkpoints, the bodies of `lax.scan` and the branches of `lax.cond` included, `while` and functions with a
+    `custom_vjp` of their own excluded.
 
     For "deconvnet" and "guided" all else must be linear in the arguments, for fixed ReLUs and choices, because there
-    is no rule for other nonlinearities. Allowed are therefore: sums, products with weights, moving and padding;
-    choices of one value among others (max pooling, sort, top_k, maximum of two computed values, and `where` by such a
-    comparison); a normalization, that is, adding or multiplying by a nonlinear function of *sums* over the data (batch,
-    layer, group, RMS norm; differentiated as it is), with `ops.local_response_norm` passed unchanged; anything that
-    is computed from weights alone, as running statistics; and a softmax at the end. All else (tanh, sigmoid, gelu,
-    leaky_relu, relu6, attention, x², ...) is refused, at the end of the function too. Weights must be closed over and
-    not be arguments.
+    is no rule for other nonlinearities (`cnnjax.tracing.values` proves it). Allowed are therefore
+
+    - sums, products with weights, moving and padding;
+    - choices among independent values: max pooling, sort, top_k, the maximum of two results of different weights, and
+      `where` by such a comparison; or of a branch, by the comparison of a *sum* of the data;
+    - a normalization: dividing by a root or power of a *sum* of squares or absolute values (batch, layer, group, RMS
+      norm; differentiated as it is), with `ops.local_response_norm` passed unchanged;
+    - anything that is computed from weights alone, as running statistics;
+    - a softmax, its logarithm or a logsumexp at the end.
+
+    All else is refused, behind a sum or at the end of the function too: tanh, sigmoid, gelu, relu6, attention, x²,
+    gates, a choice among x and a function of the same x (leaky ReLU, |x|) or a constant, and rarer spellings of a
+    ReLU (`jnp.select`, `jnp.piecewise`, the largest of a stack with zeros). Weights must be closed over and not be
+    arguments.
 
     Raises:
         InputError: for a rule that does not exist; when called, for a nonlinearity without a rule, by its name.
@@ -120,7 +100,11 @@ def with_relu_rule(function: Callable[..., Any], rule: Rule = "deconvnet") -> Ca
 def feature_maps_of(function: Callable[..., Any], *, before: bool = False) -> Callable[..., tuple[Any, list[Array]]]:
     """The function of the same arguments that returns (output, [the output of every ReLU, in order]).
 
-    So the layers of any network, in one call; other nonlinearities may stand between them.
+    So the layers of any network, in one call; other nonlinearities may stand around them. A ReLU is known by its
+    spelling, as in `with_relu_rule`, whatever it is applied to. The maximum of a value and zero is none
+    where it is part of another function of JAX (gelu, relu6, softplus) or bounded from above at once (relu6 by hand),
+    and where the value is a sum of squares, less that of the mean or not: normalizations guard a variance so. A
+    `jax.nn.relu` always is one.
 
     Args:
         before: the input of every ReLU instead.
@@ -169,51 +153,70 @@ def with_offset(function: Callable[..., Any], number: int) -> Callable[..., Any]
 
 def _transformed(function: Callable[..., Any], args: tuple, walk: _Walk) -> Any:
     closed, shape = jax.make_jaxpr(function, return_shape=True)(*args)
-    data = [_Value(leaf, _Kind.SIGNAL) for leaf in jax.tree.leaves(args)]
-    outputs = _evaluate(closed.jaxpr, closed.consts, data, walk)
+    outputs = _evaluate(closed.jaxpr, closed.consts, [values.data(leaf) for leaf in jax.tree.leaves(args)], walk)
     for output in outputs:
-        if output.kind == _Kind.NONLINEAR and output.name != "softmax" and walk.strict:
-            _refuse(output.name)
+        if walk.strict and output.kind > Kind.LINEAR and output.kind not in values.AT_THE_END:
+            raise InputError(f"function must have ReLUs only as its nonlinearities, got {output.name}")
     return jax.tree.unflatten(jax.tree.structure(shape), [output.array for output in outputs])
 
 
-def _refuse(name: str) -> NoReturn:
-    raise InputError(f"function must have ReLUs only as its nonlinearities, got {name}")
+def _evaluate(jaxpr: core.Jaxpr, consts, inputs: Sequence[Value], walk: _Walk, within: str = "") -> list[Value]:
+    """The values of the jaxpr's outputs, equation by equation; `within` is the function of JAX that it is of."""
+    known: dict[Any, Value] = dict(zip(jaxpr.constvars, map(Value, consts), strict=True))
+    known.update(zip(jaxpr.invars, inputs, strict=True))
+    capped = _capped(jaxpr)
 
+    def read(variable) -> Value:
+        return Value(variable.val) if isinstance(variable, core.Literal) else known[variable]
 
-def _evaluate(jaxpr: core.Jaxpr, consts, inputs: Sequence[_Value], walk: _Walk, within: str = "") -> list[_Value]:
-    """The values of the jaxpr's outputs, equation by equation; `within` is the function of `jax.nn` that it is of."""
-    values: dict[Any, _Value] = dict(zip(jaxpr.constvars, map(_Value, consts), strict=True))
-    values.update(zip(jaxpr.invars, inputs, strict=True))
-
-    def read(variable) -> _Value:
-        return _Value(variable.val) if isinstance(variable, core.Literal) else values[variable]
-
+    done: dict[Any, list[Value]] = {}
     for equation in jaxpr.eqns:
-        outputs = _evaluate_equation(equation, [read(variable) for variable in equation.invars], walk, within)
-        values.update(zip(equation.outvars, outputs, strict=True))
+        inputs = [read(variable) for variable in equation.invars]
+        part_of = within or ("min" if capped.intersection(equation.outvars) else "")
+        # What is written twice, as the f(x) in where(f(x) > 0, f(x), 0), is one value; but two ReLUs are two rules.
+        operands = (str(v) if isinstance(v, core.Literal) else id(known[v]) for v in equation.invars)
+        written = (equation.primitive.name, str(equation.params), part_of, *operands)
+        once = not (_inner_jaxprs(equation) or equation.effects or _rectified(equation, inputs, part_of))
+        if not once or written not in done:
+            done[written] = _evaluate_equation(equation, inputs, walk, part_of)
+        outputs = done[written]
+        known.update(zip(equation.outvars, outputs, strict=True))
     return [read(variable) for variable in jaxpr.outvars]
 
 
-def _evaluate_equation(equation, inputs: list[_Value], walk: _Walk, within: str) -> list[_Value]:
+def _capped(jaxpr: core.Jaxpr) -> set:
+    """Maxima that are bounded from above at once: parts of a relu6 and the like, and no ReLUs."""
+    maxima = {equation.outvars[0] for equation in jaxpr.eqns if equation.primitive.name == "max"}
+    return maxima & {
+        variable
+        for equation in jaxpr.eqns
+        if equation.primitive.name == "min"
+        and any(isinstance(v, core.Literal) and np.all(np.isfinite(np.asarray(v.val))) for v in equation.invars)
+        for variable in equation.invars
+        if not isinstance(variable, core.Literal)
+    }
+
+
+def _evaluate_equation(equation, inputs: list[Value], walk: _Walk, within: str) -> list[Value]:
     primitive, params = equation.primitive.name, equation.params
     inner: Any = params.get("jaxpr") or params.get("call_jaxpr")
     arrays = [value.array for value in inputs]
     if primitive == "jit":
-        if params["name"] in PASSED_UNCHANGED and walk.strict:
-            return [_Value(_straight_through(core.jaxpr_as_fun(inner), arrays), _Kind.SIGNAL)]
-        name = params["name"] if hasattr(jax.nn, params["name"]) else within
-        return _evaluate(inner.jaxpr, inner.consts, inputs, walk, name)
+        if params["name"] in PASSED_UNCHANGED and walk.strict and inputs[0].kind in values.LINEAR:
+            passed = _straight_through(core.jaxpr_as_fun(inner), arrays)
+            return [dataclasses.replace(values.rescaled(inputs[0]), array=passed)]
+        return _evaluate(inner.jaxpr, inner.consts, inputs, walk, _function_of_jax(inner.jaxpr, inputs, within))
     if primitive in ("checkpoint", "remat2"):
         return _evaluate(inner, (), inputs, walk, within)  # what is stored and what is computed again changes no value
     if not any(value.kind for value in inputs):
-        number = _number(inputs[0]) if primitive in _KEEPING_A_NUMBER else None
-        return [_Value(array, number=number) for array in _bind(equation, arrays)]
+        number = values.number_of(inputs[0]) if primitive in _KEEPING_A_NUMBER else None
+        return [Value(array, number=number) for array in _bind(equation, arrays)]
     if primitive == "scan":
         return _evaluate_scan(equation, inputs, walk, within)
     if primitive == "cond":
         return _evaluate_cond(equation, inputs, walk, within)
     if primitive in ("custom_jvp_call", "custom_vjp_call"):
+        within = _function_of_jax(inner.jaxpr, inputs, within)
         relus, looked = _look(inner, inputs, walk, within)
         if relus and primitive == "custom_jvp_call":
             return _evaluate(inner.jaxpr, inner.consts, inputs, walk, within)
@@ -222,15 +225,15 @@ def _evaluate_equation(equation, inputs: list[_Value], walk: _Walk, within: str)
         return [dataclasses.replace(v, array=a) for v, a in zip(looked, _bind(equation, arrays), strict=True)]
     if any(_contains_relu(jaxpr) for jaxpr in _inner_jaxprs(equation)):
         _refuse_inside(primitive)
-    rectified = _rectified(primitive, inputs)
+    rectified = _rectified(equation, inputs, within)
     if rectified is not None:
-        return [_Value(walk.relu(rectified.array), _Kind.SIGNAL)]
-    kind, name = _kind(primitive, inputs, walk, within)
-    side = _side(primitive, inputs)
-    outputs = [_Value(array, kind, name, side=side) for array in _bind(equation, arrays)]
-    if primitive not in _SELECTING:
-        return outputs
-    return [v if jnp.issubdtype(v.array.dtype, jnp.inexact) else _Value(v.array) for v in outputs]  # switches
+        x, sign = rectified
+        array = sign * walk.relu(jnp.broadcast_to(x.array, equation.outvars[0].aval.shape))
+        known = values.rectified(x) if sign > 0 else dataclasses.replace(values.rectified(x), nonnegative=False)
+        return [walk.settled(dataclasses.replace(known, array=array))]
+    known = values.outputs_of(equation, inputs, within or primitive)
+    arrays = _bind(equation, arrays)
+    return [walk.settled(dataclasses.replace(v, array=a)) for v, a in zip(known, arrays, strict=True)]
 
 
 def _bind(equation, arrays: list) -> list[Array]:
@@ -238,98 +241,40 @@ def _bind(equation, arrays: list) -> list[Array]:
     return outputs if equation.primitive.multiple_results else [outputs]
 
 
-def _kind(primitive: str, inputs: list[_Value], walk: _Walk, within: str) -> tuple[_Kind, str]:
-    """The kind of the primitive's outputs, and the name of what made them nonlinear.
-
-    Raises:
-        InputError: for a nonlinearity without a rule, if the walk is strict.
-    """
-    data = [value for value in inputs if value.kind]
-    strongest = max(data, key=lambda value: value.kind)
-    kind, here = strongest.kind, within or primitive
-    elementwise = primitive in _NORMALIZING or primitive in _COMPARING
-    if primitive == "is_finite" or (primitive in _COMPARING and len(data) == 2 and kind != _Kind.NONLINEAR):
-        return _Kind.CONSTANT, ""
-    if primitive == "select_n":
-        if inputs[0].kind != _Kind.NONLINEAR:
-            return kind, strongest.name
-        elementwise = not any(value.kind in (_Kind.SUM, _Kind.SIGNAL) for value in inputs[1:])
-    if primitive == "div":
-        if inputs[0].name == "exp" and inputs[1].kind == _Kind.STATISTIC:
-            return _Kind.NONLINEAR, "softmax"
-        return _kind_of_product(inputs[0], _nonlinear(inputs[1], here), here)
-    if primitive == "mul":
-        return _kind_of_product(inputs[0], inputs[1], here)
-    if primitive in _SUMMING:
-        return {_Kind.SIGNAL: _Kind.SUM, _Kind.NONLINEAR: _Kind.STATISTIC}.get(kind, kind), strongest.name
-    if primitive in ("max", "min") and (len(data) == 2 or _is_bound(primitive, inputs)):
-        return kind, strongest.name
-    if primitive in _LINEAR or primitive in _SELECTING:
-        return kind, strongest.name
-    if primitive in _BILINEAR and len(data) == 1 and kind in (_Kind.SUM, _Kind.SIGNAL):
-        return _Kind.SIGNAL, ""
-    if elementwise:
-        changed = _nonlinear(strongest, here)
-        return changed.kind, changed.name
-    if walk.strict:
-        _refuse(strongest.name or here if primitive in _BILINEAR or primitive == "select_n" else here)
-    return _Kind.SIGNAL, ""
+def _function_of_jax(jaxpr: core.Jaxpr, inputs: Sequence[Value], within: str) -> str:
+    """The name of the function of JAX that the jaxpr is the whole or a part of; empty where it is somebody else's."""
+    name, file = jaxpr.debug_info.func_name, jaxpr.debug_info.func_filename
+    if within or not (file or "").startswith(os.path.dirname(jax.__file__)):
+        return within
+    if name == "clip" and len(inputs) == 3 and values.number_of(inputs[2]) != np.inf:
+        return name
+    return "" if name in MADE_OF_PRIMITIVES else name
 
 
-def _nonlinear(value: _Value, name: str) -> _Value:
-    """The kind of an elementwise nonlinear function of the value."""
-    if value.kind in (_Kind.CONSTANT, _Kind.STATISTIC, _Kind.NONLINEAR):
-        return value
-    return _Value(value.array, _Kind.STATISTIC if value.kind == _Kind.SUM else _Kind.NONLINEAR, name)
-
-
-def _kind_of_product(one: _Value, other: _Value, name: str) -> tuple[_Kind, str]:
-    low, high = sorted((one, other), key=lambda value: value.kind)
-    if low.kind in (_Kind.CONSTANT, _Kind.STATISTIC) or high.kind == _Kind.NONLINEAR:
-        return high.kind, high.name
-    return (_Kind.STATISTIC if high.kind == _Kind.SUM else _Kind.NONLINEAR), name
-
-
-def _number(value: _Value) -> float | None:
-    """The number that a constant holds everywhere, where that is known while tracing."""
-    if value.kind or value.number is not None:
-        return value.number
-    if isinstance(value.array, jax.core.Tracer) or not jnp.issubdtype(jnp.result_type(value.array), jnp.number):  # pyright: ignore[reportAttributeAccessIssue]
+def _rectified(equation, inputs: list[Value], within: str) -> tuple[Value, int] | None:
+    """(x, 1) where the primitive is the ReLU of x, and (x, -1) where it is the negative; None where it is none."""
+    primitive = equation.primitive.name
+    if within not in ("", "relu") or not jnp.issubdtype(equation.outvars[0].aval.dtype, jnp.inexact):
         return None
-    array = np.asarray(value.array)
-    return float(array.flat[0]) if array.size and (array == array.flat[0]).all() else None
-
-
-def _is_bound(primitive: str, inputs: list[_Value]) -> bool:
-    """Whether `max` or `min` has an infinite operand that bounds nothing, as in a softmax."""
-    return any(_number(value) == {"max": -np.inf, "min": np.inf}[primitive] for value in inputs if not value.kind)
-
-
-def _rectified(primitive: str, inputs: list[_Value]) -> _Value | None:
-    """The x of max(x, 0) or where(x > 0, x, 0); None where the primitive is no ReLU of the signal."""
-    if primitive == "max":
-        x, zero = sorted(inputs, key=lambda value: value.kind, reverse=True)
-    elif primitive == "select_n" and len(inputs) == 3 and inputs[0].side is not None:
+    if primitive in ("max", "min"):
+        x, zero = inputs if inputs[0].kind else inputs[::-1]
+        if not x.kind or zero.kind or values.number_of(zero) != 0:
+            return None
+        if primitive == "min":
+            return None if x.negative_of is None else (x.negative_of, -1)
+        return None if x.kind == Kind.SPREAD and within != "relu" else (x, 1)
+    if primitive == "select_n" and len(inputs) == 3 and inputs[0].side is not None:
         of, above = inputs[0].side
         x, zero = (inputs[2], inputs[1]) if above else (inputs[1], inputs[2])
-        if x is not of:
-            return None
-    else:
-        return None
-    return x if x.kind in (_Kind.SUM, _Kind.SIGNAL) and not zero.kind and _number(zero) == 0 else None
+        return (x, 1) if x is of and not zero.kind and values.number_of(zero) == 0 else None
+    if primitive == "mul":
+        for x, mask in (inputs, inputs[::-1]):
+            if mask.side == (x, True):
+                return x, 1
+    return None
 
 
-def _side(primitive: str, inputs: list[_Value]) -> tuple[_Value, bool] | None:
-    if primitive not in ("gt", "ge", "lt", "le"):
-        return None
-    above = primitive in ("gt", "ge")
-    one, other = inputs
-    if one.kind and not other.kind and _number(other) == 0:
-        return one, above
-    return (other, not above) if other.kind and not one.kind and _number(one) == 0 else None
-
-
-def _look(closed: core.ClosedJaxpr, inputs: Sequence[_Value], walk: _Walk, within: str) -> tuple[int, list[_Value]]:
+def _look(closed: core.ClosedJaxpr, inputs: Sequence[Value], walk: _Walk, within: str) -> tuple[int, list[Value]]:
     """How many ReLUs a function holds, and what is known of its outputs, without computing them."""
     relus, outputs = 0, []
 
@@ -339,55 +284,71 @@ def _look(closed: core.ClosedJaxpr, inputs: Sequence[_Value], walk: _Walk, withi
         return x
 
     def abstractly(arrays):
-        values = [dataclasses.replace(value, array=array) for value, array in zip(inputs, arrays, strict=True)]
-        results = _evaluate(closed.jaxpr, closed.consts, values, dataclasses.replace(walk, relu=relu), within)
-        outputs.extend(_Value(None, value.kind, value.name) for value in results)
+        held = [dataclasses.replace(value, array=array) for value, array in zip(inputs, arrays, strict=True)]
+        results = _evaluate(closed.jaxpr, closed.consts, held, dataclasses.replace(walk, relu=relu), within)
+        outputs.extend(dataclasses.replace(_within_itself(value), array=None) for value in results)
         return [value.array for value in results]
 
     jax.eval_shape(abstractly, [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in closed.in_avals])
     return relus, outputs
 
 
-def _walked(closed: core.ClosedJaxpr, inputs: Sequence[_Value], walk: _Walk, within: str) -> core.ClosedJaxpr:
+def _within_itself(value: Value) -> Value:
+    """The value without what refers to others, which do not exist outside of a body."""
+    return dataclasses.replace(value, number=values.number_of(value), side=None, negative_of=None)
+
+
+def _walked(closed: core.ClosedJaxpr, inputs: Sequence[Value], walk: _Walk, within: str) -> core.ClosedJaxpr:
     """The same function with the walk's ReLUs in it."""
 
     def body(*arrays):
-        values = [dataclasses.replace(value, array=array) for value, array in zip(inputs, arrays, strict=True)]
-        return [value.array for value in _evaluate(closed.jaxpr, closed.consts, values, walk, within)]
+        held = [dataclasses.replace(value, array=array) for value, array in zip(inputs, arrays, strict=True)]
+        return [value.array for value in _evaluate(closed.jaxpr, closed.consts, held, walk, within)]
 
     return jax.make_jaxpr(body)(*(jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in closed.in_avals))
 
 
-def _evaluate_scan(equation, inputs: list[_Value], walk: _Walk, within: str) -> list[_Value]:
+def _evaluate_scan(equation, inputs: list[Value], walk: _Walk, within: str) -> list[Value]:
     params, body = equation.params, equation.params["jaxpr"]
     if "num_consts" in params:
         first, carries = params["num_consts"], params["num_carry"]
     else:  # JAX 0.12
         first, carries = (len(list(part)) for part in params["ft_in"].unpack()[:2])
-    inputs = [dataclasses.replace(value, number=None, side=None) for value in inputs]
-    relus, outputs = _look(body, inputs, walk, within)
-    while any(out.kind > into.kind for out, into in zip(outputs[:carries], inputs[first:], strict=False)):
-        for place, out in enumerate(outputs[:carries], first):
-            kind = max(out.kind, inputs[place].kind)
-            inputs[place] = dataclasses.replace(inputs[place], kind=kind, name=out.name or inputs[place].name)
-        relus, outputs = _look(body, inputs, walk, within)
+    inside = [_within_itself(value) for value in inputs]
+    inside[first + carries :] = [values.sliced(value) for value in inside[first + carries :]]
+    relus, outputs = _look(body, inside, walk, within)
+    widened: set[int] = set()
+    while True:  # until what is known of the carry holds after a step as well
+        places = range(first, first + carries)
+        carried = [
+            values.carried(inputs, inside[place], out, place in widened)
+            for place, out in zip(places, outputs[:carries], strict=True)
+        ]
+        changed = {place for place, value in zip(places, carried, strict=True) if value is not inside[place]}
+        if not changed:
+            break
+        widened |= changed
+        inside[first : first + carries] = carried
+        relus, outputs = _look(body, inside, walk, within)
     if relus and not walk.loops:
         _refuse_inside("scan")
-    changed = {"jaxpr": _walked(body, inputs, walk, within)} if relus else {}
+    changed = {"jaxpr": _walked(body, inside, walk, within)} if relus else {}
+    outputs[carries:] = [values.stacked(value, inside[: first + carries]) for value in outputs[carries:]]
     return _bound_again(equation, inputs, changed, outputs)
 
 
-def _evaluate_cond(equation, inputs: list[_Value], walk: _Walk, within: str) -> list[_Value]:
+def _evaluate_cond(equation, inputs: list[Value], walk: _Walk, within: str) -> list[Value]:
     branches = equation.params["branches"]
-    looked = [_look(branch, inputs[1:], walk, within) for branch in branches]
+    inside = [_within_itself(value) for value in inputs[1:]]
+    looked = [_look(branch, inside, walk, within) for branch in branches]
     if any(relus for relus, _ in looked) and not walk.loops:
         _refuse_inside("cond")
-    outputs = [max(of_output, key=lambda value: value.kind) for of_output in zip(*(o for _, o in looked), strict=True)]
-    changed = {"branches": tuple(_walked(branch, inputs[1:], walk, within) for branch in branches)}
-    return _bound_again(equation, inputs, changed, outputs)
+    outputs = [values.chosen(inputs[0], of_output) for of_output in zip(*(o for _, o in looked), strict=True)]
+    changed = {"branches": tuple(_walked(branch, inside, walk, within) for branch in branches)}
+    return _bound_again(equation, inputs, changed, [walk.settled(value) for value in outputs])
 
 
-def _bound_again(equation, inputs: list[_Value], changed: dict, known: list[_Value]) -> list[_Value]:
+def _bound_again(equation, inputs: list[Value], changed: dict, known: list[Value]) -> list[Value]:
     """The equation's values with other inner functions, and with what is known of them."""
     arrays = equation.primitive.bind(
         *(value.array for value in inputs), **equation.primitive.get_bind_params(equation.params | changed)

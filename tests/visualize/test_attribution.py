@@ -96,6 +96,21 @@ def test_smooth_grad_is_the_mean_over_its_noisy_copies_by_a_plain_loop():
     np.testing.assert_allclose(without_noise, alone, rtol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+def test_maps_have_the_type_of_the_images_with_64_bits_too(dtype):
+    """JAX's default type is then float64, which is another than that of the images."""
+    with jax.enable_x64(True):
+        images = jnp.ones((1, 4, 4, 3), dtype) * jnp.arange(3, dtype=dtype)
+        keys = jax.random.split(jax.random.key(0), 1)
+        for found in (
+            smooth_grad(lambda x: jax.nn.relu(x).sum((1, 2)), images, [1], keys, samples=2),
+            integrated_gradients(lambda x: jax.nn.relu(x).sum((1, 2)), images, [1], baseline=np.zeros(3), steps=2),
+            saliency(lambda x: jax.nn.relu(x).sum((1, 2)), images, [1], rule="guided"),
+            grad_cam(lambda x: jax.nn.relu(x).sum((1, 2)), images, [1], relu=0),
+        ):
+            assert found.dtype == dtype and bool(jnp.isfinite(found).all())
+
+
 def test_no_map_depends_on_the_batch_and_jit_changes_nothing():
     keys = jax.random.split(jax.random.key(7), 3)
     for method in (

@@ -12,6 +12,7 @@ from cnnjax import models, ops
 from cnnjax.config import ModelConfig
 from cnnjax.errors import InputError
 from cnnjax.geometry import ReceptiveField
+from cnnjax.visualize.attribution import grad_cam
 from cnnjax.visualize.deconvnet import (
     BACKWARD,
     feature_maps_of,
@@ -228,7 +229,8 @@ WITHOUT_RULE = {
     "integer_pow": lambda x: jax.nn.relu(x) ** 2,
     "exp": lambda x: x / (1 + jnp.exp(-x)),  # silu by hand
     "gt": lambda x: jnp.where(x > 0, 1.0, 0.0),
-    "min": lambda x: jnp.clip(x, 0, 1),
+    "clip": lambda x: jnp.clip(x, 0, 1),
+    "min": lambda x: jnp.minimum(jnp.maximum(x, 0), 1),
     "max": lambda x: jnp.maximum(x, 0.5),
 }
 
@@ -314,6 +316,115 @@ def test_feature_maps_of_our_networks_are_those_that_they_return():
         np.testing.assert_allclose(np.maximum(value, 0), other, rtol=1e-5, atol=1e-7)
     for one, other in zip(maps, after_relu, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+
+
+KERNEL, SECOND = (jax.random.normal(jax.random.key(seed), (3, 3, 3, 3)) / 4 for seed in (7, 8))
+IMAGES = jax.random.normal(jax.random.key(9), (2, 8, 8, 3))
+
+
+def convolved(x, kernel=KERNEL):
+    return ops.conv(x, kernel, padding=1)
+
+
+def squeeze_and_excitation(x, relu):
+    x = relu(convolved(x))
+    inner = convolved(x, SECOND)
+    gate = jax.nn.sigmoid(relu(inner.mean((1, 2)) @ WEIGHTS) @ WEIGHTS)
+    return relu(x + inner * gate[:, None, None])
+
+
+def normalized_in_training(module):
+    variables = module.init(jax.random.key(0), IMAGES)
+    return lambda x: module.apply(variables, x, mutable=["batch_stats"])[0]
+
+
+AMONG_OTHERS = {
+    "squeeze and excitation": (3, squeeze_and_excitation),
+    "after response norm": (1, lambda x, relu: relu(ops.local_response_norm(convolved(x)))),
+    "between response norms": (
+        2,
+        lambda x, relu: relu(convolved(ops.local_response_norm(relu(ops.local_response_norm(convolved(x)))), SECOND)),
+    ),
+    "after |x|": (1, lambda x, relu: relu(jnp.abs(convolved(x)) - 0.5)),
+    "of |x|": (1, lambda x, relu: relu(jnp.abs(convolved(x)))),
+    "of x²": (2, lambda x, relu: relu(relu(x) ** 2)),
+    "after L2 pooling": (1, lambda x, relu: relu(jnp.sqrt(ops.avg_pool(convolved(x) ** 2, 2)) - 0.4)),
+    "of L2 pooling": (1, lambda x, relu: relu(jnp.sqrt(ops.avg_pool(convolved(x) ** 2, 2)))),
+    "after a softmax": (1, lambda x, relu: relu(jax.nn.softmax(convolved(x)) - 0.3)),
+    "after attention": (2, lambda x, relu: relu(jax.nn.softmax(relu(x[:, 0] @ x[0, 0].T)) @ x[0, 0])),
+    "after silu and a pool": (1, lambda x, relu: relu(ops.max_pool(jax.nn.silu(convolved(x)), 2) - 0.1)),
+    "after gelu and a sum": (1, lambda x, relu: relu(jax.nn.gelu(convolved(x)).sum(-1))),
+    "of gelu": (1, lambda x, relu: relu(jax.nn.gelu(convolved(x)))),
+    "after a gate": (1, lambda x, relu: relu(x * jnp.tanh(convolved(x)))),
+    "after exp": (1, lambda x, relu: relu(jnp.exp(x) - 1)),
+    "after a comparison": (1, lambda x, relu: relu(jnp.where(convolved(x) > 0, x, -x) @ WEIGHTS)),
+    "after places of maxima": (1, lambda x, relu: relu(jax.nn.one_hot(x.argmax(-1), 3) @ WEIGHTS)),
+    "behind other activations of max and min": (
+        1,
+        lambda x, relu: relu(
+            sum(
+                function(x)
+                for function in (
+                    jax.nn.relu6,
+                    jax.nn.hard_tanh,
+                    jax.nn.hard_sigmoid,
+                    jax.nn.hard_swish,
+                    jax.nn.leaky_relu,
+                    jax.nn.elu,
+                    jax.nn.softplus,
+                    jax.nn.squareplus,
+                    jax.nn.log_sigmoid,
+                    lambda x: jnp.logaddexp(x, 0.0),
+                    lambda x: jnp.clip(x, 0, 6),
+                    lambda x: jnp.minimum(jnp.maximum(x, 0), 6),
+                    lambda x: jnp.where(x > 0, x, 0.1 * x),
+                )
+            )
+        ),
+    ),
+    "around batch normalization after gelu": (
+        2,
+        lambda x, relu: relu(normalized_in_training(nn.BatchNorm(use_running_average=False))(jax.nn.gelu(relu(x)))),
+    ),
+    "around normalizations of squares": (
+        2,
+        lambda x, relu: relu(normalized_in_training(nn.GroupNorm(num_groups=1))(jnp.exp(relu(x)) ** 2)),
+    ),
+    "around layer normalizations": (
+        2,
+        lambda x, relu: relu(jax.nn.standardize(normalized_in_training(nn.LayerNorm())(relu(x) ** 2))),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", AMONG_OTHERS)
+@pytest.mark.parametrize("spelling", [jax.nn.relu, lambda x: jnp.maximum(x, 0), lambda x: jnp.where(x > 0, x, 0)])
+def test_every_relu_is_found_whatever_stands_around_it(name, spelling):
+    """And nothing else: against the same network with a ReLU that notes its output."""
+    number, network = AMONG_OTHERS[name]
+    noted = []
+
+    def noting(x):
+        noted.append(jax.nn.relu(x))
+        return noted[-1]
+
+    expected = network(IMAGES, noting)
+    output, maps = feature_maps_of(lambda x: network(x, spelling))(IMAGES)
+    assert len(maps) == len(noted) == number
+    for one, other in zip([output, *maps], [expected, *noted], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_an_offset_and_grad_cam_count_the_relus_of_a_network_with_gates():
+    number = 2
+    for chosen in range(3):
+        seen = iter(range(3))
+        moved = squeeze_and_excitation(IMAGES, lambda x: jax.nn.relu(x) + 0.5 * (next(seen) == chosen))
+        found = with_offset(lambda x: squeeze_and_excitation(x, jax.nn.relu), chosen)(0.5, IMAGES)
+        np.testing.assert_allclose(found, moved, rtol=1e-5, atol=1e-6)
+    cam = grad_cam(lambda x: squeeze_and_excitation(x, jax.nn.relu).mean((1, 2)), IMAGES, [0, 2], relu=number)
+    last = squeeze_and_excitation(IMAGES, jax.nn.relu)[np.arange(2), ..., [0, 2]]
+    np.testing.assert_allclose(cam, last / 64, rtol=1e-5, atol=1e-7)
 
 
 def test_the_derivative_by_an_offset_is_that_by_the_feature_map():

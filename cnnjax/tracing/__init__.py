@@ -1,0 +1,1 @@
+"""What a traced function does with its data."""

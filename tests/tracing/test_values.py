@@ -1,0 +1,276 @@
+"""By function: every ReLU gets its rule wherever it stands, every other nonlinearity is refused wherever it stands."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnnjax import ops
+from cnnjax.errors import InputError
+from cnnjax.ops.normalization import local_response_norm
+from cnnjax.visualize.deconvnet import BACKWARD, with_relu_rule
+
+SHAPE = (2, 4, 4, 3)
+X = jax.random.normal(jax.random.key(0), SHAPE)
+A, B = (jax.random.normal(jax.random.key(seed), (3, 3)) for seed in (1, 2))
+C = jax.random.normal(jax.random.key(3), (6, 3))
+BATCH_NORM = nn.BatchNorm(use_running_average=False)
+STATISTICS = BATCH_NORM.init(jax.random.key(0), X)
+
+
+def normalized(x):
+    return BATCH_NORM.apply(STATISTICS, x, mutable=["batch_stats"])[0]
+
+
+def jnp_max_pool(x):
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+
+
+def pairwise_max_pool(x):
+    return functools.reduce(jnp.maximum, (x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)))
+
+
+def scanned(f, x):
+    return jax.lax.scan(lambda c, weights: (f(c @ weights), c.mean()), x, jnp.stack([A, B]))[0]
+
+
+PLACES = {
+    "alone": lambda f, x: f(x),
+    "between two dense layers": lambda f, x: f(x @ A) @ B,
+    "twice": lambda f, x: f(f(x @ A) @ B),
+    "before a sum": lambda f, x: f(x @ A).sum((1, 2)),
+    "before a mean": lambda f, x: f(x @ A).mean(-1),
+    "before a pool of averages": lambda f, x: ops.avg_pool(f(x), 2),
+    "before overlapping averages": lambda f, x: ops.avg_pool(f(x), 3, strides=1, padding=1) @ A,
+    "before Flax's averages": lambda f, x: nn.avg_pool(f(x @ A), (2, 2), (2, 2)),
+    "before a global pool at the end": lambda f, x: f(ops.conv(x, A[None, None])).mean((1, 2)),
+    "before a global pool and a softmax": lambda f, x: jax.nn.softmax(f(x @ A).mean((1, 2)) @ B),
+    "before a max pool": lambda f, x: ops.max_pool(f(x @ A), 2),
+    "before JAX's max pool": lambda f, x: jnp_max_pool(f(x)),
+    "before a max pool by slices": lambda f, x: pairwise_max_pool(f(x)),
+    "before the largest, sorted": lambda f, x: jax.lax.top_k(jnp.sort(f(x @ A), axis=1), 2)[0],
+    "after a max pool": lambda f, x: f(ops.max_pool(x, 2)),
+    "after a global pool": lambda f, x: f(x.mean((1, 2)) @ A),
+    "of a mean": lambda f, x: f(x.mean((1, 2))),
+    "of a mean, scaling": lambda f, x: f(x.mean((1, 2))).sum(-1),
+    "beside a linear path": lambda f, x: x @ A + f(x @ B),
+    "beside itself": lambda f, x: f(x) + x,
+    "beside in concatenation": lambda f, x: jnp.concatenate([f(x), x @ B], -1) @ C,
+    "beside itself in concatenation": lambda f, x: jnp.concatenate([f(x), x], -1),
+    "beside itself, pooled": lambda f, x: ops.max_pool(jnp.concatenate([f(x), x], -1), 2),
+    "with its mirror, pooled": lambda f, x: ops.max_pool(jnp.concatenate([f(x), f(-x)], -1), 2) @ C,
+    "less its mean": lambda f, x: f(x) - f(x).mean((1, 2), keepdims=True),
+    "before response norm": lambda f, x: ops.local_response_norm(f(x)),
+    "after response norm": lambda f, x: f(ops.local_response_norm(x @ A)) @ B,
+    "inside jit": lambda f, x: jax.jit(lambda y: f(y) @ A)(x),
+    "inside a checkpoint": lambda f, x: jax.checkpoint(f)(x @ A),
+    "inside vmap": lambda f, x: jax.vmap(f)(x) @ A,
+    "inside scan": scanned,
+    "inside cond": lambda f, x: jax.lax.cond(x.sum() > 0, f, lambda y: y, x),
+    "behind batch normalization": lambda f, x: f(normalized(x @ A)),
+    "before batch normalization": lambda f, x: normalized(f(x @ A)),
+    "before layer normalization": lambda f, x: nn.LayerNorm().apply({"params": {"scale": A[0], "bias": B[0]}}, f(x)),
+    "transposed and padded": lambda f, x: jnp.pad(f(x).transpose(0, 3, 1, 2), 1)[:, 1:-1].reshape(2, -1),
+}
+# Where a gate multiplies, a ReLU is refused as all else.
+GATES = {
+    "as a gate": lambda f, x: x * f(x),
+    "as a gate of another": lambda f, x: (x @ A) * f(x @ B),
+    "as a gate by means": lambda f, x: x * f(x.mean((1, 2), keepdims=True) @ A),
+    "as a gate of means, scaled": lambda f, x: x * f(x.mean((1, 2), keepdims=True)),
+}
+
+RELUS = {
+    "jax.nn.relu": jax.nn.relu,
+    "maximum(x, 0)": lambda x: jnp.maximum(x, 0),
+    "maximum(0x, x)": lambda x: jnp.maximum(0 * x, x),
+    "where(x > 0, x, 0)": lambda x: jnp.where(x > 0, x, 0),
+    "where(0x >= x, 0, x)": lambda x: jnp.where(0 * x >= x, 0, x),
+    "x · (x > 0)": lambda x: x * (x > 0),
+    "(x >= 0) · x": lambda x: (x >= 0) * x,
+    "written twice": lambda x: jnp.where(x + 1 - 1 > 0, x + 1 - 1, 0),
+    "by an integer": lambda x: jax.lax.select_n((x > 0).astype(jnp.int32), jnp.zeros_like(x), x),
+    "clip": lambda x: jnp.clip(x, 0, None),
+    "-min(-x, 0)": lambda x: -jnp.minimum(-x, 0),
+}
+# Refused: it is no function's usual spelling.
+EXOTIC_RELUS = {
+    "select": lambda x: jnp.select([x > 0], [x], 0.0),
+    "piecewise": lambda x: jnp.piecewise(x, [x > 0], [lambda v: v, 0.0]),
+    "largest of a stack": lambda x: jnp.stack([x, jnp.zeros_like(x)]).max(0),
+    "largest of a concatenation": lambda x: jnp.concatenate([x[None], 0 * x[None]]).max(0),
+    "largest of a padding": lambda x: jnp.pad(x[None], ((0, 1), *((0, 0),) * x.ndim)).max(0),
+    "sorted": lambda x: jnp.sort(jnp.stack([x, jnp.zeros_like(x)]), axis=0)[1],
+    "top_k": lambda x: jax.lax.top_k(jnp.stack([x, jnp.zeros_like(x)], -1), 1)[0][..., 0],
+    "the larger by its place": lambda x: jnp.take_along_axis(
+        jnp.stack([x, 0 * x]), jnp.stack([x, 0 * x]).argmax(0)[None], 0
+    )[0],
+    "(x + |x|) / 2": lambda x: (x + jnp.abs(x)) / 2,
+    "√(x²) + x": lambda x: (jnp.sqrt(x**2) + x) / 2,
+    "x · (1 + sign(x)) / 2": lambda x: x * (1 + jnp.sign(x)) / 2,
+    "heaviside": lambda x: x * jnp.heaviside(x, 0),
+    "logical masks": lambda x: jnp.where((x > 0) & ~(x < 0), x, 0),
+    "x - min(x, 0)": lambda x: x - jnp.minimum(x, 0),
+    "lax.clamp": lambda x: jax.lax.clamp(0.0, x, jnp.inf),
+    "pool of a stack": lambda x: nn.max_pool(
+        jnp.stack([x.reshape(-1), jnp.zeros(x.size)], 0)[None, ..., None], (2, 1)
+    ).reshape(x.shape),
+    "running maximum": lambda x: jax.lax.cummax(jnp.stack([jnp.zeros_like(x), x]))[1],
+    "scanned maximum": lambda x: jax.lax.scan(lambda c, y: (jnp.maximum(c, y), None), jnp.zeros_like(x), x[None])[0],
+    "where(x > -x, x, 0)": lambda x: jnp.where(x > -x, x, 0),
+    "where(2x > 0, x, 0)": lambda x: jnp.where(2 * x > 0, x, 0),
+}
+OTHERS = {
+    "leaky_relu": jax.nn.leaky_relu,
+    "leaky by maximum": lambda x: jnp.maximum(x, 0.1 * x),
+    "leaky by a quotient": lambda x: jnp.maximum(x, x / 10),
+    "leaky by minimum": lambda x: jnp.minimum(x, 2 * x),
+    "leaky by where": lambda x: jnp.where(x > 0, x, 0.1 * x),
+    "leaky by where of both": lambda x: jnp.where(x > 0.1 * x, x, 0.1 * x),
+    "leaky by select": lambda x: jnp.select([x > 0, x <= 0], [x, 0.1 * x]),
+    "leaky by piecewise": lambda x: jnp.piecewise(x, [x > 0], [lambda v: v, lambda v: 0.1 * v]),
+    "leaky by a stack": lambda x: jnp.stack([x, 0.1 * x]).max(0),
+    "leaky by broadcasting": lambda x: (x[..., None] * jnp.array([1, 0.1])).max(-1),
+    "leaky by an outer product": lambda x: jnp.einsum("...,k->...k", x, jnp.array([1, 0.1])).max(-1),
+    "leaky by tiles": lambda x: (jnp.tile(x, (2,) + (1,) * x.ndim) * jnp.array([1, 0.1]).reshape(2, *[1] * x.ndim)).max(
+        0
+    ),
+    "leaky by sort": lambda x: jnp.sort(jnp.stack([x, 0.1 * x]), axis=0)[1],
+    "leaky by two terms": lambda x: jnp.maximum(x, 0) + 0.1 * jnp.minimum(x, 0),
+    "leaky by its ReLU": lambda x: jnp.maximum(jax.nn.relu(x), 0.1 * x),
+    "leaky by abs": lambda x: 0.55 * x + 0.45 * jnp.abs(x),
+    "leaky by cond": jnp.vectorize(lambda v: jax.lax.cond(v > 0, lambda u: u, lambda u: 0.1 * u, v)),
+    "leaky by a scan": lambda x: jax.lax.scan(lambda c, w: (c, w * c), x, jnp.array([1, 0.1]))[1].max(0),
+    "leaky by a decaying carry": lambda x: jax.lax.scan(lambda c, _: (0.1 * c, c), x, length=2)[1].max(0),
+    "PReLU of Flax": lambda x: nn.PReLU().apply({"params": {"negative_slope": jnp.float32(0.1)}}, x),
+    "elu": jax.nn.elu,
+    "elu by formula": lambda x: jnp.where(x > 0, x, jnp.exp(jnp.minimum(x, 0)) - 1),
+    "selu": jax.nn.selu,
+    "celu": jax.nn.celu,
+    "gelu": jax.nn.gelu,
+    "gelu by erf": lambda x: x * (1 + jax.lax.erf(x / np.sqrt(2))) / 2,
+    "silu": jax.nn.silu,
+    "silu by formula": lambda x: x / (1 + jnp.exp(-x)),
+    "mish": lambda x: x * jnp.tanh(jax.nn.softplus(x)),
+    "softplus": jax.nn.softplus,
+    "softplus by formula": lambda x: jnp.log(1 + jnp.exp(x)),
+    "softplus by logaddexp": lambda x: jnp.logaddexp(x, 0.0),
+    "softplus by logsumexp": lambda x: jax.nn.logsumexp(jnp.stack([x, jnp.zeros_like(x)]), axis=0),
+    "sigmoid": jax.nn.sigmoid,
+    "sigmoid by formula": lambda x: 1 / (1 + jnp.exp(-x)),
+    "sigmoid by softmax": lambda x: jax.nn.softmax(jnp.stack([x, jnp.zeros_like(x)]), axis=0)[0],
+    "log_sigmoid": jax.nn.log_sigmoid,
+    "tanh": jnp.tanh,
+    "tanh by formula": lambda x: (jnp.exp(x) - jnp.exp(-x)) / (jnp.exp(x) + jnp.exp(-x)),
+    "hard_tanh": jax.nn.hard_tanh,
+    "hard tanh by clip": lambda x: jnp.clip(x, -1, 1),
+    "hard tanh by where": lambda x: jnp.where(x > 1, 1.0, jnp.where(x < -1, -1.0, x)),
+    "hard_sigmoid": jax.nn.hard_sigmoid,
+    "hard_swish": jax.nn.hard_swish,
+    "soft_sign": jax.nn.soft_sign,
+    "soft sign by formula": lambda x: x / (1 + jnp.abs(x)),
+    "soft sign by copies": lambda x: x / (1 + jnp.stack([jnp.abs(x), jnp.abs(x)]).mean(0)),
+    "x / √(1 + x²)": lambda x: x * jax.lax.rsqrt(1 + x**2),
+    "squareplus": jax.nn.squareplus,
+    "relu6": jax.nn.relu6,
+    "relu6 by clip": lambda x: jnp.clip(x, 0, 6),
+    "relu6 by minimum": lambda x: jnp.minimum(jnp.maximum(x, 0), 6),
+    "relu6 of relu": lambda x: jnp.minimum(jax.nn.relu(x), 6),
+    "threshold": lambda x: jnp.where(x > 0.5, x, 0),
+    "maximum(x, 1)": lambda x: jnp.maximum(x, 1),
+    "step": lambda x: (x > 0).astype(x.dtype),
+    "sign": jnp.sign,
+    "round": jnp.round,
+    "as integers": lambda x: x.astype(jnp.int32).astype(x.dtype),
+    "abs": jnp.abs,
+    "abs by maximum": lambda x: jnp.maximum(x, -x),
+    "abs by where": lambda x: jnp.where(x > 0, x, -x),
+    "abs by a stack": lambda x: jnp.stack([x, -x]).max(0),
+    "abs by a root": lambda x: jnp.sqrt(x * x),
+    "square": jnp.square,
+    "x · x": lambda x: x * x,
+    "x**3": lambda x: x**3,
+    "ReLU squared": lambda x: jax.nn.relu(x) ** 2,
+    "exp": jnp.exp,
+    "expm1": jnp.expm1,
+    "log1p|x|": lambda x: jnp.log1p(jnp.abs(x)),
+    "sin": jnp.sin,
+    "reciprocal": lambda x: 1 / x,
+    "x · sigmoid": lambda x: x * jax.nn.sigmoid(1.7 * x),
+    "glu": lambda x: x * jax.nn.sigmoid(x[..., ::-1]),
+    "product": lambda x: x * x[..., ::-1],
+    "straight-through step": lambda x: x + jax.lax.stop_gradient(jnp.sign(x) - x),
+    "softmax": lambda x: jax.nn.softmax(x) * 1.0 + x,
+}
+
+
+def traced(place, function):
+    return jax.eval_shape(with_relu_rule(functools.partial(place, function)), X)
+
+
+@pytest.mark.parametrize("place", [*PLACES, *GATES])
+def test_every_other_nonlinearity_is_refused_in_every_place(place):
+    passed = []
+    for name, function in (OTHERS | EXOTIC_RELUS).items():
+        if (place, name) == ("as a gate", "step"):
+            continue  # x · (x > 0) is the ReLU
+        try:
+            traced((PLACES | GATES)[place], function)
+            passed.append(name)
+        except InputError as error:
+            assert "function must have ReLUs only as its nonlinearities, got " in str(error)
+            assert not str(error).endswith("got ")
+    assert not passed
+
+
+@pytest.mark.parametrize("place", GATES)
+def test_a_relu_as_a_gate_is_refused(place):
+    for function in RELUS.values():
+        with pytest.raises(InputError, match="function must have ReLUs only"):
+            traced(GATES[place], function)
+
+
+def relu_by_hand(rule):
+    @jax.custom_vjp
+    def relu(x):
+        return jnp.where(x > 0, x, 0)
+
+    relu.defvjp(lambda x: (relu(x), x), lambda x, signal: (BACKWARD[rule](x, signal),))
+    return relu
+
+
+def response_norm_by_hand(x):
+    return x + jax.lax.stop_gradient(local_response_norm(x) - x)
+
+
+@pytest.mark.parametrize("number", range(len(PLACES)), ids=list(PLACES))
+def test_a_relu_in_every_place_is_the_one_written_by_hand(number, monkeypatch):
+    """The same function of a ReLU with its rule by hand; spelling and rule go round, so that each meets many places."""
+    place = list(PLACES.values())[number]
+    spelling = list(RELUS.values())[number % len(RELUS)]
+    rule = list(BACKWARD)[number % 2]
+    x = X[:, :2, :2] if "pool" not in list(PLACES)[number] and "averages" not in list(PLACES)[number] else X
+
+    def down(function, x):
+        value, backward = jax.vjp(function, x)
+        return value, backward(jnp.cos(jnp.arange(value.size, dtype=value.dtype)).reshape(value.shape))[0]
+
+    value, found = jax.jit(lambda x: down(with_relu_rule(functools.partial(place, spelling), rule), x))(x)
+    monkeypatch.setattr(ops, "local_response_norm", response_norm_by_hand)
+    same, expected = jax.jit(lambda x: down(functools.partial(place, relu_by_hand(rule)), x))(x)
+    np.testing.assert_allclose(value, same, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * float(jnp.abs(expected).max()))
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_every_spelling_has_as_many_rules_in_every_place(place):
+    def rules(spelling):
+        return str(jax.make_jaxpr(with_relu_rule(functools.partial(PLACES[place], spelling)))(X)).count(
+            "custom_vjp_call"
+        )
+
+    counts = {name: rules(spelling) for name, spelling in RELUS.items()}
+    assert len(set(counts.values())) == 1 and min(counts.values()) > 0, counts
