@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 MAY_IMPORT = {
     "errors": set(),
     "settings": set(),
-    "atomic": set(),
+    "atomic": {"errors"},
     "paths": set(),
     "geometry": {"errors"},
     "config": {"errors"},

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+from cnnjax.atomic import open_own
 from cnnjax.errors import InputError
 
 
@@ -23,10 +24,11 @@ def locked(folder: Path) -> Iterator[None]:
 
     Raises:
         InUse: another process holds it; the message has that one's pid and host.
+        InputError: there is a lock that is no file, or a file under another name too.
     """
     import fcntl
 
-    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = open_own(folder / "lock", os.O_RDWR | os.O_CREAT)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
