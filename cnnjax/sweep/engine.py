@@ -27,6 +27,8 @@ from cnnjax.config import Config, Hyperparams
 from cnnjax.data.dataset import Dataset, mean_image
 from cnnjax.errors import InputError
 from cnnjax.sweep.space import Member
+from cnnjax.train.environment import usable_cores
+from cnnjax.train.memory import memory_left
 from cnnjax.train.optimizers import scaled_at_first
 from cnnjax.train.run import build
 from cnnjax.train.step import initial_state, make_evaluate, make_order, make_preprocess, make_train_chunk
@@ -77,12 +79,7 @@ def a_device_for_each_core(members: int) -> None:
     """
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):  # else the user has chosen
         with contextlib.suppress(RuntimeError):
-            jax.config.update("jax_num_cpu_devices", max(1, min(members, _cores())))
-
-
-def _cores() -> int:
-    """Those that this process may use, where the system tells it."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            jax.config.update("jax_num_cpu_devices", max(1, min(members, usable_cores())))
 
 
 def programs(group: Group, dataset: Dataset, sequential: bool, devices: int = 1) -> Programs:
@@ -240,12 +237,9 @@ def _timed(made: Programs, program: Any, hyper: Any, arrays: tuple, config: Conf
 
 
 def memory_at_hand() -> int:
-    """Half of the memory of the device, in bytes, or of what the machine has left."""
-    statistics = jax.devices()[0].memory_stats() or {}
-    if "bytes_limit" in statistics:
-        return statistics["bytes_limit"] // 2
-    pages = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"  # macOS tells only of all
-    return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE") // 2
+    """Half of the memory that is left, in bytes; where the system does not say, half of all that there is."""
+    left = memory_left()
+    return max(0, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if left is None else left) // 2
 
 
 def rounded_up(count: int, multiple: int) -> int:
@@ -281,6 +275,9 @@ class MembersTraining(Training):
     start: tuple[int, Any] | None = None  # an epoch and the state at its end, where another chunk's members go on
     seconds: float = 0.0  # that earlier processes have trained the chunk
     since: float  # when this one began
+
+    def _check_memory(self, train_arrays: tuple, test_arrays: tuple) -> None:
+        pass  # the plan has looked at it
 
     def _begin(self) -> None:
         if self.start is None:

@@ -18,7 +18,7 @@ FIGURES = ("experiments.filter_evolution",)
 
 def no_file_beyond(size, workdir, script=runs.SCRIPT):
     """The run, in which a write beyond this many bytes of a file fails as on a full disk."""
-    return runs.end(runs.begin(workdir, script=("tests.faults.no_room", str(size), *script)))
+    return runs.end(runs.begin(workdir, script=("tests.faults.limited", "FSIZE", str(size), *script)))
 
 
 def kept(workdir):
