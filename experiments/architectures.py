@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnnjax import cli, models, ops
+from cnnjax.atomic import check_tree
 from cnnjax.cli import Arguments, Progress
 from cnnjax.config import Config, ModelConfig, check_seed
 from cnnjax.data import Dataset, load
@@ -186,6 +187,7 @@ def main(arguments: Arguments, progress: Progress) -> None:
     if (folder / "config.json").exists():
         raise InputError(f"--workdir must be a folder for all variants, and {folder} holds one run")
     settings.check()
+    check_tree(folder)
     dataset = load(config.data, progress)
     network = run.build(config, dataset)
     if not network.convolutions:

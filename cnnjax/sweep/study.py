@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnnjax.atomic import write_text
+from cnnjax.atomic import check_tree, write_text
 from cnnjax.config import Config, differences, from_json
 from cnnjax.data.dataset import Dataset
 from cnnjax.errors import InputError
@@ -34,7 +34,7 @@ from cnnjax.sweep.engine import Group, MembersTraining
 from cnnjax.sweep.space import Member, by_program
 from cnnjax.sweep.waiting import PATIENCE_SECONDS, Watch, held_since
 from cnnjax.train import run
-from cnnjax.train.checkpoints import KINDS, Checkpoints, Damaged, Kept, read, verify
+from cnnjax.train.checkpoints import KINDS, Checkpoints, Damaged, Kept, of_texts, read, verify
 from cnnjax.train.lock import InUse, locked
 from cnnjax.train.training import Programs, Progress
 
@@ -103,6 +103,7 @@ def check(workdir: Path, config: Config, members: Sequence[Member], halving: Hal
                     f"--workdir must be new, empty or a sweep's, and {workdir} has files and no sweep.json"
                 )
             return
+        check_tree(workdir)
         record = _record(workdir)
     except OSError as error:
         raise InputError(f"--workdir must be a folder that can be read and written, got {workdir}: {error}") from None
@@ -391,7 +392,7 @@ class _Trainer:
             place.mkdir(exist_ok=True)
         chunk = {"chunk": folder.name, "epochs": [first, last], "members": [member.number for member in members]}
         texts = {"sweep.json": self.text, "chunk.json": json.dumps(chunk) + "\n"}
-        with locked(folder), Checkpoints(folder, self.say, texts) as checkpoints:
+        with locked(folder), Checkpoints(folder, self.say, of_texts(texts)) as checkpoints:
             epochs = tuple(epoch for epoch in self.kept if first < epoch <= last or epoch == first == 0)
             missing = [epoch for epoch in epochs if epoch not in checkpoints.epochs()]
             if missing:

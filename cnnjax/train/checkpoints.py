@@ -9,11 +9,12 @@ step. Each is a folder:
 
 It is written in `checkpoints/tmp`, brought to the disk and renamed, by one thread while the training goes on. Orbax
 returns wrong values after a flipped bit without a word, so every digest is compared when a checkpoint is read. What
-is damaged is moved to `checkpoints/damaged`, never deleted.
+is damaged is moved to `checkpoints/damaged`, never deleted; so is what belongs to another run, epoch or step.
 """
 
 import concurrent.futures
 import contextlib
+import gc
 import hashlib
 import json
 import logging
@@ -21,6 +22,7 @@ import os
 import re
 import shutil
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +31,7 @@ import jax
 import numpy as np
 
 import cnnjax
-from cnnjax.atomic import sync, sync_tree
+from cnnjax.atomic import read_text, sync, sync_tree
 from cnnjax.errors import InputError
 from cnnjax.train.interruption import held
 
@@ -38,7 +40,7 @@ KINDS = ("epochs", "latest")
 
 
 class Damaged(Exception):
-    """A checkpoint that is not as it was written; the message names the file and what is wrong with it."""
+    """A checkpoint that is not as it was written, or is none of this run; the message names the file and the fault."""
 
 
 class Kept(NamedTuple):
@@ -46,6 +48,25 @@ class Kept(NamedTuple):
 
     state: Any
     texts: dict[str, str]  # files of the run as they were, by name
+
+
+# (kind, number, what the checkpoint of that name holds) -> why it cannot be that one of the run's, or None. The state
+# is None where only the files have been read.
+Misfit = Callable[[str, int, Kept], str | None]
+
+
+def of_any_run(kind: str, number: int, kept: Kept) -> None:
+    """The `Misfit` that takes every checkpoint."""
+
+
+def of_texts(texts: Mapping[str, str]) -> Misfit:
+    """The `Misfit` that takes the checkpoints that hold these files, which say whose they are, by name."""
+
+    def misfit(kind: str, number: int, kept: Kept) -> str | None:
+        others = (name for name, text in texts.items() if kept.texts.get(name) != text)
+        return next((f"belongs to another training, by its {name}" for name in others), None)
+
+    return misfit
 
 
 def write(folder: Path, temporary: Path, state: Any, texts: Mapping[str, str]) -> None:
@@ -85,23 +106,32 @@ def _said_once() -> Iterator[None]:
     for logger in levels:
         logger.setLevel(logging.CRITICAL)
     sys.unraisablehook = lambda problem: None if "Event loop is closed" in str(problem.exc_value) else hook(problem)
-    yield
-    # Not after a failure: what is left of the other tasks is collected, and complains, any time later.
-    sys.unraisablehook = hook
-    for logger, level in levels.items():
-        logger.setLevel(level)
+    try:
+        yield
+    except BaseException as error:
+        # What is left of the other tasks complains when it is collected: now, and not any time later.
+        failed: BaseException | None = error
+        while failed is not None:
+            traceback.clear_frames(failed.__traceback__)
+            failed = failed.__cause__ or failed.__context__
+        gc.collect()
+        raise
+    finally:
+        sys.unraisablehook = hook
+        for logger, level in levels.items():
+            logger.setLevel(level)
 
 
-def verify(folder: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint, after every file has been compared with it.
+def verify(folder: Path, misfit: Misfit = of_any_run) -> tuple[dict[str, Any], dict[str, str]]:
+    """The manifest of a checkpoint and the texts in it, after every file has been compared with the manifest.
 
     Raises:
-        Damaged: a file is missing or is not the one that was written.
+        Damaged: a file is missing or is not the one that was written, or the checkpoint is none of this run.
         InputError: it is of a format that this version cannot read.
     """
     path = folder / "manifest.json"
     try:
-        manifest = json.loads(path.read_text())
+        manifest = json.loads(read_text(path))
         given = manifest.pop("sha256")
         # A manifest of another format is checked by the rule that all formats share.
         whole = given == _json_digest(manifest)
@@ -113,26 +143,52 @@ def verify(folder: Path) -> dict[str, Any]:
                 "train again in a new folder, or look into it with that version"
             ) from None
         raise Damaged(f"{path} is missing") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Damaged(f"{path} cannot be read ({type(error).__name__})") from None
     if not whole:
         raise Damaged(f"{path} is not as it was written")
     if version != FORMAT:
+        by = "".join(character for character in str(manifest.get("cnnjax")) if character.isprintable())
         raise InputError(
-            f"{folder} is of format {version}, written by cnnjax {manifest.get('cnnjax')}; this is cnnjax "
+            f"{folder} is of format {version!r}, written by cnnjax {by}; this is cnnjax "
             f"{cnnjax.__version__}, which reads format {FORMAT}: use that version"
         )
     if (kind, str(number)) != (folder.parent.name, folder.name):
-        raise Damaged(f"{folder} holds the checkpoint {kind}/{number}")
-    for name, digest in _in_parallel(_digest_or_none, {name: folder / name for name in manifest["files"]}).items():
+        raise Damaged(f"{folder} holds the checkpoint {kind!r} {number!r}")
+    if not _is_well_formed(manifest):
+        raise Damaged(f"{path} is no manifest of a checkpoint")
+    there = {name: folder / name for name in _files(folder)}  # so that no name leads out of the folder
+    named = {name: there.get(name) for name in manifest["files"]}
+    for name, digest in _in_parallel(_digest_or_none, named).items():
         if digest is None:
             raise Damaged(f"{folder / name} is missing or cannot be read")
         if digest != manifest["files"][name]:
             raise Damaged(f"{folder / name} is not as it was written")
-    return manifest
+    try:
+        texts = {name: read_text(folder / name) for name in manifest["files"] if "/" not in name}
+    except (OSError, ValueError) as error:
+        raise Damaged(f"{folder} holds a text that cannot be read ({type(error).__name__})") from None
+    _check_fits(folder, misfit, Kept(None, texts))
+    return manifest, texts
 
 
-def read(folder: Path, like: Any) -> Kept:
+def _check_fits(folder: Path, misfit: Misfit, kept: Kept) -> None:
+    if (why := misfit(folder.parent.name, int(folder.name), kept)) is not None:
+        raise Damaged(f"{folder} {why}")
+
+
+def _is_well_formed(manifest: dict[str, Any]) -> bool:
+    """Whether the fields of a manifest have the types that `write` gives them."""
+    files, arrays = manifest.get("files"), manifest.get("arrays")
+    return (
+        isinstance(files, dict)
+        and all(isinstance(digest, str) for digest in files.values())
+        and isinstance(arrays, dict)
+        and all(isinstance(one, dict) and one.keys() == {"shape", "dtype", "sha256"} for one in arrays.values())
+    )
+
+
+def read(folder: Path, like: Any, misfit: Misfit = of_any_run) -> Kept:
     """What a checkpoint holds, after every file and every array have been compared with their digests.
 
     Args:
@@ -143,7 +199,7 @@ def read(folder: Path, like: Any) -> Kept:
     """
     import orbax.checkpoint as ocp
 
-    manifest = verify(folder)
+    manifest, texts = verify(folder, misfit)
     wanted = {name: _describe(leaf) for name, leaf in _leaves(like).items()}
     found = {name: {"shape": one["shape"], "dtype": one["dtype"]} for name, one in manifest["arrays"].items()}
     for name in sorted(wanted.keys() | found.keys()):
@@ -165,8 +221,9 @@ def read(folder: Path, like: Any) -> Kept:
     for name, digest in _in_parallel(_array_digest, _leaves(state)).items():
         if digest != manifest["arrays"][name]["sha256"]:
             raise Damaged(f"{folder / 'state'}: {name} has other values than were saved")
-    texts = {name: (folder / name).read_text() for name in manifest["files"] if "/" not in name}
-    return Kept(jax.tree.map(jax.numpy.asarray, state), texts)
+    kept = Kept(jax.tree.map(jax.numpy.asarray, state), texts)
+    _check_fits(folder, misfit, kept)
+    return kept
 
 
 def _in_parallel(function: Callable[[Any], Any], of: Mapping[str, Any]) -> dict[str, Any]:
@@ -196,9 +253,9 @@ def _file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _digest_or_none(path: Path) -> str | None:
+def _digest_or_none(path: Path | None) -> str | None:
     try:
-        return _file_digest(path)
+        return None if path is None else _file_digest(path)
     except OSError:
         return None
 
@@ -208,27 +265,34 @@ def _json_digest(manifest: Mapping[str, Any]) -> str:
 
 
 def _files(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    """The files at any depth, by their paths from `folder`."""
+    found = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    return sorted(path.relative_to(folder).as_posix() for path in found)
 
 
 def numbers(workdir: Path, kind: str) -> list[int]:
     """The checkpoints of one kind that are there, in order, unchecked."""
     folder = workdir / "checkpoints" / kind
-    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
+    return sorted(int(path.name) for path in folder.glob("*") if _is_number(path.name))
 
 
-def read_epoch(workdir: Path, epoch: int, like: Any) -> Any:
+def _is_number(name: str) -> bool:
+    return name.isdecimal() and str(int(name)) == name
+
+
+def read_epoch(workdir: Path, epoch: int, like: Any, misfit: Misfit = of_any_run) -> Any:
     """The state at the end of `epoch`, with the shapes and types of `like`; writes nothing.
 
     Raises:
-        InputError: for an epoch that was not kept (the message lists those that were), or a damaged checkpoint.
+        InputError: for an epoch that was not kept (the message lists those that were), or a checkpoint that is damaged
+            or none of this run.
     """
     kept = numbers(workdir, "epochs")
     if epoch not in kept:
         listed = ", ".join(str(number) for number in kept) or "none"
         raise InputError(f"epoch must be one that {workdir} has kept ({listed}), got {epoch}")
     try:
-        return read(workdir / "checkpoints" / "epochs" / str(epoch), like).state
+        return read(workdir / "checkpoints" / "epochs" / str(epoch), like, misfit).state
     except Damaged as error:
         raise InputError(f"{error}; train again with the same command to have epoch {epoch} made anew") from None
 
@@ -236,15 +300,11 @@ def read_epoch(workdir: Path, epoch: int, like: Any) -> Any:
 class Checkpoints:
     """The checkpoints of a run folder that this process alone writes to; a context manager that ends with all saved.
 
-    Damaged checkpoints are moved aside at the beginning, and `say` is told which and why. So are those that do not hold
-    `texts`, files by name that say whose a checkpoint is.
+    Checkpoints that are damaged, or for which `misfit` has a reason, are moved aside, and `say` is told which and why.
     """
 
-    def __init__(
-        self, workdir: Path, say: Callable[[str], None] = lambda text: None, texts: Mapping[str, str] | None = None
-    ):
-        self._texts = texts or {}
-        self._workdir, self._folder = workdir, workdir / "checkpoints"
+    def __init__(self, workdir: Path, say: Callable[[str], None] = lambda text: None, misfit: Misfit = of_any_run):
+        self._workdir, self._folder, self._say, self._misfit = workdir, workdir / "checkpoints", say, misfit
         self._folder.mkdir(exist_ok=True)
         shutil.rmtree(self._folder / "tmp", ignore_errors=True)  # saves that were cut off
         for name in ("tmp", *KINDS):
@@ -256,29 +316,26 @@ class Checkpoints:
         self._saved = {kind: set[int]() for kind in KINDS}
         for kind in KINDS:
             for path in sorted((self._folder / kind).iterdir()):
-                self._take_in(path, say)
+                self._take_in(path)
 
-    def _take_in(self, path: Path, say: Callable[[str], None]) -> None:
+    def _take_in(self, path: Path) -> None:
         try:
-            if not path.is_dir() or not path.name.isdecimal() or str(int(path.name)) != path.name:
+            if not path.is_dir() or not _is_number(path.name):
                 raise Damaged(f"{path} is no checkpoint")
-            files = verify(path)["files"]
-            for name, text in self._texts.items():
-                if name not in files or (path / name).read_text() != text:
-                    raise Damaged(f"{path} belongs to another training, by its {name}")
+            verify(path, self._misfit)
         except Damaged as error:
-            say(f"{error}; moved to {self._move_aside(path)}")
+            self._move_aside(path, error)
         else:
             self._saved[path.parent.name].add(int(path.name))
 
-    def _move_aside(self, path: Path) -> Path:
+    def _move_aside(self, path: Path, why: Damaged) -> None:
         damaged = self._folder / "damaged"
         damaged.mkdir(exist_ok=True)
         names = (f"{path.parent.name}-{path.name}-{count}" for count in range(1, 10**6))
         target = next(damaged / name for name in names if not (damaged / name).exists())
         path.rename(target)
         sync(damaged)
-        return target
+        self._say(f"{why}; moved to {target}")
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -303,17 +360,24 @@ class Checkpoints:
         epochs = {epoch * steps_per_epoch: ("epochs", epoch) for epoch in self._saved["epochs"]}
         return epochs | {step: ("latest", step) for step in self._saved["latest"]}
 
-    def load(self, kind: str, number: int, like: Any) -> Kept:
-        """A checkpoint by kind and number.
+    def load(self, kind: str, number: int, like: Any) -> Kept | None:
+        """A checkpoint by kind and number; None where it turns out to be damaged or none of the run: it is moved aside.
 
         Raises:
-            InputError: it has been damaged since the beginning, or is of another network.
+            InputError: it is of another network.
         """
         self.wait()
+        path = self._folder / kind / str(number)
         try:
-            return read(self._folder / kind / str(number), like)
+            return read(path, like, self._misfit)
         except Damaged as error:
-            raise InputError(f"{error}; the same command goes on from an earlier checkpoint") from None
+            self._check_in_place()
+            self._saved[kind].discard(number)
+            if path.exists():
+                self._move_aside(path, error)
+            else:
+                self._say(str(error))
+            return None
 
     def save_epoch(self, epoch: int, state: Any, texts: Mapping[str, str]) -> None:
         """Keeps `state` as the end of `epoch`; returns while the files are still being written."""

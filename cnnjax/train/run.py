@@ -2,10 +2,8 @@
 
 import contextlib
 import hashlib
-import importlib.metadata
 import json
 import logging
-import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,17 +12,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-import cnnjax
 from cnnjax import models
-from cnnjax.atomic import write_text
+from cnnjax.atomic import check_tree, read_text, write_text
 from cnnjax.config import Config, differences, from_json, to_json
 from cnnjax.data.dataset import Dataset, fingerprint, mean_image
 from cnnjax.errors import InputError
 from cnnjax.settings import pinned
-from cnnjax.train.checkpoints import KINDS, Checkpoints, Damaged, numbers, read_epoch, verify
+from cnnjax.train.checkpoints import KINDS, Checkpoints, Damaged, Kept, Misfit, numbers, read_epoch, verify
+from cnnjax.train.environment import changes, environment
 from cnnjax.train.lock import locked
 from cnnjax.train.step import TrainState, initial_state, make_preprocess
-from cnnjax.train.training import Progress, Training, compiled
+from cnnjax.train.training import Progress, Training, compiled, metrics_line
 
 _logger = logging.getLogger(__name__)
 
@@ -71,14 +69,16 @@ def run(
     check(workdir, config)
     network = build(config, dataset)
     preprocess = make_preprocess(jnp.asarray(mean_image(dataset.train)), config.data.unit)
-    with claimed(workdir, config, dataset, say), Checkpoints(workdir, say) as checkpoints:
+    misfit = of_run(config, dataset)
+    with claimed(workdir, config, dataset, say), Checkpoints(workdir, say, misfit) as checkpoints:
+        if set(config.train.kept_epochs) - set(checkpoints.epochs()):
+            _record_environment(workdir, say)
         programs = compiled(config, network, preprocess, dataset)
-        texts = {"config.json": (workdir / "config.json").read_text()}
+        texts = {"config.json": read_text(workdir / "config.json")}
         training = Training(config, programs, dataset, workdir, checkpoints, report, say, texts)
-        for epoch in config.train.kept_epochs:
-            if epoch not in checkpoints.epochs():
-                training.go_to(epoch)
-        kept = {epoch: checkpoints.load("epochs", epoch, training.like) for epoch in config.train.kept_epochs}
+        kept = _trained(training) or _trained(training)  # what turns out to be damaged when it is read is made anew
+        if kept is None:
+            raise InputError(f"--workdir must keep what is written there, and {workdir} does not")
         checkpoints.drop_latest()
         metrics = kept[config.train.epochs].texts["metrics.jsonl"]
         if _text_or_none(workdir / "metrics.jsonl") != metrics:
@@ -87,21 +87,77 @@ def run(
     return Run(config, network, preprocess, states, [json.loads(line) for line in metrics.splitlines()])
 
 
+def _trained(training: Training) -> dict[int, Kept] | None:
+    """Trains the kept epochs that are missing and reads all; None if one of them cannot be read."""
+    epochs, checkpoints = training.config.train.kept_epochs, training.checkpoints
+    for epoch in epochs:
+        if epoch not in checkpoints.epochs():
+            training.go_to(epoch)
+    kept = {epoch: checkpoints.load("epochs", epoch, training.like) for epoch in epochs}
+    sound = {epoch: one for epoch, one in kept.items() if one is not None}
+    return sound if len(sound) == len(kept) else None
+
+
+def of_run(config: Config, dataset: Dataset) -> Misfit:
+    """For `Checkpoints`: takes those of this run only, and each only under its own epoch or step."""
+    data = fingerprint(dataset)
+    steps_per_epoch = -(-len(dataset.train) // config.train.batch_size)
+
+    def misfit(kind: str, number: int, kept: Kept) -> str | None:
+        record = unsealed(kept.texts.get("config.json", ""))
+        if record is None:
+            return "has no copy of the run's config.json"
+        try:
+            fields = differences(config, _config_of(record, "its config.json"))
+        except InputError as error:
+            return f"is of another run ({error})"
+        if record["data"]["sha256"] != data:
+            fields.append("other data")
+        if fields:
+            return f"is of another run ({'; '.join(fields)})"
+        step = number * steps_per_epoch if kind == "epochs" else number
+        try:
+            lines = [json.loads(line) for line in kept.texts["metrics.jsonl"].splitlines()]
+            epochs = [line["epoch"] for line in lines]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            epochs = []
+        if len(epochs) != step // steps_per_epoch + 1 or epochs != list(range(len(epochs))):
+            return "has metrics that are not those of its epochs"
+        if kept.state is not None:
+            if int(kept.state.step) != step:
+                return f"holds the state of step {int(kept.state.step)}"
+            # At the end of an epoch the state still has the sums that the means of its line are made of.
+            ours = json.loads(metrics_line(0, kept.state.metrics, kept.state.metrics))
+            known = {name: value for name, value in lines[-1].items() if name.startswith("train_")}
+            if step % steps_per_epoch == 0 and any(ours.get(name) != value for name, value in known.items()):
+                return "has metrics that are not those of its state"
+        return None
+
+    return misfit
+
+
 def check(workdir: Path, config: Config) -> None:
     """Refuses a folder that cannot be the run folder of `config`; writes nothing.
 
     Raises:
-        InputError: it is no folder, has other files, or holds a run of another config (naming the fields).
+        InputError: it is no folder, has other files, holds a run of another config (naming the fields), or has links
+            or other things in it that are neither files nor folders.
     """
     try:
-        if (workdir / "config.json").exists() or (workdir / "checkpoints").is_dir():
-            fields = differences(config, _config_of(_record(workdir), workdir / "config.json"))
+        if _is_begun(workdir):
+            check_tree(workdir)
+            fields = differences(config, _config_of(_record(workdir, config), workdir / "config.json"))
             if fields:
                 raise InputError(f"--workdir {workdir} holds a run of another config ({'; '.join(fields)})")
         elif workdir.exists() and {path.name for path in workdir.iterdir()} - {"lock", "config.json.tmp"}:
             raise InputError(f"--workdir must be new, empty or a run's, and {workdir} has files and no config.json")
     except OSError as error:
         raise InputError(f"--workdir must be a folder that can be read and written, got {workdir}: {error}") from None
+
+
+def _is_begun(workdir: Path) -> bool:
+    """Whether a run has been begun there, sound or not."""
+    return (workdir / "config.json").exists() or (workdir / "checkpoints").is_dir()
 
 
 @contextlib.contextmanager
@@ -112,8 +168,8 @@ def claimed(workdir: Path, config: Config, dataset: Dataset, say: Callable[[str]
         InputError: as `check`; if another process is at work there; if the run that is there was trained on other data.
     """
     check(workdir, config)
-    if (workdir / "config.json").exists() or (workdir / "checkpoints").is_dir():
-        check_record(_record(workdir), workdir, dataset)
+    if _is_begun(workdir):
+        check_record(_record(workdir, config), workdir, dataset)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
@@ -123,7 +179,7 @@ def claimed(workdir: Path, config: Config, dataset: Dataset, say: Callable[[str]
             if not (workdir / "checkpoints").is_dir() and not path.exists():
                 write_text(path, sealed(new_record(config, dataset)))
             elif read_sealed(path) is None:
-                record = _record(workdir)
+                record = _record(workdir, config)
                 if path.exists():
                     path.rename(free_name(path.with_name("config.json.damaged")))
                 write_text(path, sealed(record))
@@ -137,14 +193,21 @@ def claimed(workdir: Path, config: Config, dataset: Dataset, say: Callable[[str]
 
 def new_record(config: Config, dataset: Dataset) -> dict[str, Any]:
     """Everything that is needed to repeat the run."""
-    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
-    return {
-        "config": to_json(config),
-        "versions": {"cnnjax": cnnjax.__version__} | {name: importlib.metadata.version(name) for name in packages},
-        "python": platform.python_version(),
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "data": {"name": dataset.name, "sha256": fingerprint(dataset)},
-    }
+    return {"config": to_json(config), **environment(), "data": {"name": dataset.name, "sha256": fingerprint(dataset)}}
+
+
+def _record_environment(workdir: Path, say: Callable[[str], None]) -> None:
+    """Says in one line what is other than when the run was last trained, and adds it to the record, as `resumed_in`."""
+    path = workdir / "config.json"
+    record = read_sealed(path)
+    assert record is not None  # as `claimed` leaves it
+    resumed_in = record.get("resumed_in")
+    resumed_in = resumed_in if isinstance(resumed_in, list) else []
+    here = environment()
+    found = changes(here, resumed_in[-1] if resumed_in else record)
+    if found:
+        say(f"{workdir} goes on otherwise than before, so it may end with other bits ({'; '.join(found)})")
+        write_text(path, sealed(record | {"resumed_in": [*resumed_in, here]}))
 
 
 def check_data(workdir: Path, dataset: Dataset) -> None:
@@ -161,11 +224,15 @@ def check_record(record: dict[str, Any], workdir: Path, dataset: Dataset) -> Non
 
 @pinned()
 def load_epoch(workdir: Path, config: Config, network: nn.Module, dataset: Dataset, epoch: int) -> TrainState:
-    """The state of the run at the end of a kept epoch; writes nothing."""
+    """The state of the run at the end of a kept epoch; writes nothing.
+
+    Raises:
+        InputError: as `read_epoch`.
+    """
     hyper = jax.tree.map(jnp.asarray, config.hyper)
     image_shape = dataset.train.images.shape[1:]
     like = jax.eval_shape(lambda hyper: initial_state(network, config.train, hyper, image_shape), hyper)
-    return read_epoch(workdir, epoch, like)
+    return read_epoch(workdir, epoch, like, of_run(config, dataset))
 
 
 def kept_epochs(workdir: Path) -> list[int]:
@@ -177,8 +244,10 @@ def read_config(path: Path) -> Config:
     """The config of a run, from its config.json.
 
     Raises:
-        InputError: there is none, or it is not as it was written.
+        InputError: there is none, it is not as it was written, or its folder has links or other things in it that are
+            neither files nor folders.
     """
+    check_tree(path.parent)
     if not path.exists():
         raise InputError(f"{path.parent} must be a run's folder, and {path} does not exist")
     record = read_sealed(path)
@@ -187,25 +256,36 @@ def read_config(path: Path) -> Config:
     return _config_of(record, path)
 
 
-def _config_of(record: dict[str, Any], path: Path) -> Config:
+def _config_of(record: dict[str, Any], path: Path | str) -> Config:
     try:
         return from_json(record["config"])
     except InputError as error:
         raise InputError(f"{path} is of another version of cnnjax: {error}") from None
+    except RecursionError:
+        raise InputError(f"{path} is no run's: its config is nested too deep") from None
 
 
-def _record(workdir: Path) -> dict[str, Any]:
-    """What config.json says, or where it is damaged, what the copy in a sound checkpoint says."""
+def _record(workdir: Path, config: Config | None = None) -> dict[str, Any]:
+    """What config.json says, or where it is damaged, what the copy in a sound checkpoint says: one of `config`, if any.
+
+    Raises:
+        InputError: neither is as it was written.
+    """
     path = workdir / "config.json"
-    record = read_sealed(path)
-    folders = (workdir / "checkpoints" / kind / str(number) for kind in KINDS for number in numbers(workdir, kind))
-    while record is None and (folder := next(folders, None)):
-        with contextlib.suppress(Damaged):
-            verify(folder)
-            record = read_sealed(folder / "config.json")
-    if record is None:
+    if (record := read_sealed(path)) is not None:
+        return record
+    records = []
+    for kind in KINDS:
+        for number in numbers(workdir, kind):
+            with contextlib.suppress(Damaged):
+                _, texts = verify(workdir / "checkpoints" / kind / str(number))
+                records.append(unsealed(texts.get("config.json", "")))
+    records = [record for record in records if record is not None]
+    if not records:
         raise InputError(f"{path} is not a run's config.json as it was written, and no checkpoint has a copy")
-    return record
+    # A checkpoint of another run may have been put there.
+    ours = (record for record in reversed(records) if config and not differences(config, _config_of(record, path)))
+    return next(ours, records[-1])
 
 
 def sealed(record: dict[str, Any]) -> str:
@@ -218,21 +298,26 @@ def _seal(record: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
-def read_sealed(path: Path) -> dict[str, Any] | None:
-    """The record that `sealed` made a text of; None if there is none, or it is not as it was written."""
-    text = _text_or_none(path)
+def unsealed(text: str) -> dict[str, Any] | None:
+    """The record that `sealed` made this text of; None if it did not."""
     try:
-        record = json.loads(text or "")
+        record = json.loads(text)
         rest = {name: value for name, value in record.items() if name != "sha256"}
-        return record if record["sha256"] == _seal(rest) and record["data"]["sha256"] and record["config"] else None
+        whole = record["sha256"] == _seal(rest) and isinstance(record["data"]["sha256"], str) and record["config"]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+    return record if whole else None
+
+
+def read_sealed(path: Path) -> dict[str, Any] | None:
+    """The record in the file, as `unsealed`; None if there is none, or it is not as it was written."""
+    return unsealed(_text_or_none(path) or "")
 
 
 def _text_or_none(path: Path) -> str | None:
     try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError):
+        return read_text(path)
+    except (OSError, ValueError):
         return None
 
 
@@ -247,10 +332,10 @@ def read_metrics(workdir: Path) -> list[dict[str, float]]:
     if not path.exists():
         return []
     try:
-        lines = path.read_text().split("\n")
+        lines = read_text(path).split("\n")
         metrics = [json.loads(line) for line in lines[:-1]]  # behind the last newline stands a torn line or nothing
         _ = [line["epoch"] for line in metrics]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f'{path} must hold a JSON object with "epoch" on each line: {error!r}') from None
     return metrics
 
@@ -274,8 +359,9 @@ def export(
     Raises:
         InputError: as `run`.
     """
-    with claimed(workdir, config, dataset, say), Checkpoints(workdir, say) as checkpoints:
-        config_text = (workdir / "config.json").read_text()
+    misfit = of_run(config, dataset)
+    with claimed(workdir, config, dataset, say), Checkpoints(workdir, say, misfit) as checkpoints:
+        config_text = read_text(workdir / "config.json")
         for epoch, state in states.items():
             lines = "".join(json.dumps(line) + "\n" for line in metrics if line["epoch"] <= epoch)
             if epoch not in checkpoints.epochs():

@@ -18,6 +18,7 @@ from cnnjax.data.dataset import Dataset
 from cnnjax.errors import InputError
 from cnnjax.train import interruption
 from cnnjax.train.checkpoints import Checkpoints, Kept
+from cnnjax.train.memory import check_memory
 from cnnjax.train.optimizers import learning_rate, scaled_at_first
 from cnnjax.train.step import (
     Metrics,
@@ -95,15 +96,17 @@ class Training:
     def go_to(self, epoch: int) -> None:
         """Trains to the end of `epoch`, from the state at hand or the newest sound checkpoint before it."""
         target = epoch * self.steps_per_epoch
+        if self.step > target:
+            self.state = None
+        least = -1 if self.state is None else self.step
         kept = self.checkpoints.steps(self.steps_per_epoch)
-        newest = max((step for step in kept if step <= target), default=-1)
-        if newest > (-1 if self.state is None else self.step):
-            self._take(newest, self.checkpoints.load(*kept[newest], self.like))
-        elif self.state is None:
+        if not self._take_newest({step: one for step, one in kept.items() if least < step <= target}) and least < 0:
             self._begin()
         self._write_metrics()
         train_arrays = self.programs.place((self.dataset.train.images, self.dataset.train.labels))
         test_arrays = self.programs.place((self.dataset.test.images, self.dataset.test.labels))
+        if least < 0:
+            self._check_memory(train_arrays, test_arrays)
         with interruption.deferred() as asked:
             self._end_epoch(test_arrays)
             saved_at = time.monotonic()
@@ -124,8 +127,19 @@ class Training:
         assert self.state is not None
         return self.state
 
+    def _check_memory(self, train_arrays: tuple, test_arrays: tuple) -> None:
+        """Raises InputError where memory is short for a step and, while it runs, a copy of the state that is saved."""
+        order = self.programs.order(self.hyper, 0)
+        copy = sum(leaf.nbytes for leaf in jax.tree.leaves(self.state))
+        chunk, evaluate = self.programs.chunk, self.programs.evaluate
+        check_memory(
+            "train.batch_size: a step", chunk, self.hyper, self.state, *train_arrays, order, 0, 1, besides=copy
+        )
+        check_memory("train.batch_size: a test batch", evaluate, self.hyper, self.state, *test_arrays, besides=copy)
+
     def _begin(self) -> None:
         """The state before the first step."""
+        check_memory("model: the initial state", self.programs.init, self.hyper)
         self.state, self.step, self.lines = self.programs.init(self.hyper), 0, []
         self._tell_of_scaling()
 
@@ -133,6 +147,14 @@ class Training:
         told = scaled_at_first(self._state.params, float(self.hyper.filter_rms))
         if told:
             self.say(told)
+
+    def _take_newest(self, kept: Mapping[int, tuple[str, int]]) -> bool:
+        """Goes on from the newest of these checkpoints, by step, that is sound; whether there is one."""
+        for step in sorted(kept, reverse=True):
+            if (found := self.checkpoints.load(*kept[step], self.like)) is not None:
+                self._take(step, found)
+                return True
+        return False
 
     def _take(self, step: int, kept: Kept) -> None:
         self.state, self.step = kept.state, step
@@ -174,15 +196,17 @@ class Training:
         scale = float(state.rate_scale)
         rate = float(learning_rate(config, self.hyper.learning_rate, state.step, self.steps_per_epoch)) * scale
         found = f"epoch {epoch}, step {position} of {self.steps_per_epoch}: NaN or infinity, first in {where}"
-        kept = max(epoch for epoch in self.checkpoints.epochs() if epoch * self.steps_per_epoch <= step)
+        kept = [epoch for epoch in self.checkpoints.epochs() if epoch * self.steps_per_epoch <= step]
         if config.on_nan == "stop" or scale <= 2.0**-MOST_REWINDS:
             rewound = f", {MOST_REWINDS} times halved" if config.on_nan == "rewind" else ""
             raise InputError(
                 f"hyper.learning_rate {self.config.hyper.learning_rate:g} (here {rate:.3g}{rewound}) must be one with "
-                f"which the training stays finite: {found}; the last sound checkpoint is that of epoch {kept}"
+                f"which the training stays finite: {found}; the last sound checkpoint is that of epoch {max(kept)}"
             )
-        self.say(f"{found}, learning rate {rate:.3g}; going back to epoch {kept} with half the learning rate")
-        self._take(kept * self.steps_per_epoch, self.checkpoints.load("epochs", kept, self.like))
+        if not self._take_newest({epoch * self.steps_per_epoch: ("epochs", epoch) for epoch in kept}):
+            self._begin()
+        epoch = self.step // self.steps_per_epoch
+        self.say(f"{found}, learning rate {rate:.3g}; going back to epoch {epoch} with half the learning rate")
         self.state = self._state._replace(rate_scale=state.rate_scale / 2)
         self.checkpoints.save_latest(self.step, self.state, self._texts(), instead_of_later=True)
         self._write_metrics()

@@ -1,9 +1,18 @@
 import os
+import signal
 import time
 
 import pytest
 
 from tests.faults import counts, runs
+
+
+@pytest.fixture(scope="session", autouse=True)
+def processes_hear_sigint():
+    """In a background shell it is ignored, which every process that is started inherits."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

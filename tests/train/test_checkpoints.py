@@ -1,22 +1,27 @@
 """Damage to a checkpoint: refused by name, never other values, and moved aside."""
 
+import gc
 import json
+import logging
 import os
+import resource
 import shutil
 import signal
+import sys
 
 import jax
 import numpy as np
 import pytest
 from orbax.checkpoint._src.serialization import serialization
 
+from cnnjax.config import to_json
 from cnnjax.errors import InputError, Terminated
 from cnnjax.train import checkpoints as checkpoints_of
 from cnnjax.train import interruption
 from cnnjax.train import run as running
 from cnnjax.train.checkpoints import Checkpoints, Damaged, read, verify, write
 from cnnjax.train.lock import locked
-from tests.train.test_run import CONFIG, dataset, same, whole  # noqa: F401 - fixtures
+from tests.train.test_run import CONFIG, VALUES, dataset, same, whole  # noqa: F401 - fixtures
 
 
 @pytest.fixture
@@ -92,13 +97,105 @@ def test_what_is_no_checkpoint_is_moved_aside(dataset, copied):  # noqa: F811
     assert len(said) == 3 and {path.name for path in epochs.iterdir()} == {"0", "1", "2"}
 
 
+def put_in(workdir, kind, number, state, texts, **of_record):
+    """A checkpoint, whole and rightly sealed, whose copy of config.json says something else."""
+    record = json.loads(texts["config.json"]) | of_record
+    temporary, folder = (workdir / "checkpoints" / place for place in ("tmp/put", f"{kind}/{number}"))
+    shutil.rmtree(folder, ignore_errors=True)
+    texts = dict(texts, **{"config.json": running.sealed(record)})
+    write(folder, temporary, jax.tree.map(np.asarray, state), texts)
+
+
+def other_seed():
+    config = to_json(CONFIG)
+    return {"config": config | {"hyper": config["hyper"] | {"seed": 1}}}
+
+
+def test_checkpoints_of_others_are_moved_aside_and_made_anew(dataset, copied):  # noqa: F811
+    """Whole, rightly sealed, of the same shapes: of another run, of other data, of another epoch, of another step."""
+    finished, workdir = copied
+    texts = {
+        epoch: read(workdir / "checkpoints" / "epochs" / str(epoch), finished.states[epoch]).texts
+        for epoch in (0, 1, 2)
+    }
+    put_in(workdir, "epochs", 0, finished.states[0], texts[0], **other_seed())
+    put_in(workdir, "epochs", 1, finished.states[2], texts[1])
+    put_in(workdir, "epochs", 2, finished.states[2], texts[2], data={"name": "digits", "sha256": 64 * "0"})
+    put_in(workdir, "latest", 30, finished.states[1], texts[1])
+    with pytest.raises(InputError, match=r"epochs/2 is of another run \(other data\); train again"):
+        running.load_epoch(workdir, CONFIG, finished.network, dataset, 2)
+    said = []
+    again = running.run(CONFIG, dataset, workdir, say=said.append)
+    same(again.states, finished.states)
+    assert again.metrics == finished.metrics
+    expected = {
+        "epochs/0": "is of another run (hyper.seed: 0 here, 1 there); moved to ",
+        "epochs/2": "is of another run (other data); moved to ",
+        "latest/30": "holds the state of step 23; moved to ",
+        "epochs/1": "holds the state of step 46; moved to ",
+    }
+    for line, (place, why) in zip(said, expected.items(), strict=True):
+        assert line.startswith(f"{workdir}/checkpoints/{place} {why}"), line
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda lines: lines[:1], "not those of its epochs"),
+        (lambda lines: lines + lines[1:], "not those of its epochs"),
+        (lambda lines: [lines[1], lines[0]], "not those of its epochs"),
+        (lambda lines: ["[]\n", "{}\n"], "not those of its epochs"),
+        (lambda lines: [10**4 * "[" + "\n", *lines], "not those of its epochs"),
+        (lambda lines: [lines[0], lines[1].replace('"train_loss": ', '"train_loss": 1')], "not those of its state"),
+    ],
+)
+def test_metrics_that_do_not_fit_a_checkpoint_are_found(dataset, copied, change, why):  # noqa: F811
+    finished, workdir = copied
+    folder = workdir / "checkpoints" / "epochs" / "1"
+    texts = read(folder, finished.states[1]).texts
+    lines = change(texts["metrics.jsonl"].splitlines(keepends=True))
+    put_in(workdir, "epochs", 1, finished.states[1], texts | {"metrics.jsonl": "".join(lines)})
+    with pytest.raises(Damaged, match=f"epochs/1 has metrics that are {why}"):
+        read(folder, finished.states[1], running.of_run(CONFIG, dataset))
+
+
+def test_a_config_that_is_lost_does_not_come_from_another_run(dataset, copied):  # noqa: F811
+    finished, workdir = copied
+    texts = read(workdir / "checkpoints" / "epochs" / "0", finished.states[0]).texts
+    put_in(workdir, "epochs", 0, finished.states[0], texts, **other_seed())
+    (workdir / "config.json").unlink()
+    with running.claimed(workdir, CONFIG, dataset, print):
+        assert (workdir / "config.json").read_text() == texts["config.json"]
+
+
+@pytest.mark.parametrize("field", ["format", "cnnjax", "kind", "number", "arrays", "files"])
+def test_a_manifest_of_another_form_is_one_line(copied, field):
+    finished, workdir = copied
+    folder = workdir / "checkpoints" / "epochs" / "1"
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    inner = [None, *manifest[field]][:3] if isinstance(manifest[field], dict) else [None]
+    for name in inner:
+        for value in VALUES:
+            changed = manifest | {field: value if name is None else manifest[field] | {name: value}}
+            path.write_text(running.sealed(changed))
+            try:
+                same(read(folder, finished.states[1]).state, finished.states[1])
+            except (Damaged, InputError) as error:
+                assert "\n" not in str(error)
+    for name in ("/dev/zero", "../../../lock", "state/../../0/manifest.json", "none"):
+        path.write_text(running.sealed(manifest | {"files": manifest["files"] | {name: 64 * "0"}}))
+        with pytest.raises(Damaged, match="is missing or cannot be read"):
+            read(folder, finished.states[1])
+
+
 def test_a_damaged_newest_state_is_answered_by_an_older_one(dataset, copied):  # noqa: F811
     finished, workdir = copied
     shutil.rmtree(workdir / "checkpoints" / "epochs" / "2")
     newest = workdir / "checkpoints" / "latest" / "30"
     with Checkpoints(workdir) as checkpoints:
         state = finished.states[1]._replace(step=jax.numpy.int32(30))  # no state that the run ever had
-        checkpoints.save_latest(30, state, {"metrics.jsonl": "", "config.json": ""})
+        checkpoints.save_latest(30, state, checkpoints.load("epochs", 1, finished.states[1]).texts)
     verify(newest)
     flip(newest / "manifest.json", 77)
     said = []
@@ -139,6 +236,25 @@ def test_a_save_that_fails_is_an_error_and_leaves_the_others(copied):
     assert not workdir.exists()
 
 
+def test_a_save_that_fails_leaves_loggers_and_hooks_as_they_were(copied, capfd, monkeypatch):
+    """And nothing that is left of it complains later, when it is collected."""
+    finished, workdir = copied
+    complaints = []
+    monkeypatch.setattr(sys, "unraisablehook", complaints.append)
+    hook, levels = sys.unraisablehook, [logging.getLogger(name).level for name in ("absl", "asyncio")]
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, unlimited[1]))
+    try:
+        with pytest.raises(InputError, match="could not be saved: "), Checkpoints(workdir) as checkpoints:
+            checkpoints.save_latest(23, finished.states[1], {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    assert sys.unraisablehook is hook
+    assert [logging.getLogger(name).level for name in ("absl", "asyncio")] == levels
+    gc.collect()
+    assert complaints == [] and capfd.readouterr().err == ""
+
+
 def test_a_folder_that_goes_in_the_middle_of_a_save_is_not_made_anew(copied, monkeypatch):
     """Orbax makes the folders above what it writes, wherever they are gone."""
     finished, workdir = copied
@@ -165,7 +281,7 @@ def test_what_goes_wrong_in_a_removed_folder_is_said_to_be_its_removal(copied):
 def test_a_signal_while_a_checkpoint_is_read_is_no_damage(copied, monkeypatch, number, exception):
     """Where Orbax reads a shard it makes an Exception of whatever is raised."""
     finished, workdir = copied
-    read_shard, handler, sent = serialization._read_shard, signal.getsignal(signal.SIGTERM), []
+    read_shard, sent = serialization._read_shard, []
 
     def interrupted(*args, **kwargs):
         if not sent:  # a second SIGINT is meant to end what is going on
@@ -177,12 +293,15 @@ def test_a_signal_while_a_checkpoint_is_read_is_no_damage(copied, monkeypatch, n
         raise Terminated
 
     monkeypatch.setattr(serialization, "_read_shard", interrupted)
-    signal.signal(signal.SIGTERM, terminated)
+    # In a background shell SIGINT is ignored.
+    handlers = {signal.SIGTERM: terminated, signal.SIGINT: signal.default_int_handler}
+    before = {one: signal.signal(one, handler) for one, handler in handlers.items()}
     try:
         with pytest.raises(exception):
             read(workdir / "checkpoints" / "epochs" / "1", finished.states[1])
     finally:
-        signal.signal(signal.SIGTERM, handler)
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
 
 def test_two_processes_do_not_share_a_folder(dataset, copied):  # noqa: F811

@@ -100,6 +100,64 @@ def test_a_run_on_other_data_is_refused(dataset, whole):
         running.run(CONFIG, changed, workdir)
 
 
+# What JSON can hold besides what stands there.
+VALUES = (None, True, 0, -1, 10**30, 1.5, float("nan"), "", "x\ny\ud800", [], [[1]], {}, {"a": {"b": []}})
+
+
+def places(tree, path=()):
+    """Every branch and leaf of a record."""
+    yield path
+    if isinstance(tree, dict):
+        for name, value in tree.items():
+            yield from places(value, (*path, name))
+
+
+def put(tree, path, value):
+    return value if not path else tree | {path[0]: put(tree[path[0]], path[1:], value)}
+
+
+def refused_by_one_line(act):
+    try:
+        act()
+    except InputError as error:
+        assert str(error) and "\n" not in str(error)
+
+
+def test_a_rightly_sealed_config_of_another_form_is_one_line(dataset, whole, tmp_path):
+    path = tmp_path / "config.json"
+    record = running.read_sealed(whole[1] / "config.json")
+    assert len(list(places(record))) > 60
+    for place in places(record):
+        for value in VALUES:
+            changed = put(record, place, value)
+            path.write_text(running.sealed(changed) if isinstance(changed, dict) else json.dumps(changed))
+            refused_by_one_line(lambda: running.read_config(path))
+            refused_by_one_line(lambda: running.check(tmp_path, CONFIG))
+            refused_by_one_line(lambda: running.check_data(tmp_path, dataset))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        lambda text: b"\xef\xbb\xbf" + text,
+        lambda text: text.decode().encode("utf-16"),
+        lambda text: text.replace(b"digits", b"digits\xff"),
+        lambda text: text.replace(b'"epochs": 2', b'"epochs": 2, "epochs": 3'),
+        lambda text: text.replace(b'"epochs": 2', b'"epochs": ' + 5000 * b"2"),
+        lambda text: text.replace(b'"epochs": 2', b'"epochs": ' + 10**5 * b"[" + 10**5 * b"]"),
+        lambda text: text.replace(b'"epochs": 2', b'"epochs": 2e400'),
+        lambda text: b"",
+    ],
+    ids=("mark", "utf-16", "not text", "twice", "huge", "deep", "infinite", "empty"),
+)
+def test_a_config_that_is_not_as_it_was_written_is_one_line(whole, tmp_path, content):
+    path = tmp_path / "config.json"
+    path.write_bytes(content((whole[1] / "config.json").read_bytes()))
+    for act in (lambda: running.read_config(path), lambda: running.check(tmp_path, CONFIG)):
+        with pytest.raises(InputError, match="is not a run's config.json as it was written"):
+            act()
+
+
 def test_a_loss_that_is_not_finite_ends_the_run_before_it_is_saved(dataset, tmp_path):
     wild = Hyperparams(learning_rate=1e3, filter_rms=np.inf, initial_scale=1e3)
     config = dataclasses.replace(CONFIG, hyper=wild)
