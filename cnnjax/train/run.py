@@ -247,9 +247,9 @@ def read_config(path: Path) -> Config:
         InputError: there is none, it is not as it was written, or its folder has links or other things in it that are
             neither files nor folders.
     """
-    check_tree(path.parent)
     if not path.exists():
         raise InputError(f"{path.parent} must be a run's folder, and {path} does not exist")
+    check_tree(path.parent)
     record = read_sealed(path)
     if record is None:
         raise InputError(f"{path} is not a run's config.json as it was written, by cnnjax 0.2 or later")

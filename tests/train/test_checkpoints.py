@@ -21,11 +21,11 @@ from cnnjax.train import interruption
 from cnnjax.train import run as running
 from cnnjax.train.checkpoints import Checkpoints, Damaged, read, verify, write
 from cnnjax.train.lock import locked
-from tests.train.test_run import CONFIG, VALUES, dataset, same, whole  # noqa: F401 - fixtures
+from tests.train.small import CONFIG, VALUES, same
 
 
 @pytest.fixture
-def copied(whole, tmp_path):  # noqa: F811
+def copied(whole, tmp_path):
     finished, workdir = whole
     shutil.copytree(workdir, tmp_path / "run")
     return finished, tmp_path / "run"
@@ -61,7 +61,7 @@ def test_every_flipped_bit_is_refused_with_the_file_in_which_it_is(copied):
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "emptied", "missing", "no manifest", "of another epoch"])
-def test_a_damaged_epoch_is_moved_aside_and_made_again(dataset, copied, damage):  # noqa: F811
+def test_a_damaged_epoch_is_moved_aside_and_made_again(dataset, copied, damage):
     finished, workdir = copied
     folder = workdir / "checkpoints" / "epochs" / "1"
     path = max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
@@ -86,7 +86,7 @@ def test_a_damaged_epoch_is_moved_aside_and_made_again(dataset, copied, damage):
     assert str(folder) in line and "moved to" in line and (workdir / "checkpoints" / "damaged" / "epochs-1-1").is_dir()
 
 
-def test_what_is_no_checkpoint_is_moved_aside(dataset, copied):  # noqa: F811
+def test_what_is_no_checkpoint_is_moved_aside(dataset, copied):
     finished, workdir = copied
     epochs = workdir / "checkpoints" / "epochs"
     (epochs / "99").mkdir()
@@ -111,7 +111,7 @@ def other_seed():
     return {"config": config | {"hyper": config["hyper"] | {"seed": 1}}}
 
 
-def test_checkpoints_of_others_are_moved_aside_and_made_anew(dataset, copied):  # noqa: F811
+def test_checkpoints_of_others_are_moved_aside_and_made_anew(dataset, copied):
     """Whole, rightly sealed, of the same shapes: of another run, of other data, of another epoch, of another step."""
     finished, workdir = copied
     texts = {
@@ -149,7 +149,7 @@ def test_checkpoints_of_others_are_moved_aside_and_made_anew(dataset, copied):  
         (lambda lines: [lines[0], lines[1].replace('"train_loss": ', '"train_loss": 1')], "not those of its state"),
     ],
 )
-def test_metrics_that_do_not_fit_a_checkpoint_are_found(dataset, copied, change, why):  # noqa: F811
+def test_metrics_that_do_not_fit_a_checkpoint_are_found(dataset, copied, change, why):
     finished, workdir = copied
     folder = workdir / "checkpoints" / "epochs" / "1"
     texts = read(folder, finished.states[1]).texts
@@ -159,7 +159,7 @@ def test_metrics_that_do_not_fit_a_checkpoint_are_found(dataset, copied, change,
         read(folder, finished.states[1], running.of_run(CONFIG, dataset))
 
 
-def test_a_config_that_is_lost_does_not_come_from_another_run(dataset, copied):  # noqa: F811
+def test_a_config_that_is_lost_does_not_come_from_another_run(dataset, copied):
     finished, workdir = copied
     texts = read(workdir / "checkpoints" / "epochs" / "0", finished.states[0]).texts
     put_in(workdir, "epochs", 0, finished.states[0], texts, **other_seed())
@@ -189,7 +189,7 @@ def test_a_manifest_of_another_form_is_one_line(copied, field):
             read(folder, finished.states[1])
 
 
-def test_a_damaged_newest_state_is_answered_by_an_older_one(dataset, copied):  # noqa: F811
+def test_a_damaged_newest_state_is_answered_by_an_older_one(dataset, copied):
     finished, workdir = copied
     shutil.rmtree(workdir / "checkpoints" / "epochs" / "2")
     newest = workdir / "checkpoints" / "latest" / "30"
@@ -203,7 +203,7 @@ def test_a_damaged_newest_state_is_answered_by_an_older_one(dataset, copied):  #
     assert len(said) == 1 and str(newest) in said[0]
 
 
-def test_metrics_and_config_come_back_from_the_checkpoints(dataset, copied):  # noqa: F811
+def test_metrics_and_config_come_back_from_the_checkpoints(dataset, copied):
     finished, workdir = copied
     config, metrics = ((workdir / name).read_bytes() for name in ("config.json", "metrics.jsonl"))
     for name, bit in (("config.json", 999), ("metrics.jsonl", 333)):
@@ -304,7 +304,7 @@ def test_a_signal_while_a_checkpoint_is_read_is_no_damage(copied, monkeypatch, n
             signal.signal(one, handler)
 
 
-def test_two_processes_do_not_share_a_folder(dataset, copied):  # noqa: F811
+def test_two_processes_do_not_share_a_folder(dataset, copied):
     _, workdir = copied
     with locked(workdir), pytest.raises(InputError, match=rf"is \(pid {os.getpid()} on "):
         running.run(CONFIG, dataset, workdir)

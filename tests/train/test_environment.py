@@ -5,10 +5,10 @@ import shutil
 
 from cnnjax.train import run as running
 from cnnjax.train.environment import changes, environment
-from tests.train.test_run import CONFIG, dataset, same, whole  # noqa: F401 - fixtures
+from tests.train.small import CONFIG, same
 
 
-def test_what_the_bits_depend_on_is_recorded(whole):  # noqa: F811
+def test_what_the_bits_depend_on_is_recorded(whole):
     record = json.loads((whole[1] / "config.json").read_text())
     found = environment()
     assert {name: record[name] for name in found} == found
@@ -30,7 +30,7 @@ def test_a_change_is_named_and_what_an_older_version_did_not_record_is_none():
     assert changes(here, {"processor": 1})[0].startswith("processor: None here, 1 there")
 
 
-def test_a_run_that_goes_on_elsewhere_says_so_once_and_records_it(dataset, whole, tmp_path):  # noqa: F811
+def test_a_run_that_goes_on_elsewhere_says_so_once_and_records_it(dataset, whole, tmp_path):
     """As if it had been begun with more cores; in truth the bits are the same."""
     finished, workdir = whole
     shutil.copytree(workdir, tmp_path / "run")

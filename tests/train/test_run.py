@@ -6,35 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax.config import Config, DataConfig, Hyperparams, ModelConfig, TrainConfig
-from cnnjax.data import epoch_order, load
+from cnnjax.config import Hyperparams, ModelConfig
+from cnnjax.data import epoch_order
 from cnnjax.errors import InputError
 from cnnjax.train import run as running
 from cnnjax.train.checkpoints import Checkpoints, read_epoch
 from cnnjax.train.step import Metrics
 from cnnjax.train.training import Training, compiled, metrics_line
-
-CONFIG = Config(
-    data=DataConfig(name="digits"),
-    model=ModelConfig("lenet", widths=(4, 8), filters=(3, 3), paddings=(1, 1), dense=(16,)),
-    train=TrainConfig(epochs=2, batch_size=64, save_every_seconds=1e6),
-    hyper=Hyperparams(dropout_rate=0.2, shift=1.0),
-)
-
-
-@pytest.fixture(scope="module")
-def dataset():
-    return load(CONFIG.data)
-
-
-@pytest.fixture(scope="module")
-def whole(dataset, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("run") / "whole"
-    return running.run(CONFIG, dataset, workdir), workdir
-
-
-def same(one, other):
-    jax.tree.map(np.testing.assert_array_equal, one, other)
+from tests.train.small import CONFIG, VALUES, same
 
 
 class Stop(Exception):
@@ -98,10 +77,6 @@ def test_a_run_on_other_data_is_refused(dataset, whole):
     changed = dataclasses.replace(dataset, train=dataclasses.replace(dataset.train, images=255 - dataset.train.images))
     with pytest.raises(InputError, match="a run on other data .sha256"):
         running.run(CONFIG, changed, workdir)
-
-
-# What JSON can hold besides what stands there.
-VALUES = (None, True, 0, -1, 10**30, 1.5, float("nan"), "", "x\ny\ud800", [], [[1]], {}, {"a": {"b": []}})
 
 
 def places(tree, path=()):

@@ -9,7 +9,7 @@ from cnnjax.config import Config
 from cnnjax.errors import InputError
 from cnnjax.train import run as running
 from tests.test_atomic import NO_FILES, outside  # noqa: F401 - a fixture
-from tests.train.test_run import CONFIG, dataset, whole  # noqa: F401 - fixtures
+from tests.train.small import CONFIG
 
 PLACES = (
     *("lock", "config.json", "config.json.tmp", "metrics.jsonl", "metrics.jsonl.tmp", "figures", "figures/epoch-2"),
@@ -36,7 +36,7 @@ def test_what_is_neither_file_nor_folder_is_refused(dataset, whole, tmp_path, ou
             lambda: running.read_config(workdir / "config.json"),
         ):
             with pytest.raises(
-                InputError, match="--workdir must be new|must be a file or a folder, and is a"
+                InputError, match="must be a file or a folder, and is a|config.json does not exist"
             ) as refused:
                 door()
             assert str(refused.value).isprintable()
@@ -73,11 +73,11 @@ def test_a_workdir_that_leads_nowhere_is_refused(dataset, tmp_path, outside, kin
     NO_FILES[kind](tmp_path / "run", outside)
     with pytest.raises(InputError, match="--workdir must be"):
         running.run(CONFIG, dataset, tmp_path / "run")
-    with pytest.raises((InputError, OSError), match="must be a run's folder|Too many levels"):
+    with pytest.raises(InputError, match="must be a run's folder"):
         running.read_config(tmp_path / "run" / "config.json")
 
 
-def test_a_run_folder_may_be_named_by_a_link(dataset, whole, tmp_path):  # noqa: F811
+def test_a_run_folder_may_be_named_by_a_link(dataset, whole, tmp_path):
     (tmp_path / "name").symlink_to(whole[1])
     assert running.run(CONFIG, dataset, tmp_path / "name").metrics == whole[0].metrics
     assert isinstance(running.read_config(tmp_path / "name" / "config.json"), Config)
