@@ -20,6 +20,8 @@ _KINDS = {
     stat.S_IFBLK: "a device",
 }
 
+_DEEPEST = 32
+
 
 def check_tree(folder: Path) -> None:
     """Refuses a folder in which anything, at any depth, is neither a file nor a folder; `folder` may be a link itself.
@@ -27,15 +29,20 @@ def check_tree(folder: Path) -> None:
     A link would lead what is read or written there elsewhere; a pipe or a device would be waited for, for ever.
 
     Raises:
-        InputError: it names the first such entry.
+        InputError: it names the first such entry, or one that lies deeper than any of ours.
     """
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:  # may be leaving
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            if entry.is_dir(follow_symlinks=False):
-                check_tree(Path(entry.path))
-            elif not entry.is_file(follow_symlinks=False):
-                with contextlib.suppress(FileNotFoundError):
-                    _check_kind(Path(entry.path), os.lstat(entry.path).st_mode)
+    folders = [(Path(folder), 0)]
+    while folders:
+        place, depth = folders.pop()
+        if depth > _DEEPEST:
+            raise InputError(f"{folder} must be at most {_DEEPEST} folders deep, and {place.name} in it is deeper")
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(place) as entries:  # may be leaving
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append((Path(entry.path), depth + 1))
+                elif not entry.is_file(follow_symlinks=False):
+                    with contextlib.suppress(FileNotFoundError):
+                        _check_kind(Path(entry.path), os.lstat(entry.path).st_mode)
 
 
 def _check_kind(path: Path, mode: int) -> None:

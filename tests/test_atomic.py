@@ -85,6 +85,13 @@ def test_a_folder_is_looked_through_to_its_depth(no_file, tmp_path):
     check_tree(no_file.parent)
 
 
+def test_a_folder_without_end_is_refused(folder):
+    deep = folder / "/".join(40 * "a")
+    deep.mkdir(parents=True)
+    with pytest.raises(InputError, match="must be at most 32 folders deep"):
+        check_tree(folder)
+
+
 def test_a_folder_may_be_named_by_a_link(folder, tmp_path):
     (tmp_path / "name").symlink_to(folder)
     (folder / "inner").mkdir()

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -302,8 +303,9 @@ def unsealed(text: str) -> dict[str, Any] | None:
     """The record that `sealed` made this text of; None if it did not."""
     try:
         record = json.loads(text)
+        _ = record["config"]
         rest = {name: value for name, value in record.items() if name != "sha256"}
-        whole = record["sha256"] == _seal(rest) and isinstance(record["data"]["sha256"], str) and record["config"]
+        whole = record["sha256"] == _seal(rest) and re.fullmatch("[0-9a-f]{64}", record["data"]["sha256"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return record if whole else None

