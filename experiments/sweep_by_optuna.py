@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from cnnjax import cli
-from cnnjax.atomic import replacing, write_text
+from cnnjax.atomic import check_tree, replacing, write_text
 from cnnjax.cli import Arguments, Progress
 from cnnjax.config import Config, check_seed, differences, from_json, to_json
 from cnnjax.data import load
@@ -163,6 +163,7 @@ def check(workdir: Path, config: Config, asked: Mapping[str, Any], join: bool) -
                     f"--workdir must be new, empty or a study's, and {workdir} has files and no study.json"
                 )
             return
+        check_tree(workdir)
         record = run.read_sealed(path)
     except OSError as error:
         raise InputError(f"--workdir must be a folder that can be read and written, got {workdir}: {error}") from None
