@@ -10,17 +10,19 @@ import jax
 
 import cnnjax
 from cnnjax.ops.compiler import compiler_options
+from cnnjax.settings import pinned
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
+# As a training has them: most that decide a number are held by `settings.pinned`.
 _JAX_SETTINGS = (
     *("jax_default_prng_impl", "jax_threefry_partitionable", "jax_random_seed_offset", "jax_enable_x64"),
-    *("jax_default_matmul_precision", "jax_numpy_dtype_promotion", "jax_disable_jit", "jax_disable_most_optimizations"),
-    *("jax_optimization_level", "jax_exec_time_optimization_effort", "jax_memory_fitting_level"),
+    "jax_exec_time_optimization_effort",
 )
 _VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NPROC", "PJRT_NPROC")  # XLA takes its number of threads from NPROC
 _VECTORS = ("sse", "ssse", "avx", "fma", "f16c", "amx", "asimd", "neon", "sve", "bf16", "i8mm")
 
 
+@pinned()
 def environment() -> dict[str, Any]:
     """Versions, devices, cores, processor, and the settings of JAX and XLA; what JSON can hold."""
     return {
