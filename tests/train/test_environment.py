@@ -50,6 +50,6 @@ def test_a_run_that_goes_on_elsewhere_says_so_once_and_records_it(dataset, whole
     assert record["cores"] == 1000 and record["resumed_in"] == [environment()]
     (copy,) = [running.unsealed((folder / "config.json").read_text()) for folder in path.parent.glob("checkpoints/*/2")]
     assert copy == record
-    shutil.rmtree(tmp_path / "run" / "checkpoints" / "epochs" / "0")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "epochs" / "1")
     running.run(CONFIG, dataset, tmp_path / "run", say=said.append)
     assert len(said) == 1 and running.read_sealed(path) == record
