@@ -1,5 +1,22 @@
 import jax
+import jaxtyping
 import pytest
+
+from tests import typechecker
+
+# Before the first import of these rooms, so that shapes and types in their signatures are checked in every test.
+# Not in `config`: it checks its own fields, and under `jax.vmap` a `Hyperparams` holds arrays in the place of numbers.
+_CHECKED = [f"cnnjax.{room}" for room in ("data", "geometry", "models", "ops", "sweep", "tracing")]
+jaxtyping.install_import_hook(_CHECKED, f"{typechecker.__name__}.checked")
+
+
+@pytest.fixture(autouse=True)
+def types_are_checked(request):
+    """Unless the test is marked `wrong_types`: it hands in what a signature does not allow, to see it refused."""
+    wrong = request.node.get_closest_marker("wrong_types") is not None
+    jaxtyping.config.update("jaxtyping_disable", wrong)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -81,6 +81,7 @@ def test_groups_share_the_in_channels_out():
         ({"spatial": (7, 7), "window": 3, "rounding": "up"}, "rounding must be one of exact, floor, ceil, got 'up'"),
     ],
 )
+@pytest.mark.wrong_types
 def test_errors_name_argument_rule_value_and_what_fits(arguments, message):
     with pytest.raises(InputError) as error:
         geometry.place_windows(**arguments)

@@ -24,7 +24,7 @@ _UNFINISHED = re.compile(r"\w+\.(?P<stage>new|tmp)\.[0-9a-f]{32}")
 _OLD = 24 * 3600.0  # seconds after which a folder is abandoned, where no lock says so
 
 
-def open_regular(path: Path) -> io.BufferedReader:
+def open_regular(path: Path | str) -> io.BufferedReader:
     """The file, open for reading.
 
     Raises:

@@ -1,9 +1,9 @@
 """Images and labels from one NumPy file: x_train, y_train, x_test, y_test, and class_names if it has them."""
 
+import io
 import math
 import zipfile
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
@@ -114,7 +114,7 @@ def _member(path: Path, archive: zipfile.ZipFile, name: str, info: zipfile.ZipIn
         raise InputError(f"data.npz: {name} in {str(path)!r} {reason}") from error
 
 
-def _require_honest_header(file: IO[bytes], size: int) -> None:
+def _require_honest_header(file: io.BufferedIOBase, size: int) -> None:
     """Raises ValueError if an array declares more than its bytes, before memory is asked for, or an odd shape."""
     version = np.lib.format.read_magic(file)
     if version == (3, 0):

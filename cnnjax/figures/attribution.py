@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Real
 
 from cnnjax.figures import settings, tiles
 from cnnjax.figures.convergence import MARKERS
@@ -14,7 +14,7 @@ PERCENTILE = 99.0  # of a map, drawn as its largest value
 
 @settings.own
 def draw(
-    images: Float[np.ndarray, "images height width channels"],
+    images: Real[np.ndarray, "images height width channels"],
     maps: Mapping[str, Float[np.ndarray, "images height width"]],
     projections: Mapping[str, Float[np.ndarray, "images height width channels"]],
     labels: Sequence[str],

@@ -7,12 +7,12 @@ BACKGROUND = 1.0  # between the tiles, as paper
 OUTSIDE = 0.85  # outside the image
 
 
-def signed(values: Float[np.ndarray, "..."], scale: float | np.ndarray) -> Float[np.ndarray, "..."]:
+def signed(values: Float[np.ndarray, "..."], scale: float | np.floating | np.ndarray) -> Float[np.ndarray, "..."]:
     """Zero to mid grey, -scale to black, scale to white; clipped. A scale of 0 leaves mid grey."""
     return np.clip(0.5 + 0.5 * values / np.where(scale > 0, scale, 1), 0, 1)
 
 
-def robust_scale(tile: Float[np.ndarray, "height width channels"], percentile: float = 99.5) -> float:
+def robust_scale(tile: Float[np.ndarray, "..."], percentile: float = 99.5) -> float:
     """The percentile of the absolute values: a few extreme pixels do not make the rest of the tile grey."""
     return float(np.percentile(np.abs(tile), percentile))
 

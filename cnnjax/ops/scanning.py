@@ -47,7 +47,11 @@ def apply_mlp(layers: Sequence[DenseLayer], x: Float[Array, "*batch inputs"]) ->
 
 
 def scan_mlp(
-    layers: Sequence[DenseLayer], inputs: Float[Array, "batch *spatial channels"], window: Ints, *, strides: Ints = 1
+    layers: Sequence[DenseLayer],
+    inputs: Float[Array | np.ndarray, "batch *spatial channels"],
+    window: Ints,
+    *,
+    strides: Ints = 1,
 ) -> Float[Array, "batch *output units"]:
     """The MLP's outputs at every position of its window, as convolutions made of its weights.
 
@@ -71,7 +75,11 @@ def scan_mlp(
 
 
 def scan_mlp_literally(
-    layers: Sequence[DenseLayer], inputs: Float[Array, "batch *spatial channels"], window: Ints, *, strides: Ints = 1
+    layers: Sequence[DenseLayer],
+    inputs: Float[Array | np.ndarray, "batch *spatial channels"],
+    window: Ints,
+    *,
+    strides: Ints = 1,
 ) -> Float[Array, "batch *output units"]:
     """`scan_mlp` as its words say: a loop over the positions, at each of which the window is cut out and flattened.
 

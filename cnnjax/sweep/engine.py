@@ -298,7 +298,7 @@ class MembersTraining(Training):
         if said := [text for text in told if text]:
             self.say(f"{len(said)} of {count} members trained together: {said[0]}")
 
-    def _answer_unsound(self, count: np.ndarray) -> None:
+    def _answer_unsound(self, count: np.ndarray | np.integer) -> None:
         pass  # the state says which member stands still and since when
 
     def _writes_metrics_of(self, epoch: int) -> bool:

@@ -304,7 +304,7 @@ def _axes(equation: _Equation, value: Value, marked: frozenset[int], unknown: bo
     if equation.primitive == "transpose":
         return frozenset(params["permutation"].index(axis) for axis in marked)
     if equation.primitive == "broadcast_in_dim":
-        return frozenset(params["broadcast_dimensions"][axis] for axis in marked)
+        return frozenset(int(params["broadcast_dimensions"][axis]) for axis in marked)
     if equation.primitive == "reshape":
         origin = {(math.prod(before[:axis]), size): axis not in marked for axis, size in enumerate(before) if size > 1}
         places = [(math.prod(after[:axis]), size) for axis, size in enumerate(after)]

@@ -181,7 +181,7 @@ class Training:
         self.length = max(1, min(2 * self.length, round((stop - step) * CHUNK_SECONDS / max(seconds, 1e-6))))
         self.report("training", self.step, total)
 
-    def _answer_unsound(self, count: np.ndarray) -> None:
+    def _answer_unsound(self, count: np.ndarray | np.integer) -> None:
         """What `on_nan` says, now that the loss or a gradient was not finite in `count` more steps."""
         state, config = self._state, self.config.train
         if config.on_nan == "skip":

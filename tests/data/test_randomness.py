@@ -88,7 +88,7 @@ def test_draws_are_those_of_jax_by_its_defaults():
     np.testing.assert_array_equal(jax.random.uniform(ours, (4,), jnp.float32), numbers)
 
 
-@pytest.mark.parametrize("seed", [-1, 2**31, 2**32, np.int64(-3)])
+@pytest.mark.parametrize("seed", [-1, 2**31, 2**32])
 def test_a_seed_that_would_alias_another_is_refused(seed):
     with pytest.raises(InputError, match=f"seed must be between 0 and 2147483647, got {seed}"):
         address(seed, Purpose.INIT)

@@ -54,6 +54,7 @@ def test_a_checkpoint_is_read_as_it_was_saved(rival, monkeypatch):
         jax.tree.map(np.testing.assert_array_equal, state, saved)
 
 
+@pytest.mark.extra
 def test_the_stacked_members_of_torch_train():
     pytest.importorskip("torch")
     from experiments.rivals import torch_side
@@ -70,10 +71,16 @@ def test_looking_into_a_network_works(rival):
 
 @pytest.mark.parametrize(
     ("suite", "rival"),
-    [("loop", "known length"), ("step", "training"), ("step", "flax"), ("step", "torch graph"), ("sweep", "torch func")]
-    + [("peaks", "matrix rate"), ("peaks", "torch matrix rate"), ("bandwidth", "copy"), ("bandwidth", "torch copy")]
-    + [("pool", rival) for rival in ("max_pool", "reduce_window", "compared", "searched twice", "torch pool")]
-    + [("conv", "conv"), ("conv", "lax"), ("conv", "torch conv channels-last")],
+    [("loop", "known length"), ("step", "training"), ("step", "flax"), ("peaks", "matrix rate"), ("bandwidth", "copy")]
+    + [("pool", rival) for rival in ("max_pool", "reduce_window", "compared", "searched twice")]
+    + [("conv", "conv"), ("conv", "lax")]
+    + [
+        pytest.param(suite, f"torch {rival}", marks=pytest.mark.extra)
+        for suite, rival in (
+            *(("step", "graph"), ("sweep", "func"), ("peaks", "matrix rate"), ("bandwidth", "copy")),
+            *(("pool", "pool"), ("conv", "conv channels-last")),
+        )
+    ],
 )
 def test_a_gpus_rivals_work_at_a_small_size(suite, rival):
     """In the last precision of the suite: bfloat16 wherever there is one. `--rehearse` runs them all."""

@@ -16,6 +16,7 @@ from experiments import sweep_by_optuna as sweeping
 from tests.sweep import sweeps
 
 optuna = pytest.importorskip("optuna")
+pytestmark = pytest.mark.extra
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 SMALL = [

@@ -68,6 +68,7 @@ def test_without_jit():
     np.testing.assert_array_equal(gradient, 4)
 
 
+@pytest.mark.wrong_types
 def test_what_does_not_fit_is_refused():
     with pytest.raises(InputError, match=r"bias must have one entry for each channel of x \(shape \(2, 3\)\), got"):
         ops.add_bias(jnp.ones((2, 3)), jnp.ones(2))

@@ -425,6 +425,7 @@ def test_types_must_agree():
         ops.conv(jnp.zeros((1, 5, 5, 2)), jnp.zeros((3, 3, 2, 2), jnp.bfloat16))
 
 
+@pytest.mark.wrong_types
 def test_conv_transpose_checks_what_it_is_given():
     kernel = jnp.zeros((3, 3, 2, 4))
     with pytest.raises(InputError, match=r"outputs must have the kernel's out channels \(4\), got 2"):

@@ -72,6 +72,7 @@ def test_members_under_vmap():
     np.testing.assert_allclose(jax.vmap(ops.local_response_norm)(x), ops.local_response_norm(x), rtol=1e-6)
 
 
+@pytest.mark.wrong_types
 def test_bad_numbers_are_refused():
     with pytest.raises(InputError, match="size must be at least 1, got 0"):
         ops.local_response_norm(jnp.ones((2, 5)), size=0)

@@ -278,6 +278,7 @@ def test_bad_input_is_told_what_would_fit(pool, options, message):
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.wrong_types
 def test_bad_switches_and_ranks_are_refused():
     with pytest.raises(InputError, match=r"images must be \[batch, \*spatial, channels\]"):
         ops.max_pool(jnp.zeros((4, 4)), 2)
@@ -293,8 +294,8 @@ def test_bad_switches_and_ranks_are_refused():
 @pytest.mark.parametrize("options", [{"window": 2}, {"window": 3, "strides": 2, "padding": 1}, {"window": (9, 8)}])
 def test_many_channels_are_pooled_as_few(options):
     """Each has a form of its own on a CPU; ties, NaN and minus infinity among the images."""
-    few = images_of(0, (2, 18, 17, 3), True)
-    many = np.tile(few, 8)
+    few = jnp.asarray(images_of(0, (2, 18, 17, 3), True))
+    many = jnp.tile(few, 8)
 
     def everything(images):
         values, switches = ops.max_pool_with_switches(images, **options)

@@ -137,6 +137,7 @@ def test_numbers_compile_once(dataset, tmp_path, traces):
 
 @pytest.mark.parametrize("count", [1, 2, 5, 16, 17, 100])
 @pytest.mark.parametrize("size", [0, 1, 2, 7, 16, 1000])
+@pytest.mark.wrong_types
 def test_chunks_hold_all_members_and_are_nearly_even(count, size):
     members = list(range(count))
     cut = engine.chunks(members, size)

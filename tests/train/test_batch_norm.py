@@ -42,6 +42,7 @@ def trained(network, hyper, batches, preprocess=PREPROCESS):
     return state
 
 
+@pytest.mark.extra
 def test_padded_batches_train_as_pytorch_does_on_their_images_alone():
     torch = pytest.importorskip("torch")
     network = lenet()

@@ -137,6 +137,7 @@ def test_grad_cam_by_numbers():
     np.testing.assert_allclose(grad_cam(two_maps, image, [1], relu=0)[0], np.maximum(image[0, :, :, 0], 0) / 16)
 
 
+@pytest.mark.extra
 def test_guided_backpropagation_of_pytorch():
     """Its autograd with a hook at the ReLU that lets positive signals alone pass."""
     torch = pytest.importorskip("torch")
@@ -149,6 +150,7 @@ def test_guided_backpropagation_of_pytorch():
     np.testing.assert_allclose(found, channels_last(images.grad), atol=1e-4)
 
 
+@pytest.mark.extra
 def test_integrated_gradients_of_pytorch_by_a_plain_loop():
     torch = pytest.importorskip("torch")
     network, images = torch_network(torch)
@@ -163,6 +165,7 @@ def test_integrated_gradients_of_pytorch_by_a_plain_loop():
 
 
 @pytest.mark.filterwarnings("ignore")  # captum's own
+@pytest.mark.extra
 def test_the_methods_of_captum():
     torch = pytest.importorskip("torch")
     captum = pytest.importorskip("captum.attr")

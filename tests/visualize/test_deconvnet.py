@@ -476,6 +476,7 @@ def test_a_network_of_flax_nnx_with_residuals_branches_and_batch_norm():
     assert [value.shape[-1] for value in maps] == [4, 4, 2] and all(float(value.min()) == 0 for value in maps)
 
 
+@pytest.mark.extra
 def test_a_network_of_equinox():
     equinox = pytest.importorskip("equinox")
     network = equinox.nn.Sequential(
@@ -504,6 +505,7 @@ def test_a_network_of_equinox():
     np.testing.assert_allclose(found, jax.vmap(by_hand)(images), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.extra
 def test_the_deconvnet_of_pytorch():
     """Two layers with overlapping pools, by max_unpool2d's switches added up and conv_transpose2d."""
     torch = pytest.importorskip("torch")
