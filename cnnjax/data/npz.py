@@ -4,6 +4,7 @@ import io
 import math
 import zipfile
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -114,7 +115,7 @@ def _member(path: Path, archive: zipfile.ZipFile, name: str, info: zipfile.ZipIn
         raise InputError(f"data.npz: {name} in {str(path)!r} {reason}") from error
 
 
-def _require_honest_header(file: io.BufferedIOBase, size: int) -> None:
+def _require_honest_header(file: IO[bytes] | io.BufferedIOBase, size: int) -> None:
     """Raises ValueError if an array declares more than its bytes, before memory is asked for, or an odd shape."""
     version = np.lib.format.read_magic(file)
     if version == (3, 0):

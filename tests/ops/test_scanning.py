@@ -169,6 +169,7 @@ def test_bad_input_is_told_the_rule_and_the_value(form, layers, shape, window, s
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.wrong_types
 def test_apply_mlp_checks_its_input():
     (layer,) = mlp_of(((6, 4), 4))
     with pytest.raises(InputError, match=r"kernel must have 5 rows \(the inputs of x, whose shape is \(2, 5\)\), got"):
