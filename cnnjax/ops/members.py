@@ -77,7 +77,7 @@ def _batch(operands, axes, **params):
     members = next(operand.shape[axis] for operand, axis in zip(operands, axes, strict=True) if axis is not None)
     # A derivative by a shared operand is a sum over the members.
     operands = [
-        operand.astype(sum_dtype(operand.dtype)) if axis is None else jnp.moveaxis(operand, axis, 0)
+        jnp.asarray(operand, sum_dtype(operand.dtype)) if axis is None else jnp.moveaxis(operand, axis, 0)
         for operand, axis in zip(operands, axes, strict=True)
     ]
     dtypes = [variable.aval.dtype for variable in (*params["jaxpr"].constvars, *params["jaxpr"].invars)]
