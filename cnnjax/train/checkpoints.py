@@ -22,6 +22,7 @@ import os
 import re
 import shutil
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -37,6 +38,7 @@ from cnnjax.train.interruption import held
 
 FORMAT = 1
 KINDS = ("epochs", "latest")
+SILENCE = 0.5  # seconds after which no write beside a failed one is thought to go on
 
 
 class Damaged(Exception):
@@ -103,9 +105,18 @@ def _said_once() -> Iterator[None]:
     """Without the log entries and tracebacks that Orbax and its tasks print of a failure, which is raised anyway."""
     levels = {logger: logger.level for logger in map(logging.getLogger, ("absl", "asyncio"))}
     hook = sys.unraisablehook
+    complained = time.monotonic()
+
+    def quietly(problem: Any) -> None:
+        nonlocal complained
+        if "Event loop is closed" in str(problem.exc_value):
+            complained = time.monotonic()
+        else:
+            hook(problem)
+
     for logger in levels:
         logger.setLevel(logging.CRITICAL)
-    sys.unraisablehook = lambda problem: None if "Event loop is closed" in str(problem.exc_value) else hook(problem)
+    sys.unraisablehook = quietly
     try:
         yield
     except BaseException as error:
@@ -115,6 +126,10 @@ def _said_once() -> Iterator[None]:
             traceback.clear_frames(failed.__traceback__)
             failed = failed.__cause__ or failed.__context__
         gc.collect()
+        # The writes that were begun beside the failed one go on in threads of their own, and complain as they end.
+        complained = time.monotonic()
+        while time.monotonic() < complained + SILENCE:
+            time.sleep(SILENCE / 10)
         raise
     finally:
         sys.unraisablehook = hook

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from cnnjax import ops
+from tests.faults.runs import SEED
 
 # Factors that broadcast into [rows, columns], in JAX or NumPy (`xp`).
 FACTORS = {
@@ -83,7 +84,10 @@ def test_sums_are_right_with_our_options(seed):
 @pytest.mark.faults
 @pytest.mark.parametrize("columns, dtype", [(3, "float32"), (16, "float32"), (5, "bfloat16")])
 @pytest.mark.parametrize("rows", [64, 1000, 4096, 33000])
-def test_all_sums_are_right_with_our_options(rows, columns, dtype):
-    bound = 1e-4 if dtype == "float32" else 0.05
-    wrong = {p: e for p in PROGRAMS if (e := error(p, rows, columns, dtype, ops.compiler_options())) > bound}
+def test_many_sums_are_right_with_our_options(rows, columns, dtype):
+    """Every program at 4096 rows of three columns, where most are wrong by default; elsewhere others for each seed."""
+    every = (rows, columns) == (4096, 3)
+    programs = PROGRAMS if every else random.Random(f"{SEED}{rows}{columns}").sample(PROGRAMS, 60)
+    bound = 1e-3 if dtype == "float32" else 0.05  # rounding of 33,000 terms one after another; wrong sums miss a third
+    wrong = {p: e for p in programs if (e := error(p, rows, columns, dtype, ops.compiler_options())) > bound}
     assert not wrong
