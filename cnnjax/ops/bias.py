@@ -33,11 +33,11 @@ def add_bias(x: Num[Array, "*places channels"], bias: Num[Array, " channels"]) -
         raise InputError(f"bias must have one entry for each channel of x (shape {x.shape}), got shape {bias.shape}")
     if x.dtype != bias.dtype:
         raise InputError(f"bias must have the type of x ({x.dtype}), got {bias.dtype}")
-    return x + _spread_p.bind(bias, places=x.shape[:-1])
+    return x + spread_p.bind(bias, places=x.shape[:-1])
 
 
-_spread_p = Primitive("spread_channels")  # [*members, channels] -> [*members, *places, channels]
-_sum_p = Primitive("sum_channels")  # and back; `members` is how many axes of members there are
+spread_p = Primitive("spread_channels")  # [*members, channels] -> [*members, *places, channels]
+sum_p = Primitive("sum_channels")  # and back; `members` is how many axes of members there are
 
 
 def _spread(bias, *, places):
@@ -74,7 +74,7 @@ def _sum_by_products(values, *, members, rows):
 
 @functools.cache
 def _compiled(members: int):
-    return compiler.eager(functools.partial(_sum_p.bind, members=members))
+    return compiler.eager(functools.partial(sum_p.bind, members=members))
 
 
 def _evaluate_sum(values, *, members):
@@ -83,48 +83,48 @@ def _evaluate_sum(values, *, members):
     return _compiled(members)(values)
 
 
-_spread_p.def_impl(_spread)
-_sum_p.def_impl(_evaluate_sum)
+spread_p.def_impl(_spread)
+sum_p.def_impl(_evaluate_sum)
 
 
-@_spread_p.def_abstract_eval
+@spread_p.def_abstract_eval
 def _abstract_spread(bias, *, places):
     return core.ShapedArray((*bias.shape[:-1], *places, bias.shape[-1]), bias.dtype)
 
 
-@_sum_p.def_abstract_eval
+@sum_p.def_abstract_eval
 def _abstract_sum(values, *, members):
     return core.ShapedArray((*values.shape[:members], values.shape[-1]), values.dtype)
 
 
-mlir.register_lowering(_spread_p, mlir.lower_fun(_spread, multiple_results=False))
-mlir.register_lowering(_sum_p, mlir.lower_fun(_sum, multiple_results=False))
-mlir.register_lowering(_sum_p, compiler.cpu_lowering(_sum_for_cpu), platform="cpu")
+mlir.register_lowering(spread_p, mlir.lower_fun(_spread, multiple_results=False))
+mlir.register_lowering(sum_p, mlir.lower_fun(_sum, multiple_results=False))
+mlir.register_lowering(sum_p, compiler.cpu_lowering(_sum_for_cpu), platform="cpu")
 
 
 def _transpose_spread(cotangent, bias, *, places):
     if isinstance(cotangent, ad.Zero):
         return [ad.Zero(bias.aval)]
-    return [_sum_p.bind(cotangent, members=bias.aval.ndim - 1)]
+    return [sum_p.bind(cotangent, members=bias.aval.ndim - 1)]
 
 
 def _transpose_sum(cotangent, values, *, members):
     if isinstance(cotangent, ad.Zero):
         return [ad.Zero(values.aval)]
-    return [_spread_p.bind(cotangent, places=values.aval.shape[members:-1])]
+    return [spread_p.bind(cotangent, places=values.aval.shape[members:-1])]
 
 
-ad.deflinear2(_spread_p, _transpose_spread)
-ad.deflinear2(_sum_p, _transpose_sum)
+ad.deflinear2(spread_p, _transpose_spread)
+ad.deflinear2(sum_p, _transpose_sum)
 
 
 def _batch_spread(operands, axes, *, places):
-    return _spread_p.bind(jnp.moveaxis(operands[0], axes[0], 0), places=places), 0
+    return spread_p.bind(jnp.moveaxis(operands[0], axes[0], 0), places=places), 0
 
 
 def _batch_sum(operands, axes, *, members):
-    return _sum_p.bind(jnp.moveaxis(operands[0], axes[0], 0), members=members + 1), 0
+    return sum_p.bind(jnp.moveaxis(operands[0], axes[0], 0), members=members + 1), 0
 
 
-batching.primitive_batchers[_spread_p] = _batch_spread
-batching.primitive_batchers[_sum_p] = _batch_sum
+batching.primitive_batchers[spread_p] = _batch_spread
+batching.primitive_batchers[sum_p] = _batch_sum

@@ -5,7 +5,9 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import core, lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
 from cnnjax.errors import InputError
@@ -40,18 +42,35 @@ def local_response_norm(
     if not bias > 0:
         raise InputError(f"bias must be above 0, got {bias}")
     scale = alpha / size if alpha_over_n else alpha
-    return _named(jnp.asarray(x), size, bias, scale, beta)
+    return local_response_norm_p.bind(jnp.asarray(x), size=size, bias=bias, alpha=scale, beta=beta)
 
 
-def _local_response_norm(x, size: int, bias: float, alpha: float, beta: float):
+# A primitive, so that the deconvnet knows it in a jaxpr, and takes no other function of that name for it.
+local_response_norm_p = Primitive("local_response_norm")
+
+
+@functools.partial(jax.jit, static_argnames=("size", "bias", "alpha", "beta"))
+def _local_response_norm(x, *, size: int, bias: float, alpha: float, beta: float):
     wide = x.astype(sum_dtype(x.dtype))
     normed = wide * _inverse_power(bias + alpha * _neighbour_sum(wide * wide, size), beta)
     return normed if wide.dtype == x.dtype else normed.astype(x.dtype)
 
 
-# Under a `jit` of its own the operation keeps its name in a jaxpr, where the deconvnet looks for it.
-_local_response_norm.__name__ = _local_response_norm.__qualname__ = "local_response_norm"
-_named = jax.jit(_local_response_norm, static_argnums=(1, 2, 3, 4))
+def _jvp(primals, tangents, **numbers):
+    return jax.jvp(
+        functools.partial(_local_response_norm, **numbers), primals, tuple(map(ad.instantiate_zeros, tangents))
+    )
+
+
+def _batch(operands, axes, **numbers):
+    return local_response_norm_p.bind(jnp.moveaxis(operands[0], axes[0], 0), **numbers), 0
+
+
+local_response_norm_p.def_impl(_local_response_norm)
+local_response_norm_p.def_abstract_eval(lambda x, **_: core.ShapedArray(x.shape, x.dtype))
+mlir.register_lowering(local_response_norm_p, mlir.lower_fun(_local_response_norm, multiple_results=False))
+ad.primitive_jvps[local_response_norm_p] = _jvp
+batching.primitive_batchers[local_response_norm_p] = _batch
 
 
 def _neighbour_sum(squares, size: int):

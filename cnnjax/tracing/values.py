@@ -19,6 +19,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
+from jax.extend.core import Primitive, primitives
+
+from cnnjax.ops import bias, normalization, selection, windowed_product
+
+# What is known of a primitive is known by what it is and not by its name, which any other may have.
+_KNOWN = {
+    entry
+    for module in (primitives, lax, bias, normalization, selection, windowed_product)
+    for entry in vars(module).values()
+    if isinstance(entry, Primitive)
+}
 
 
 class Kind(enum.IntEnum):
@@ -92,11 +104,6 @@ def rectified(value: Value) -> Value:
     if value.kind not in (Kind.CHOICE, *LINEAR):
         return Value(None, Kind.NONLINEAR, value.name or "relu")
     return Value(None, Kind.LINEAR, "", None, _changed(value), value.repeated, value.copies, nonnegative=True)
-
-
-def rescaled(value: Value) -> Value:
-    """What an elementwise normalization makes of it."""
-    return Value(None, Kind.LINEAR, "", None, _changed(value), value.repeated, value.copies, value.nonnegative)
 
 
 def chosen(chooser: Value, cases: Sequence[Value]) -> Value:
@@ -225,6 +232,11 @@ def _join(values: Sequence[Value]) -> Kind | None:
     return Kind.DIVISOR if kinds == {Kind.SPREAD, Kind.DIVISOR} else None
 
 
+def known_name(primitive: Primitive) -> str:
+    """The primitive's name, if it is of JAX or of our operations; empty for any other, of which nothing is known."""
+    return primitive.name if primitive in _KNOWN else ""
+
+
 # --- one equation --------------------------------------------------------------------------------------------------
 
 
@@ -234,7 +246,7 @@ def outputs_of(equation, inputs: Sequence[Value], name: str) -> list[Value]:
     Args:
         name: what to call the equation's function, if it is nonlinear.
     """
-    primitive, outputs = equation.primitive.name, [variable.aval for variable in equation.outvars]
+    primitive, outputs = known_name(equation.primitive), [variable.aval for variable in equation.outvars]
     held = [value for value in inputs if value.kind]
     opened = next((value for value in held if value.kind == Kind.NONLINEAR), None)
     if opened is not None:
@@ -746,6 +758,14 @@ def _power(equation: _Equation) -> _Known:
     return None if kind is None else Value(None, kind, value.name)
 
 
+def _normalize_elementwise(equation: _Equation) -> _Known:
+    """Which is passed unchanged, and moves nothing."""
+    (value,) = equation.inputs
+    if value.kind not in LINEAR:
+        return None
+    return Value(None, Kind.LINEAR, "", None, _changed(value), value.repeated, value.copies, value.nonnegative)
+
+
 def _negate(equation: _Equation) -> _Known:
     return _scaled(equation, equation.inputs[0], -1.0, distinct=False)
 
@@ -782,6 +802,7 @@ _RULES: dict[str, Callable[[_Equation], _Known]] = {
         ("eq ne lt le gt ge", _compare),
         ("abs exp integer_pow log pow rsqrt sqrt square", _power),
         ("is_finite", lambda _: Value(None)),
+        ("local_response_norm", _normalize_elementwise),
     )
     for primitive in primitives.split()
 }

@@ -16,11 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
+from jax.extend.core import primitives
 from jaxtyping import Array, Float, Int
 
 from cnnjax import ops
 from cnnjax.errors import InputError
 from cnnjax.models import ConvNet
+from cnnjax.ops.normalization import local_response_norm_p
 from cnnjax.tracing import values
 from cnnjax.tracing.values import Kind, Value
 
@@ -32,9 +34,9 @@ BACKWARD: dict[str, Callable[[Array, Array], Array]] = {
     "guided": lambda forward, signal: jnp.where(forward > 0, jnp.maximum(signal, 0), 0),
 }
 
-# Functions through which the signal passes unchanged, by the name under which they are jitted. The ECCV edition of
-# the paper leaves contrast normalization out of the reconstruction.
-PASSED_UNCHANGED = ("local_response_norm",)
+# Primitives through which the signal passes unchanged. The ECCV edition of the paper leaves contrast normalization out
+# of the reconstruction.
+PASSED_UNCHANGED = (local_response_norm_p,)
 
 _KEEPING_A_NUMBER = frozenset(("broadcast_in_dim", "convert_element_type", "copy", "reshape", "squeeze"))
 # Functions of JAX that are no more than the primitives in them. Any other, jitted under its own name (gelu, relu6), is
@@ -186,11 +188,11 @@ def _evaluate(jaxpr: core.Jaxpr, consts, inputs: Sequence[Value], walk: _Walk, w
 
 def _capped(jaxpr: core.Jaxpr) -> set:
     """Maxima that are bounded from above at once: parts of a relu6 and the like, and no ReLUs."""
-    maxima = {equation.outvars[0] for equation in jaxpr.eqns if equation.primitive.name == "max"}
+    maxima = {equation.outvars[0] for equation in jaxpr.eqns if equation.primitive is primitives.max_p}
     return maxima & {
         variable
         for equation in jaxpr.eqns
-        if equation.primitive.name == "min"
+        if equation.primitive is primitives.min_p
         and any(isinstance(v, core.Literal) and np.all(np.isfinite(np.asarray(v.val))) for v in equation.invars)
         for variable in equation.invars
         if not isinstance(variable, core.Literal)
@@ -198,15 +200,12 @@ def _capped(jaxpr: core.Jaxpr) -> set:
 
 
 def _evaluate_equation(equation, inputs: list[Value], walk: _Walk, within: str) -> list[Value]:
-    primitive, params = equation.primitive.name, equation.params
+    primitive, params = values.known_name(equation.primitive), equation.params
     inner: Any = params.get("jaxpr") or params.get("call_jaxpr")
     arrays = [value.array for value in inputs]
     if primitive == "jit":
-        if params["name"] in PASSED_UNCHANGED and walk.strict and inputs[0].kind in values.LINEAR:
-            passed = _straight_through(core.jaxpr_as_fun(inner), arrays)
-            return [dataclasses.replace(values.rescaled(inputs[0]), array=passed)]
         return _evaluate(inner.jaxpr, inner.consts, inputs, walk, _function_of_jax(inner.jaxpr, inputs, within))
-    if primitive in ("checkpoint", "remat2"):
+    if primitive == "remat2":
         return _evaluate(inner, (), inputs, walk, within)  # what is stored and what is computed again changes no value
     if not any(value.kind for value in inputs):
         number = values.number_of(inputs[0]) if primitive in _KEEPING_A_NUMBER else None
@@ -231,8 +230,9 @@ def _evaluate_equation(equation, inputs: list[Value], walk: _Walk, within: str) 
         array = sign * walk.relu(jnp.broadcast_to(x.array, equation.outvars[0].aval.shape))
         known = values.rectified(x) if sign > 0 else dataclasses.replace(values.rectified(x), nonnegative=False)
         return [walk.settled(dataclasses.replace(known, array=array))]
-    known = values.outputs_of(equation, inputs, within or primitive)
-    arrays = _bind(equation, arrays)
+    known = values.outputs_of(equation, inputs, within or equation.primitive.name)
+    evaluate = _straight_through if walk.strict and equation.primitive in PASSED_UNCHANGED else _bind
+    arrays = evaluate(equation, arrays)
     return [walk.settled(dataclasses.replace(v, array=a)) for v, a in zip(known, arrays, strict=True)]
 
 
@@ -243,8 +243,10 @@ def _bind(equation, arrays: list) -> list[Array]:
 
 def _function_of_jax(jaxpr: core.Jaxpr, inputs: Sequence[Value], within: str) -> str:
     """The name of the function of JAX that the jaxpr is the whole or a part of; empty where it is somebody else's."""
-    name, file = jaxpr.debug_info.func_name, jaxpr.debug_info.func_filename
-    if within or not (file or "").startswith(os.path.dirname(jax.__file__)):
+    name, file = jaxpr.debug_info.func_name, jaxpr.debug_info.func_filename or ""
+    if not file.startswith(os.path.dirname(jax.__file__) + os.sep):
+        return ""
+    if within:
         return within
     if name == "clip" and len(inputs) == 3 and values.number_of(inputs[2]) != np.inf:
         return name
@@ -253,7 +255,7 @@ def _function_of_jax(jaxpr: core.Jaxpr, inputs: Sequence[Value], within: str) ->
 
 def _rectified(equation, inputs: list[Value], within: str) -> tuple[Value, int] | None:
     """(x, 1) where the primitive is the ReLU of x, and (x, -1) where it is the negative; None where it is none."""
-    primitive = equation.primitive.name
+    primitive = values.known_name(equation.primitive)
     if within not in ("", "relu") or not jnp.issubdtype(equation.outvars[0].aval.dtype, jnp.inexact):
         return None
     if primitive in ("max", "min"):
@@ -360,23 +362,22 @@ def _refuse_inside(primitive: str) -> NoReturn:
     raise InputError(f"function must have its ReLUs outside {primitive}, where no rule reaches them")
 
 
-def _straight_through(function: Callable[..., Any], inputs: list[Array]) -> Array:
-    """`function(x)` forward, and the signal passed to `x` as it is."""
+def _straight_through(equation, arrays: list) -> list[Array]:
+    """The equation forward, and the signal passed to its operand as it is."""
 
     @jax.custom_vjp
     def passed(x):
-        return function(x)[0]
+        return _bind(equation, [x])[0]
 
-    passed.defvjp(lambda x: (function(x)[0], None), lambda _, signal: (signal,))
-    (x,) = inputs
-    return passed(x)
+    passed.defvjp(lambda x: (passed(x), None), lambda _, signal: (signal,))
+    return [passed(*arrays)]
 
 
 def _contains_relu(jaxpr: core.Jaxpr) -> bool:
     """Whether a maximum of something and zero stands in it, which may be a ReLU."""
     return any(
         (
-            equation.primitive.name == "max"
+            equation.primitive is primitives.max_p
             and any(isinstance(v, core.Literal) and np.all(np.asarray(v.val) == 0) for v in equation.invars)
         )
         or any(_contains_relu(inner) for inner in _inner_jaxprs(equation))

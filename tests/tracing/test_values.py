@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import core
+from jax.extend.core import Primitive
 
 from cnnjax import ops
 from cnnjax.errors import InputError
@@ -224,6 +226,36 @@ def test_every_other_nonlinearity_is_refused_in_every_place(place):
             assert "function must have ReLUs only as its nonlinearities, got " in str(error)
             assert not str(error).endswith("got ")
     assert not passed
+
+
+def jitted(name):
+    def function(x):
+        return jnp.tanh(x)
+
+    function.__name__ = function.__qualname__ = name
+    return jax.jit(function)
+
+
+def primitive(name):
+    made = Primitive(name)
+    made.def_abstract_eval(lambda x: core.ShapedArray(x.shape, x.dtype))
+    return made.bind
+
+
+BORROWED = {
+    jitted: ["local_response_norm", "relu", "softmax", "logsumexp", "clip", "maximum", "_where", "standardize"],
+    primitive: ["local_response_norm", "copy", "neg", "reshape", "max_with_choice", "select_in_windows", "jit", "scan"],
+}
+
+
+@pytest.mark.parametrize("make", BORROWED)
+def test_a_name_makes_no_function_another(make):
+    """The signal passes our response norm unchanged, and copies are linear; other functions of these names are not."""
+    for name in BORROWED[make]:
+        function = make(name)
+        for place in (function, lambda x, function=function: jax.checkpoint(function)(x @ A) @ B):
+            with pytest.raises(InputError, match="function must have ReLUs only as its nonlinearities, got "):
+                jax.eval_shape(with_relu_rule(place), X)
 
 
 @pytest.mark.parametrize("place", GATES)
