@@ -5,6 +5,7 @@ import pytest
 
 from cnnjax import ops
 from cnnjax.errors import InputError
+from tests.cases import some
 
 
 def loops(x, size, bias, alpha, beta):
@@ -19,8 +20,8 @@ def loops(x, size, bias, alpha, beta):
     return result
 
 
-@pytest.mark.parametrize("size", [1, 2, 5, 20])
-@pytest.mark.parametrize("beta", [0.75, 0.5, 0.6])
+@pytest.mark.parametrize("size", some([1, 2, 5, 20], 2))
+@pytest.mark.parametrize("beta", some([0.75, 0.5, 0.6], 0.75, 0.6))
 def test_local_response_norm_is_the_formula(size, beta):
     x = jax.random.normal(jax.random.key(0), (2, 3, 3, 9)) * 3
     for alpha_over_n, alpha in ((False, 0.1), (True, 0.1 / size)):
@@ -33,7 +34,7 @@ def test_the_defaults_are_the_papers():
     np.testing.assert_allclose(ops.local_response_norm(x), loops(x, 5, 2.0, 1e-4, 0.75), rtol=1e-5)
 
 
-@pytest.mark.parametrize("beta", [0.75, 0.6])
+@pytest.mark.parametrize("beta", some([0.75, 0.6], 0.75))
 def test_gradients_are_those_of_the_formula(beta):
     x, direction = jax.random.normal(jax.random.key(0), (2, 3, 7))
 

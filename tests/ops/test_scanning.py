@@ -11,6 +11,7 @@ import pytest
 from cnnjax import geometry, ops
 from cnnjax.errors import InputError
 from cnnjax.ops import DenseLayer
+from tests.cases import some
 
 # spatial shape, channels, window
 SIGNALS = {"sound": ((13,), 2, (4,)), "image": ((7, 8), 3, (3, 2)), "volume": ((5, 4, 5), 2, (2, 3, 2))}
@@ -42,10 +43,14 @@ def cut_windows(inputs, window, strides):
     return np.moveaxis(views.reshape(len(inputs), np.prod(output), -1), 1, 0), output
 
 
-@pytest.fixture(params=itertools.product(SIGNALS, (1, 2)), ids=lambda case: f"{case[0]}-stride-{case[1]}")
+SCANS = [f"{name}, stride {strides}" for name in SIGNALS for strides in (1, 2)]
+
+
+@pytest.fixture(params=some(SCANS, SCANS[3]))
 def scan(request):
     """(layers, inputs, window, strides) of an MLP with three layers."""
-    name, strides = request.param
+    name, strides = request.param.split(", stride ")
+    strides = int(strides)
     spatial, channels, window = SIGNALS[name]
     return random_mlp(1, int(np.prod(window)) * channels, 6, 5, 4), random(0, 2, *spatial, channels), window, strides
 
@@ -87,7 +92,7 @@ def test_the_gradient_of_a_shared_weight_is_the_sum_over_its_copies(scan):
         close(jax.jit(jax.grad(functools.partial(shared_loss, form)))(layers), summed)
 
 
-@pytest.mark.parametrize("name", SIGNALS)
+@pytest.mark.parametrize("name", some(SIGNALS, next(iter(SIGNALS))))
 def test_scans_behind_each_other_are_one_scan_of_the_subnet_that_they_make(name):
     """The distributed scan: later layers see windows too, and the subnet is itself scanned within its window."""
     spatial, channels, window = SIGNALS[name]

@@ -11,6 +11,7 @@ import pytest
 from jax import lax
 
 from cnnjax import ops
+from tests.cases import some
 
 
 def compiled_steps(image_shape, kernel_shapes, members=None, **options):
@@ -43,7 +44,7 @@ def compiled_steps(image_shape, kernel_shapes, members=None, **options):
     ],
     ids=["images", "strides", "sound", "volumes"],
 )
-@pytest.mark.parametrize("members", [None, 2])
+@pytest.mark.parametrize("members", some([None, 2], 2))
 def test_no_convolution_in_a_loop_is_without_a_library(image_shape, kernel_shapes, options, members):
     hlo = compiled_steps(image_shape, kernel_shapes, members, **options)
     # XLA:CPU is slow in a loop wherever other dimension numbers, groups or interleaved zeros are left
