@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from cnnjax.atomic import replacing
 from cnnjax.figures import settings, tiles
@@ -15,8 +15,8 @@ FRAME_MILLISECONDS, LAST_MILLISECONDS = 700, 2500
 @settings.own
 def draw(
     kernels: Float[np.ndarray, "epochs height width channels filters"],
-    projections: dict[str, Float[np.ndarray, "rows epochs height width channels"]],
-    dead: dict[str, np.ndarray],
+    projections: dict[str, Float[np.ndarray, "_rows epochs _height _width channels"]],
+    dead: dict[str, Bool[np.ndarray, "_rows epochs"]],
     epochs: tuple[int, ...],
     first_layer: str,
 ) -> list[np.ndarray]:

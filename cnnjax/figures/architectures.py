@@ -16,7 +16,7 @@ COLUMNS = 3  # blocks of filters in a row, so that the figure fits a page
 
 @settings.own
 def draw(
-    kernels: Sequence[Float[np.ndarray, "height width channels filters"]],
+    kernels: Sequence[Float[np.ndarray, "_height _width _channels _filters"]],
     names: Sequence[str],
     notes: Sequence[str],
     frequencies: Float[np.ndarray, " rings"],
@@ -71,7 +71,7 @@ def draw(
 
 @settings.own
 def draw_projections(
-    projections: Sequence[Float[np.ndarray, "maps height width channels"]],
+    projections: Sequence[Float[np.ndarray, "maps _height _width _channels"]],
     dead: Sequence[Bool[np.ndarray, " maps"]],
     names: Sequence[str],
     layer: str,

@@ -13,6 +13,8 @@ COLOURS = (  # told apart by the colour-blind
 )  # fmt: skip
 MARKERS = "osDv^<>pP*"
 
+Measured = Sequence[float] | Float[np.ndarray, " counts"]  # NaN where it was not
+
 
 @settings.own
 def draw_crossover(
@@ -62,7 +64,7 @@ def draw_crossover(
     return figure
 
 
-def ahead_from(counts: Sequence[int], ours: Sequence[float], theirs: Sequence[float]) -> int | None:
+def ahead_from(counts: Sequence[int], ours: Measured, theirs: Measured) -> int | None:
     """The least number of members from which on ours is ahead at every number that was measured, or None."""
     behind = [place for place, (our, their) in enumerate(zip(ours, theirs, strict=True)) if not our > their]
     first = behind[-1] + 1 if behind else 0
