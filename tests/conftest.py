@@ -6,7 +6,7 @@ from tests import typechecker
 
 # Before the first import of these rooms, so that shapes and types in their signatures are checked in every test.
 # Not in `config`: it checks its own fields, and under `jax.vmap` a `Hyperparams` holds arrays in the place of numbers.
-_CHECKED = [f"cnnjax.{room}" for room in ("data", "figures", "geometry", "sweep", "tracing")]
+_CHECKED = [f"cnnjax.{room}" for room in ("data", "figures", "geometry", "ops", "sweep", "tracing")]
 jaxtyping.install_import_hook(_CHECKED, f"{typechecker.__name__}.checked")
 
 

@@ -9,6 +9,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import core, lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
@@ -22,7 +23,9 @@ SUMMED_AS_PRODUCT = 2**14  # from so many numbers a member on; below, calling th
 ROWS_OF_PRODUCT = 128  # at most: longer columns of a product are added up without a tree, which costs digits
 
 
-def add_bias(x: Num[Array, "*places channels"], bias: Num[Array, " channels"]) -> Num[Array, "*places channels"]:
+def add_bias(
+    x: Num[Array | np.ndarray, "*places channels"], bias: Num[Array | np.ndarray, " channels"]
+) -> Num[Array, "*places channels"]:
     """x + bias, whose gradient for the bias is fast on a CPU, and in float32 for narrower types.
 
     Raises:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Num
 
 from cnnjax.errors import InputError
@@ -16,8 +17,8 @@ from cnnjax.ops.windowed_product import Windows, windowed_product
 
 
 def conv(
-    images: Num[Array, "batch *spatial in_channels"],
-    kernel: Num[Array, "*window group_in_channels out_channels"],
+    images: Num[Array | np.ndarray, "batch *spatial in_channels"],
+    kernel: Num[Array | np.ndarray, "*window group_in_channels out_channels"],
     *,
     strides: Ints = 1,
     padding: Padding = 0,
@@ -50,8 +51,8 @@ def conv(
 
 
 def conv_transpose(
-    outputs: Num[Array, "batch *output out_channels"],
-    kernel: Num[Array, "*window group_in_channels out_channels"],
+    outputs: Num[Array | np.ndarray, "batch *output out_channels"],
+    kernel: Num[Array | np.ndarray, "*window group_in_channels out_channels"],
     spatial: Sequence[int],
     *,
     strides: Ints = 1,

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Num, PRNGKeyArray
 
 from cnnjax.errors import InputError
@@ -9,9 +10,9 @@ from cnnjax.ops.bias import add_bias
 
 
 def dense(
-    x: Num[Array, "*batch in_features"],
-    kernel: Num[Array, "in_features out_features"],
-    bias: Num[Array, " out_features"] | None = None,
+    x: Num[Array | np.ndarray, "*batch in_features"],
+    kernel: Num[Array | np.ndarray, "in_features out_features"],
+    bias: Num[Array | np.ndarray, " out_features"] | None = None,
 ) -> Num[Array, "*batch out_features"]:
     """x · kernel + bias, over the last axis of x.
 
@@ -33,7 +34,7 @@ def dense(
 
 
 def dropout(
-    key: PRNGKeyArray, x: Float[Array, "*shape"], drop_rate: float | Float[Array, ""]
+    key: PRNGKeyArray, x: Float[Array | np.ndarray, "*shape"], drop_rate: float | Float[Array | np.ndarray, ""]
 ) -> Float[Array, "*shape"]:
     """Sets each entry to zero with probability `drop_rate` and divides the others by 1 - drop_rate.
 

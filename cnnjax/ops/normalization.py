@@ -15,7 +15,7 @@ from cnnjax.ops.precision import sum_dtype
 
 
 def local_response_norm(
-    x: Float[Array, "*batch channels"],
+    x: Float[Array | np.ndarray, "*batch channels"],
     *,
     size: int = 5,
     bias: float = 2.0,

@@ -30,7 +30,7 @@ class Pooled(NamedTuple):
 
 
 def max_pool(
-    images: Num[Array, "batch *spatial channels"],
+    images: Num[Array | np.ndarray, "batch *spatial channels"],
     window: Ints,
     *,
     strides: Ints | None = None,
@@ -56,7 +56,7 @@ def max_pool(
 
 
 def max_pool_with_switches(
-    images: Num[Array, "batch *spatial channels"],
+    images: Num[Array | np.ndarray, "batch *spatial channels"],
     window: Ints,
     *,
     strides: Ints | None = None,
@@ -74,8 +74,8 @@ def max_pool_with_switches(
 
 
 def unpool(
-    values: Num[Array, "batch *output channels"],
-    switches: Int[Array, "batch *output channels"],
+    values: Num[Array | np.ndarray, "batch *output channels"],
+    switches: Int[Array | np.ndarray, "batch *output channels"],
     spatial: Sequence[int],
     *,
     overlap: Literal["sum", "overwrite"] = "sum",
@@ -113,7 +113,7 @@ def unpool(
 
 
 def avg_pool(
-    images: Float[Array, "batch *spatial channels"],
+    images: Float[Array | np.ndarray, "batch *spatial channels"],
     window: Ints,
     *,
     strides: Ints | None = None,

@@ -26,11 +26,13 @@ from cnnjax.ops.dense import dense
 class DenseLayer(NamedTuple):
     """One layer of an MLP."""
 
-    kernel: Float[Array, "inputs units"]
-    bias: Float[Array, " units"]
+    kernel: Float[Array | np.ndarray, "inputs units"]
+    bias: Float[Array | np.ndarray, " units"]
 
 
-def apply_mlp(layers: Sequence[DenseLayer], x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch units"]:
+def apply_mlp(
+    layers: Sequence[DenseLayer], x: Float[Array | np.ndarray, "*batch inputs"]
+) -> Float[Array, "*batch units"]:
     """The MLP on one input: ReLU between the layers and none behind the last.
 
     Raises:

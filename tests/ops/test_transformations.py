@@ -119,3 +119,18 @@ def test_readme_names_each_op_and_each_transformation():
     for name in OPS:
         lines.append(f"| `{name}` {'| ✓ ' * len(CHECKS)}|".replace("`conv, by its kernel`", "`conv`, by its kernel"))
     assert "\n".join(lines) + "\n" in README.read_text().split(BEGIN)[1].split(END)[0]
+
+
+def test_every_op_takes_the_arrays_of_numpy():
+    for op, operands in {
+        ops.conv: (random(2, 6, 6, 2), KERNEL),
+        lambda outputs, kernel: ops.conv_transpose(outputs, kernel, (6, 6)): (random(2, 4, 4, 3), KERNEL),
+        lambda x: ops.max_pool(x, 2): (random(2, 6, 6, 2),),
+        lambda x: ops.max_pool_with_switches(x, 2).values: (random(2, 6, 6, 2),),
+        lambda values, switches: ops.unpool(values, switches, (6, 6)): (random(2, 3, 3, 2), np.asarray(SWITCHES)),
+        lambda x: ops.avg_pool(x, 2): (random(2, 6, 6, 2),),
+        ops.local_response_norm: (random(2, 3, 3, 7),),
+        ops.add_bias: (random(2, 5, 3), random(3)),
+        ops.dense: (random(2, 5), random(5, 4), random(4)),
+    }.items():
+        np.testing.assert_array_equal(op(*operands), op(*map(jnp.asarray, operands)))
