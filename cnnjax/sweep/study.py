@@ -35,6 +35,7 @@ from cnnjax.sweep.space import Member, by_program
 from cnnjax.sweep.waiting import PATIENCE_SECONDS, Watch, held_since
 from cnnjax.train import run
 from cnnjax.train.checkpoints import KINDS, Checkpoints, Damaged, Kept, of_texts, read, verify
+from cnnjax.train.environment import changes, environment
 from cnnjax.train.lock import InUse, locked
 from cnnjax.train.training import Programs, Progress
 
@@ -342,6 +343,7 @@ class _Trainer:
         self.report = report or (lambda description, done, total: None)
         self.kept = tuple(sorted({*config.train.kept_epochs, *halving.epochs}))
         self.text, self.patience = text, patience  # `text` is that of sweep.json
+        self.others = "; ".join(changes(environment(), json.loads(text)))  # what is not as it was recorded, until said
         self.programs = programs
         self.parts: dict[int, list[Part]] = {}  # by member
         self.ends: dict[Path, End] = {}
@@ -396,6 +398,9 @@ class _Trainer:
             epochs = tuple(epoch for epoch in self.kept if first < epoch <= last or epoch == first == 0)
             missing = [epoch for epoch in epochs if epoch not in checkpoints.epochs()]
             if missing:
+                if self.others:
+                    self.say(f"the sweep goes on otherwise than it began, so it may end with other bits ({self.others})")
+                    self.others = ""
                 training = MembersTraining(
                     group.config, self.programs[number], self.dataset, folder, checkpoints, report, self.say, texts
                 )

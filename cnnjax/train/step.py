@@ -4,6 +4,7 @@
 (5) the update of all filters: `make_train_step`; repeated over the training set: `make_train_chunk`.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -119,38 +120,33 @@ def make_objective(network: nn.Module, config: TrainConfig, preprocess: Preproce
     return objective
 
 
-def first_unsound(
-    network: nn.Module,
-    config: TrainConfig,
-    preprocess: Preprocess,
-    hyper: Hyperparams,
-    state: TrainState,
-    images,
-    labels,
-) -> str | None:
-    """Where the step at `state.step` first has a NaN or an infinity; None if it has none.
+def make_first_unsound(network: nn.Module, config: TrainConfig, preprocess: Preprocess) -> Callable[..., str | None]:
+    """Returns (hyper, state, images, labels) -> where the step at `state.step` first has a NaN or an infinity, or None.
 
     In the order of the computation: the images as the network takes them, every layer's activations, logits and loss,
     then the gradients from the last layer to the first. `images` and `labels` are the whole training set.
     """
-    steps_per_epoch = -(-len(labels) // config.batch_size)
-    objective = make_objective(network, config, preprocess, steps_per_epoch)
-    order, masks = epoch_order(hyper.seed, state.step // steps_per_epoch, len(labels), config.batch_size)
-    position = state.step % steps_per_epoch
-    rows = order[position]
-    batch = Batch(jnp.asarray(images)[rows], jnp.asarray(labels)[rows], masks[position])
 
-    @ops.jit
-    def finite(state):
+    @functools.partial(ops.jit, static_argnums=3)
+    def finite(hyper: Hyperparams, state: TrainState, batch: Batch, steps_per_epoch: int):
+        objective = make_objective(network, config, preprocess, steps_per_epoch)
         gradient, (_, _, seen) = jax.grad(objective, has_aux=True)(state.params, hyper, state, batch)
         return [{name: all_finite(part) for name, part in parts.items()} for parts in (seen, gradient)]
 
-    layers: list[str] = []  # in the order in which Flax makes their parameters, that of the computation
-    jax.eval_shape(lambda key: layers.extend(network.init(key, batch.images * 1.0)["params"]), jax.random.key(0))
-    forward, backward = finite(state)
-    places = {name.partition(" ")[2]: forward[name] for name in sorted(forward)}
-    places |= {f"the gradient of {name}": backward[name] for name in reversed(layers)}
-    return next((name for name, is_finite in places.items() if not is_finite), None)
+    def first_unsound(hyper: Hyperparams, state: TrainState, images: Any, labels: Any) -> str | None:
+        steps_per_epoch = -(-len(labels) // config.batch_size)
+        order, masks = epoch_order(hyper.seed, state.step // steps_per_epoch, len(labels), config.batch_size)
+        position = state.step % steps_per_epoch
+        rows = np.asarray(order[position])
+        batch = Batch(jnp.asarray(images[rows]), jnp.asarray(labels[rows]), masks[position])
+        layers: list[str] = []  # in the order in which Flax makes their parameters, that of the computation
+        jax.eval_shape(lambda key: layers.extend(network.init(key, batch.images * 1.0)["params"]), jax.random.key(0))
+        forward, backward = finite(hyper, state, batch, steps_per_epoch)
+        places = {name.partition(" ")[2]: forward[name] for name in sorted(forward)}
+        places |= {f"the gradient of {name}": backward[name] for name in reversed(layers)}
+        return next((name for name, is_finite in places.items() if not is_finite), None)
+
+    return first_unsound
 
 
 def make_train_step(

@@ -24,9 +24,9 @@ from cnnjax.train.step import (
     Metrics,
     Preprocess,
     TrainState,
-    first_unsound,
     initial_state,
     make_evaluate,
+    make_first_unsound,
     make_order,
     make_train_chunk,
 )
@@ -81,6 +81,7 @@ class Training:
         self.steps_per_epoch = -(-len(dataset.train) // config.train.batch_size)
         self.kept_epochs: tuple[int, ...] = config.train.kept_epochs
         self.hyper: Any = jax.tree.map(jnp.asarray, config.hyper)
+        self._first_unsound = make_first_unsound(programs.network, config.train, programs.preprocess)
         self.texts = dict(texts)
         self.state: TrainState | None = None
         self.step = 0  # of the state
@@ -190,8 +191,7 @@ class Training:
             return
         step, epoch = int(state.step), int(state.step) // self.steps_per_epoch + 1
         arrays = self.dataset.train.images, self.dataset.train.labels
-        network, preprocess = self.programs.network, self.programs.preprocess
-        where = first_unsound(network, config, preprocess, self.hyper, state, *arrays) or "the loss"
+        where = self._first_unsound(self.hyper, state, *arrays) or "the loss"
         position = step % self.steps_per_epoch + 1
         scale = float(state.rate_scale)
         rate = float(learning_rate(config, self.hyper.learning_rate, state.step, self.steps_per_epoch)) * scale

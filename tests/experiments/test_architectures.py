@@ -132,6 +132,7 @@ def assert_layer_2_is_that_of_the_run(folder):
         assert seen[f"projections_{name}"].shape == (5, 1, side, side, 1)
 
 
+@pytest.mark.long
 def test_a_network_of_one_convolution_has_no_figure_of_layer_2(tmp_path):
     one = ModelConfig(name="lenet", widths=(4,), filters=(3,), strides=(1,), paddings=(1,), pools=(2,), dense=())
     architectures.main(cli.Arguments(digits(model=one), tmp_path, Options(variants=("base",))), Quiet())

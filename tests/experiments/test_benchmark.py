@@ -15,6 +15,7 @@ from experiments import benchmark
 from experiments.benchmark import ENGINES, GPU_SUITES, SUITES, Options, _row, draw, step_flops
 from experiments.rivals import jax_side, member_forms
 from experiments.rivals.cases import CASES, GPU_CASES, Case, rehearsal
+from tests.cases import some
 
 TINY = Case(
     "tiny",
@@ -36,7 +37,7 @@ def test_every_suite_has_cases_with_bars_for_its_rivals():
                 assert case.bars and set(case.bars) <= set(suites[suite][1]), case.name
 
 
-@pytest.mark.parametrize("rival", ["training", "python loop", "flax", "sweep", "flax members"])
+@pytest.mark.parametrize("rival", some(["training", "python loop", "flax", "sweep", "flax members"], "flax"))
 def test_the_rivals_train(rival):
     work = jax_side.RIVALS[rival](dataclasses.replace(TINY, members=2))
     first = work(1)
@@ -64,11 +65,12 @@ def test_the_stacked_members_of_torch_train():
     assert work(50) < first
 
 
-@pytest.mark.parametrize("rival", ["strongest", "projections", "forward pass"])
+@pytest.mark.parametrize("rival", some(["strongest", "projections", "forward pass"], "projections"))
 def test_looking_into_a_network_works(rival):
     assert math.isnan(jax_side.RIVALS[rival](TINY)(2))  # there is no loss
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("suite", "rival"),
     [("loop", "known length"), ("step", "training"), ("step", "flax"), ("peaks", "matrix rate"), ("bandwidth", "copy")]
@@ -93,6 +95,7 @@ def test_a_gpus_rivals_work_at_a_small_size(suite, rival):
     assert math.isfinite(RIVALS[rival](case)(2)) == (suite in ("step", "sweep", "loop"))
 
 
+@pytest.mark.long
 def test_the_forms_of_the_members_train_alike():
     """The same weights and batches: the same loss up to rounding, one after another or as one matrix product."""
     case = dataclasses.replace(TINY, members=2)
@@ -100,7 +103,7 @@ def test_the_forms_of_the_members_train_alike():
     np.testing.assert_allclose(losses, losses[0], rtol=1e-5)
 
 
-@pytest.mark.parametrize("form", [form for form, rule in member_forms.FORMS.items() if rule])
+@pytest.mark.parametrize("form", some([form for form, rule in member_forms.FORMS.items() if rule], "folded slices"))
 def test_every_form_of_a_members_convolution_has_its_values(form):
     """All three faces of a convolution with stride, uneven padding and dilation, against one member at a time."""
     keys = jax.random.split(jax.random.key(0), 3)

@@ -56,6 +56,7 @@ def test_the_table_and_the_figure_hold_each_layers_accuracy(folder):
     assert list(tables[0].columns[5].cells) == ["", "44.8 / 24.6", "66.2 / 39.6", "72.3 / 46.0"]
 
 
+@pytest.mark.long
 def test_more_images_a_class_change_nothing_for_fewer(folder):
     """So each number can be compared between studies; and what a fold draws does not hang on the others."""
     numbers = []

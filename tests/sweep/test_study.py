@@ -19,6 +19,7 @@ from cnnjax.sweep import study
 from cnnjax.sweep.study import Halving
 from cnnjax.train import run
 from cnnjax.train.lock import locked
+from tests.cases import some
 from tests.sweep import sweeps
 
 CONFIG = dataclasses.replace(
@@ -61,8 +62,9 @@ class Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("share", [0.45, 0.95])  # in the first rung, in the second
-def test_a_sweep_stopped_anywhere_ends_with_the_same_bits(dataset, whole, tmp_path, share):
+@pytest.mark.parametrize("share", some([0.45, 0.95], 0.95))  # in the first rung, in the second
+def test_a_sweep_stopped_anywhere_ends_with_the_same_bits(dataset, whole, tmp_path, monkeypatch, share):
+    """And says what is not as it was when it began, though here no bit depends on it."""
     finished, _, calls = whole
     description, place, _ = calls[round(share * len(calls)) - 1]
 
@@ -73,7 +75,11 @@ def test_a_sweep_stopped_anywhere_ends_with_the_same_bits(dataset, whole, tmp_pa
     started = time.monotonic()
     with pytest.raises(Stop):
         trained(dataset, tmp_path / "sweep", stop)
-    resumed = trained(dataset, tmp_path / "sweep")
+    said = []
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "--none")
+    resumed = trained(dataset, tmp_path / "sweep", say=said.append)
+    (others,) = [line for line in said if "goes on otherwise than it began" in line]
+    assert others.endswith("(variables.LIBTPU_INIT_ARGS: --none here, None there)")
     assert outcome(resumed) == outcome(finished)
     assert 0 < sum(result.seconds for result in resumed.results) < time.monotonic() - started
     for result in finished.results:

@@ -14,6 +14,7 @@ from cnnjax.train import run as running
 from cnnjax.train.checkpoints import Checkpoints, read_epoch
 from cnnjax.train.step import Metrics
 from cnnjax.train.training import Training, compiled, metrics_line
+from tests.cases import some
 from tests.train.small import CONFIG, VALUES, same
 
 
@@ -21,7 +22,7 @@ class Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("after", [1, 9, 23, 30])
+@pytest.mark.parametrize("after", some([1, 9, 23, 30], 9))
 def test_a_run_stopped_anywhere_ends_like_the_uninterrupted_one_bit_for_bit(dataset, whole, tmp_path, after):
     """23 steps are an epoch; the state is saved after every chunk, so steps 9 and 30 resume within an epoch."""
     finished, workdir = whole
