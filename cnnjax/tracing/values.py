@@ -7,7 +7,10 @@ A choice (a maximum, a sort, `where` by a comparison) is linear, once it is made
 values: the maximum of x and 0, of x and x/10, or of x and -x is an elementwise nonlinearity of x in disguise. So each
 value knows its *roots*, which are the data and what mixes many values (a product with weights, a sum), and for each
 the *form* in which it holds the root's elements. Moving and choosing keep a form, every change makes a new one, and a
-choice may meet each root in one form only, and no constant. Two products with weights count as independent.
+choice may meet one form only of roots that come from the same data, and no constant: it is one among elements at
+different places. Two products of the same data are taken for dependent, because x and x @ (I/10) are; the outputs of
+one product are independent if no two of them are multiples of each other. Weights whose numbers are not known while
+tracing, because they are arguments of an enclosing `jit`, are taken for such.
 """
 
 import dataclasses
@@ -60,8 +63,18 @@ STATISTICS = (Kind.SPREAD, Kind.DIVISOR, Kind.INVERSE)
 AT_THE_END = (Kind.LOG_SUM, Kind.SOFTMAX, Kind.LOG_SOFTMAX)
 
 MIXED = object()  # in the place of a form: several forms of this root
-CONSTANTS = "constants"  # in the place of a root: some elements are constants, in the form ZERO or MIXED
+# In the place of a root:
+CONSTANTS = "constants"  # some elements are constants, in the form ZERO or MIXED
 ZERO = object()
+MASKED = "masked"  # some elements were multiplied by zero
+
+
+class _Root:
+    """Data, or what mixes many values of some."""
+
+    def __init__(self, mixed: "Sequence[Value]" = ()):
+        roots = [root for value in mixed for root in value.forms if isinstance(root, _Root)]
+        self.origins: frozenset[Any] = frozenset().union(*(root.origins for root in roots)) or frozenset({self})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -78,6 +91,7 @@ class Value:
     nonnegative: bool = False
     side: "tuple[Value, bool] | None" = None  # (x, True) for x > 0, (x, False) for x < 0; equality does not matter
     negative_of: "Value | None" = None
+    made: Callable[[], np.ndarray | None] | None = None  # the numbers of a constant that is being traced
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -86,7 +100,16 @@ class Value:
 
 def data(array, kind: Kind = Kind.LINEAR) -> Value:
     """A value of which nothing else is known: a root of its own."""
-    return Value(array, kind, forms={object(): object()})
+    return Value(array, kind, forms={_Root(): object()})
+
+
+def numbers_of(value: Value) -> np.ndarray | None:
+    """The numbers of a constant, where they are known while tracing."""
+    if value.kind or value.array is None or jnp.issubdtype(jnp.result_type(value.array), jax.dtypes.extended):
+        return None
+    if not isinstance(value.array, jax.core.Tracer):  # pyright: ignore[reportAttributeAccessIssue]
+        return np.asarray(value.array)
+    return value.made() if value.made else None
 
 
 def number_of(value: Value) -> float | None:
@@ -124,7 +147,7 @@ def chosen(chooser: Value, cases: Sequence[Value]) -> Value:
 def sliced(value: Value) -> Value:
     """What is known of the parts of a value along its first axis, one after another."""
     repeated, copies = (frozenset(axis - 1 for axis in axes if axis) for axes in (value.repeated, value.copies))
-    return dataclasses.replace(value, repeated=repeated, copies=copies)
+    return dataclasses.replace(value, repeated=repeated, copies=copies, made=None)
 
 
 def carried(inputs: Sequence[Value], before: Value, after: Value, widened: bool) -> Value:
@@ -134,6 +157,8 @@ def carried(inputs: Sequence[Value], before: Value, after: Value, widened: bool)
         inputs: the loop's, of which it may become any function.
         widened: `before` is from here.
     """
+    if before.made or before.number not in (None, after.number):
+        return Value(None)
     kind = _join([before, after])
     kind = Kind.NONLINEAR if kind is None else kind
     before_forms, after_forms = _forms(before), _forms(after)
@@ -146,9 +171,8 @@ def carried(inputs: Sequence[Value], before: Value, after: Value, widened: bool)
     form = MIXED if MIXED in after_forms.values() else object()
     constants = {CONSTANTS: MIXED} if CONSTANTS in forms else {}
     roots = (forms.keys() | _together(inputs).keys()) - {CONSTANTS}
-    return Value(
-        None, kind, before.name or after.name, forms={**dict.fromkeys(roots, form), object(): form, **constants}
-    )
+    forms = {**dict.fromkeys(roots, form), _Root([before, after, *inputs]): form, **constants}
+    return Value(None, kind, before.name or after.name, forms=forms)
 
 
 def stacked(value: Value, fixed: Sequence[Value]) -> Value:
@@ -158,7 +182,8 @@ def stacked(value: Value, fixed: Sequence[Value]) -> Value:
         fixed: values that are there in each step, so that each may put out another function of them.
     """
     repeated, copies = (frozenset(axis + 1 for axis in axes) for axes in (value.repeated, value.copies))
-    again = _together(fixed).keys() & value.forms.keys()
+    origins = _Root(fixed).origins
+    again = {root for root, _ in _rooted(value) if root.origins & origins}
     forms = {root: MIXED if root in again else form for root, form in value.forms.items()}
     marked = frozenset({0} if again else ())
     return dataclasses.replace(value, forms=forms, repeated=repeated | marked, copies=copies | marked)
@@ -198,9 +223,27 @@ def _changed(*values: Value, apart: bool = False) -> dict[Any, object]:
 
 
 def _independent(one: Value, other: Value) -> bool:
-    """Whether, at no position, the two are different functions of the same element."""
-    common = (one.forms.keys() & other.forms.keys()) - {CONSTANTS}
-    return all(one.forms[root] is other.forms[root] and one.forms[root] is not MIXED for root in common)
+    """Whether no element of one can be another function of the same elements as one of the other."""
+    for root, form in _rooted(one):
+        for also, its_form in _rooted(other):
+            if root.origins & also.origins and (form is MIXED or form is not its_form):
+                return False
+    return True
+
+
+def _rooted(value: Value) -> list[tuple[_Root, object]]:
+    return [(root, form) for root, form in value.forms.items() if isinstance(root, _Root)]
+
+
+def _mixture(value: Value, kind: Kind, repeated: frozenset[int], multiples: bool = False) -> Value:
+    """Sums of many elements of a value.
+
+    Args:
+        repeated: axes along which the sums may be of the same elements.
+        multiples: and may be multiples of each other.
+    """
+    form = MIXED if multiples or (repeated and not _independent(value, value)) else object()
+    return Value(None, kind, forms={_Root([value]): form}, repeated=repeated)
 
 
 def _bounded(value: Value, largest: bool) -> bool:
@@ -373,7 +416,8 @@ def _move(equation: _Equation) -> _Known:
 
 def _agree(values: Sequence[Value]) -> bool:
     """Whether each root has one form in all of them; constants do not matter."""
-    return MIXED not in [form for root, form in _together(v for v in values if v.kind).items() if root != CONSTANTS]
+    forms = _together(value for value in values if value.kind)
+    return MIXED not in [form for root, form in forms.items() if isinstance(root, _Root)]
 
 
 def _join_parts(equation: _Equation) -> _Known:
@@ -393,10 +437,13 @@ def _join_parts(equation: _Equation) -> _Known:
         grows = any(low > 0 or high > 0 or inner for low, high, inner in params["padding_config"])
         return _merged(parts if grows else parts[:1], kind, repeated, copies)
     if primitive in ("concatenate", "stack"):
-        axis = params["dimension"] if primitive == "concatenate" else params["axis"]
+        axis = int(params["dimension"] if primitive == "concatenate" else params["axis"])
         if primitive == "stack":
             repeated, copies = (frozenset(a + (a >= axis) for a in axes) for axes in (repeated, copies))
-        if len(held) < len(parts) or sum(len(value.forms) for value in held) > len(_together(held)):
+        related = sum(len(value.forms) for value in held) > len(_together(held)) or not all(
+            _independent(value, also) for place, value in enumerate(held) for also in held[:place]
+        )
+        if len(held) < len(parts) or related:
             repeated |= {axis}
             single = primitive == "stack" or all(value.shape[axis] == 1 for value in parts)
             copies |= {axis} if single else set()
@@ -467,10 +514,17 @@ def _is_distinct(constant: Value) -> bool:
     return number_of(constant) is None and math.prod(constant.shape) != 1
 
 
-def _scaled(equation: _Equation, value: Value, number: float | None, distinct: bool) -> Value:
-    """The value times a constant, which is this number, or not the same for all elements."""
+def _has_zeros(constant: Value) -> bool:
+    numbers = numbers_of(constant)
+    return numbers is not None and not numbers.all()
+
+
+def _scaled(equation: _Equation, value: Value, number: float | None, distinct: bool, masked: bool = False) -> Value:
+    """The value times a constant, which is this number, or not the same for all elements, or zero for some."""
     repeated, copies = _widened(equation, value)
     forms = _changed(value, apart=distinct and bool(repeated))
+    if masked:
+        forms[MASKED] = object()
     if value.kind == Kind.EXP_SUM:
         forms = value.forms
     negative_of = value if number == -1 and value.shape == equation.shape else None
@@ -489,7 +543,7 @@ def _multiply(equation: _Equation) -> _Known:
         number = number_of(constant)
         if number == 0:
             return Value(None, number=0.0)
-        return _scaled(equation, value, number, _is_distinct(constant))
+        return _scaled(equation, value, number, _is_distinct(constant), _has_zeros(constant))
     if one is other:
         return _even_power(equation, one)
     low, high = sorted((one, other), key=lambda value: value.kind)
@@ -567,7 +621,7 @@ def _choose_along(equation: _Equation) -> _Known:
     several = any(value.shape[axis] > 1 for axis in axes)
     largest = primitive in ("reduce_max", "reduce_window_max", "max_with_choice", "argmax", "cummax")
     for each in held if several else ():
-        if _bounded(each, largest) or (each.repeated & set(axes) and MIXED in each.forms.values()):
+        if _bounded(each, largest) or (each.repeated & set(axes) and not _independent(each, each)):
             return None
     if len(held) > 1 and not _agree(held):
         return None
@@ -611,8 +665,14 @@ def _sum(equation: _Equation) -> _Known:
             return None
         kind = Kind.LINEAR if value.kind == Kind.SUM else value.kind
         return Value(None, kind, value.name, None, _changed(value), repeated, copies, value.nonnegative)
+    bare = CONSTANTS in value.forms or MASKED in value.forms  # it may be a sum of one element
     if value.kind in LINEAR:
-        return dataclasses.replace(data(None, Kind.SUM), nonnegative=value.nonnegative)
+        known = _mixture(value, Kind.LINEAR if bare else Kind.SUM, repeated)
+        return dataclasses.replace(known, nonnegative=value.nonnegative)
+    if value.kind in SQUARES and bare:
+        return None
+    if value.kind == Kind.EXP and axes & value.repeated and not _independent(value, value):
+        return None
     kind = {Kind.EXP: Kind.EXP_SUM, **dict.fromkeys(SQUARES, Kind.SPREAD)}.get(value.kind, value.kind)
     return Value(None, kind, value.name, None, value.forms)
 
@@ -624,10 +684,13 @@ def _product(equation: _Equation) -> _Known:
     terms = _terms(equation)
     if weights.kind:
         return _product_of_data(equation, one, other, terms)
+    if number_of(weights) == 0:
+        return Value(None, number=0.0)
     if value.kind in LINEAR and terms > 1:
-        return data(None)
+        return _mixture(value, Kind.LINEAR, *_places(equation, value, weights))
     if value.kind in (*LINEAR, *SQUARES):
-        if terms > 1:
+        bare = CONSTANTS in value.forms or MASKED in value.forms
+        if terms > 1 and not bare and _adds_up(equation, weights):
             return Value(None, Kind.SPREAD, value.name)
         every = frozenset(range(len(equation.shape)))
         forms = dict.fromkeys(value.forms, MIXED)
@@ -635,6 +698,75 @@ def _product(equation: _Equation) -> _Known:
     if value.kind in (Kind.SPREAD, Kind.DIVISOR):
         return Value(None, value.kind, value.name)
     return None
+
+
+def _places(equation: _Equation, value: Value, weights: Value) -> tuple[frozenset[int], bool]:
+    """The axes of a product along which the same elements are summed up again, and whether so to multiples."""
+    params, every = equation.params, range(len(equation.shape))
+    number = 0 if value is equation.inputs[0] else 1
+    spread: set[int] = set()  # in space: each element stands in several sums, with other weights
+    if equation.primitive == "dot_general":
+        contracted, batch = (sides[number] for sides in params["dimension_numbers"])
+        free = [axis for axis in range(len(value.shape)) if axis not in (*contracted, *batch)]
+        start = len(batch) if number == 0 else len(every) - len(free)
+        origin = dict(enumerate(batch)) | {start + place: axis for place, axis in enumerate(free)}
+    elif number or params.get("face") == "kernel" or params.get("batch_group_count", 1) > 1:
+        return frozenset(every), True
+    elif equation.primitive == "conv_general_dilated":
+        before, _, after = params["dimension_numbers"]
+        origin = dict(zip((after[0], *after[2:]), (before[0], *before[2:]), strict=True))
+        spread = {after[axis] for axis, step in enumerate(params["lhs_dilation"], 2) if step > 1}
+    else:
+        origin = {axis: axis for axis in every[:-1]}
+        steps = params["windows"].strides if params["face"] == "images" else ()
+        spread = {axis for axis, step in enumerate(steps, 1) if step > 1}
+    again = frozenset(axis for axis, source in origin.items() if axis in spread or source in value.repeated)
+    if not _distinct(equation, weights):
+        return again | {axis for axis in every if axis not in origin}, True
+    return again, bool(spread)
+
+
+def _by_output(equation: _Equation, weights: Value) -> np.ndarray | None:
+    """The weights as a matrix, one column an output; None where they are not known while tracing."""
+    numbers = numbers_of(weights)
+    if numbers is None or np.iscomplexobj(numbers):
+        return None
+    params = equation.params
+    if equation.primitive == "dot_general":
+        summed = params["dimension_numbers"][0][0 if weights is equation.inputs[0] else 1]
+        rows = tuple(summed)
+    elif equation.primitive == "conv_general_dilated":
+        rows = tuple(axis for axis in range(numbers.ndim) if axis != params["dimension_numbers"].rhs_spec[0])
+    else:
+        out = numbers.ndim - (2 if params["face"] == "images" else 1)
+        rows = tuple(axis for axis in range(numbers.ndim) if axis != out)
+    numbers = np.moveaxis(numbers, rows, range(len(rows)))
+    return numbers.reshape(math.prod(numbers.shape[: len(rows)]), -1).astype(np.float32)
+
+
+def _adds_up(equation: _Equation, weights: Value) -> bool:
+    """Whether each output is a sum of several elements."""
+    columns = _by_output(equation, weights)
+    return columns is None or bool((np.count_nonzero(columns, axis=0) > 1).all())
+
+
+def _distinct(equation: _Equation, weights: Value) -> bool:
+    """Whether no output is zero or a multiple of another."""
+    columns = _by_output(equation, weights)
+    if columns is None:
+        return True
+    # Multiples have the same direction in any plane; few others have.
+    plane = np.random.default_rng(0).normal(size=(2, len(columns))).astype(columns.dtype) @ columns
+    if not plane.any(axis=0).all():
+        return False
+    rounding = float(jnp.finfo(jnp.result_type(weights.array)).eps)
+    angles = np.arctan2(*plane) % np.pi
+    order = np.argsort(angles)
+    gaps = np.diff(angles[order], append=angles[order[0]] + np.pi)
+    near = (gaps < max(1e-4, 4 * rounding)) & (len(order) > 1)
+    one, other = (columns[:, places[near]].astype(np.float64) for places in (order, np.roll(order, -1)))
+    products = [np.einsum("rc,rc->c", left, right) for left, right in ((one, other), (one, one), (other, other))]
+    return bool((products[0] ** 2 < (1 - max(1e-9, 8 * rounding**2)) * products[1] * products[2]).all())
 
 
 def _product_of_data(equation: _Equation, one: Value, other: Value, terms: int) -> _Known:

@@ -8,6 +8,7 @@ same walk hands out every ReLU's output (`feature_maps_of`) and adds to one of t
 """
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NoReturn, get_args
@@ -71,17 +72,18 @@ def with_relu_rule(function: Callable[..., Any], rule: Rule = "deconvnet") -> Ca
     is no rule for other nonlinearities (`cnnjax.tracing.values` proves it). Allowed are therefore
 
     - sums, products with weights, moving and padding;
-    - choices among independent values: max pooling, sort, top_k, the maximum of two results of different weights, and
-      `where` by such a comparison; or of a branch, by the comparison of a *sum* of the data;
+    - choices among independent values, that is elements of one map at different places: max pooling, sort, top_k,
+      maxout among the outputs of one product, if no two are multiples of each other, and `where` by such a comparison;
+      or of a branch, by the comparison of a *sum* of the data;
     - a normalization: dividing by a root or power of a *sum* of squares or absolute values (batch, layer, group, RMS
       norm; differentiated as it is), with `ops.local_response_norm` passed unchanged;
     - anything that is computed from weights alone, as running statistics;
     - a softmax, its logarithm or a logsumexp at the end.
 
     All else is refused, behind a sum or at the end of the function too: tanh, sigmoid, gelu, relu6, attention, x²,
-    gates, a choice among x and a function of the same x (leaky ReLU, |x|) or a constant, and rarer spellings of a
-    ReLU (`jnp.select`, `jnp.piecewise`, the largest of a stack with zeros). Weights must be closed over and not be
-    arguments.
+    gates, a choice among x and a function of the same x (leaky ReLU, |x|, two products with weights) or a constant,
+    and rarer spellings of a ReLU (`jnp.select`, `jnp.piecewise`, the largest of a stack with zeros). Weights must be
+    closed over and not be arguments.
 
     Raises:
         InputError: for a rule that does not exist; when called, for a nonlinearity without a rule, by its name.
@@ -209,7 +211,11 @@ def _evaluate_equation(equation, inputs: list[Value], walk: _Walk, within: str) 
         return _evaluate(inner, (), inputs, walk, within)  # what is stored and what is computed again changes no value
     if not any(value.kind for value in inputs):
         number = values.number_of(inputs[0]) if primitive in _KEEPING_A_NUMBER else None
-        return [Value(array, number=number) for array in _bind(equation, arrays)]
+        made = _made(equation, inputs)
+        return [
+            Value(array, number=number, made=functools.partial(_entry, made, place))
+            for place, array in enumerate(_bind(equation, arrays))
+        ]
     if primitive == "scan":
         return _evaluate_scan(equation, inputs, walk, within)
     if primitive == "cond":
@@ -239,6 +245,25 @@ def _evaluate_equation(equation, inputs: list[Value], walk: _Walk, within: str) 
 def _bind(equation, arrays: list) -> list[Array]:
     outputs = equation.primitive.bind(*arrays, **equation.primitive.get_bind_params(equation.params))
     return outputs if equation.primitive.multiple_results else [outputs]
+
+
+def _made(equation, inputs: Sequence[Value]) -> Callable[[], list[np.ndarray] | None]:
+    """A function that computes the equation's constants while it is traced, and returns None where it cannot."""
+
+    @functools.cache
+    def made():
+        arrays = [values.numbers_of(value) for value in inputs]
+        if equation.effects or any(array is None for array in arrays):
+            return None
+        with jax.ensure_compile_time_eval():
+            return [np.asarray(array) for array in _bind(equation, arrays)]
+
+    return made
+
+
+def _entry(made: Callable[[], list[np.ndarray] | None], place: int) -> np.ndarray | None:
+    arrays = made()
+    return None if arrays is None else arrays[place]
 
 
 def _function_of_jax(jaxpr: core.Jaxpr, inputs: Sequence[Value], within: str) -> str:
@@ -297,7 +322,8 @@ def _look(closed: core.ClosedJaxpr, inputs: Sequence[Value], walk: _Walk, within
 
 def _within_itself(value: Value) -> Value:
     """The value without what refers to others, which do not exist outside of a body."""
-    return dataclasses.replace(value, number=values.number_of(value), side=None, negative_of=None)
+    made = None if value.kind else functools.partial(values.numbers_of, value)
+    return dataclasses.replace(value, number=values.number_of(value), side=None, negative_of=None, made=made)
 
 
 def _walked(closed: core.ClosedJaxpr, inputs: Sequence[Value], walk: _Walk, within: str) -> core.ClosedJaxpr:

@@ -228,6 +228,187 @@ def test_every_other_nonlinearity_is_refused_in_every_place(place):
     assert not passed
 
 
+EYE, SLOPES = jnp.eye(3), jnp.diag(jnp.array([0.1, 0.2, 0.3]))
+PAIRS = jnp.kron(EYE, jnp.array([[1, 0.1]]))  # each channel and a tenth of it
+TWICE = jax.jit(lambda x: x @ A)
+KERNEL = jax.random.normal(jax.random.key(4), (3, 3, 3, 3))
+
+
+def channelwise(x, slope):
+    """A convolution with one weight a channel."""
+    return jax.lax.conv_general_dilated(
+        x,
+        jnp.full((1, 1, 1, 3), slope),
+        (1, 1),
+        "VALID",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=3,
+    )
+
+
+def summed_back(x):
+    total = jnp.cumsum(x, -1)
+    return jnp.concatenate([total[..., :1], total[..., 1:] - total[..., :-1]], -1)
+
+
+@jax.custom_jvp
+def leaky_by_custom_jvp(x):
+    return jnp.maximum(x, 0.1 * x)
+
+
+leaky_by_custom_jvp.defjvp(lambda primals, tangents: (leaky_by_custom_jvp(*primals), tangents[0]))
+
+
+def halves(x, axis=-1):
+    return jnp.maximum(*jnp.split(x, 2, axis))
+
+
+def beside(x, other):
+    """Two maps, column by column."""
+    return jnp.stack([x, other], 3).reshape(2, 4, 8, 3)
+
+
+# A nonlinearity of each element, though no primitive by itself is one.
+DEPENDENT = {
+    "a diagonal matrix": lambda x: jnp.maximum(x, x @ SLOPES),
+    "minus the identity": lambda x: jnp.maximum(x, x @ -EYE),
+    "two diagonal matrices": lambda x: jnp.maximum(x @ EYE, x @ SLOPES),
+    "where by diagonal matrices": lambda x: jnp.where(x > x @ SLOPES, x, x @ SLOPES),
+    "a stack with a diagonal matrix": lambda x: jnp.stack([x, x @ SLOPES]).max(0),
+    "sorted with a diagonal matrix": lambda x: jnp.sort(jnp.stack([x, x @ SLOPES]), axis=0)[1],
+    "by place with a diagonal matrix": lambda x: jnp.take_along_axis(
+        jnp.stack([x, x @ SLOPES]), jnp.stack([x, x @ SLOPES]).argmax(0)[None], 0
+    )[0],
+    "bounded by a diagonal matrix": lambda x: jnp.clip(x, x @ SLOPES, jnp.inf),
+    "two columns of one product": lambda x: (x @ PAIRS).reshape(*x.shape, 2).max(-1),
+    "two columns, made inside": lambda x: (
+        (x @ jnp.kron(jnp.eye(3), jnp.array([[1, 0.1]]))).reshape(*x.shape, 2).max(-1)
+    ),
+    "two halves of one product": lambda x: halves(x @ jnp.concatenate([EYE, SLOPES], 1)),
+    "two columns of a narrow type": lambda x: halves(
+        x.astype(jnp.bfloat16) @ jnp.concatenate([A, 0.1 * A], 1).astype(jnp.bfloat16)
+    ),
+    "two columns of a convolution": lambda x: ops.conv(x, PAIRS[None, None]).reshape(*x.shape, 2).max(-1),
+    "two columns with exp": lambda x: jnp.log(jnp.exp((x @ PAIRS).reshape(*x.shape, 2)).sum(-1)),
+    "softmax of a diagonal matrix": lambda x: jax.nn.softmax(jnp.stack([x, x @ SLOPES]), axis=0)[0],
+    "a function called twice": lambda x: jnp.maximum(TWICE(x), 0.1 * TWICE(x)),
+    "a function of a tenth": lambda x: jnp.maximum(TWICE(x), TWICE(0.1 * x)),
+    "a tenth of the weights": lambda x: jnp.maximum(x @ A, x @ (0.1 * A)),
+    "two checkpoints": lambda x: jnp.maximum(jax.checkpoint(TWICE)(x), 0.1 * jax.checkpoint(TWICE)(x)),
+    "two layers twice": lambda x: jnp.maximum(jax.nn.relu(x @ A) @ B, jax.nn.relu(x @ (0.1 * A)) @ B),
+    "a 1x1 convolution": lambda x: jnp.maximum(x, ops.conv(x, SLOPES[None, None])),
+    "the middle of a 3x3 convolution": lambda x: jnp.maximum(
+        x, ops.conv(x, jnp.zeros((3, 3, 3, 3)).at[1, 1].set(SLOPES), padding=1)
+    ),
+    "a convolution a channel": lambda x: jnp.maximum(channelwise(x, 1.0), channelwise(x, -1.0)),
+    "a transposed convolution": lambda x: ops.max_pool(
+        ops.conv_transpose(x, jnp.array([[1, 0.1], [0.1, 0.1]])[:, :, None, None] * EYE, (8, 8), strides=2), 2
+    ),
+    "a longer axis": lambda x: ops.max_pool(
+        jnp.einsum("bhwc,wv->bhvc", x, jnp.kron(jnp.eye(4), jnp.array([[1, 0.1]]))), (1, 2)
+    ),
+    "a permutation and back": lambda x: jnp.maximum(x, 0.1 * (x[..., ::-1] @ EYE[::-1])),
+    "transposed and back": lambda x: jnp.maximum(x, (0.1 * x.T).T),
+    "reshaped and back": lambda x: jnp.maximum(x, (0.1 * x.reshape(-1)).reshape(x.shape)),
+    "cut and concatenated": lambda x: jnp.maximum(x, 0.1 * jnp.concatenate([x[..., :1], x[..., 1:]], -1)),
+    "padded and cut": lambda x: jnp.maximum(x, 0.1 * jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))[:, 1:-1, 1:-1]),
+    "gathered": lambda x: jnp.maximum(x, 0.1 * x[..., jnp.array([0, 1, 2])]),
+    "scattered": lambda x: jnp.maximum(x, 0.1 * jnp.zeros_like(x).at[...].set(x)),
+    "turned round and back": lambda x: jnp.maximum(x, 0.1 * jnp.roll(jnp.roll(x, 1, 1), -1, 1)),
+    "summed up and back": lambda x: jnp.maximum(summed_back(x), 0.1 * x),
+    "added and taken away": lambda x: jnp.maximum(x, 0.1 * ((x + x[..., ::-1]) - x[..., ::-1])),
+    "two means": lambda x: jnp.maximum(x.mean(1).mean(1), 0.1 * x.mean((1, 2))),
+    "sums of copies": lambda x: (x[..., None] * jnp.array([1, 0.1])).sum(-2).max(-1),
+    "products of copies": lambda x: ((x[..., None] * jnp.array([1, 0.1])).swapaxes(-1, -2) @ A).max(-2),
+    "products of a concatenation": lambda x: halves(jnp.concatenate([x, 0.1 * x], 0) @ A, 0),
+    "products with a batch of weights": lambda x: jnp.einsum(
+        "kbhwc,kcd->kbhwd", jnp.stack([x, x]), jnp.stack([A, 0.1 * A])
+    ).max(0),
+    "products mapped over weights": lambda x: jax.vmap(lambda w: x @ w)(jnp.stack([A, 0.1 * A])).max(0),
+    "products scanned over weights": lambda x: jax.lax.map(lambda w: x @ w, jnp.stack([A, 0.1 * A])).max(0),
+    "a scan that multiplies": lambda x: jax.lax.scan(lambda c, _: (c @ SLOPES, c), x, length=2)[1].max(0),
+    "a loop": lambda x: jnp.maximum(x, jax.lax.fori_loop(0, 2, lambda _, c: 0.1 * c, x)),
+    "a while": lambda x: jnp.maximum(
+        x, jax.lax.while_loop(lambda s: s[0] < 1, lambda s: (s[0] + 1, 0.1 * s[1]), (0, x))[1]
+    ),
+    "custom_jvp": leaky_by_custom_jvp,
+    "a pool of a map beside its mirror": lambda x: ops.max_pool(beside(x, x @ -EYE), (1, 2)),
+    "a pool of interleaved maps": lambda x: ops.max_pool(
+        jnp.zeros((2, 4, 8, 3)).at[:, :, ::2].set(x).at[:, :, 1::2].set(x @ SLOPES), (1, 2)
+    ),
+    "a pool of padded maps": lambda x: ops.max_pool(beside(x, jnp.zeros_like(x)), (1, 2)),
+    "two pools": lambda x: jnp.maximum(ops.max_pool(x, 2), ops.max_pool(-x, 2)),
+    "soft sign by padding": lambda x: x / (1 + jnp.pad(jnp.abs(x)[..., None], [(0, 0)] * 4 + [(0, 1)]).sum(-1)),
+    "soft sign by the identity": lambda x: x / (1 + jnp.abs(x) @ EYE),
+    "soft sign by a convolution": lambda x: x / (1 + ops.conv(jnp.abs(x), EYE[None, None])),
+    "soft sign by a mask": lambda x: x / (1 + (jnp.abs(x)[..., None] * EYE).sum(-2)),
+    "soft sign by two terms": lambda x: x / (1 + jnp.abs(x) + jnp.abs(x @ SLOPES)),
+    "x / norm of (x, 0)": lambda x: x / jnp.linalg.norm(jnp.pad(x[..., None], [(0, 0)] * 4 + [(0, 1)]), axis=-1),
+    "the sign of a sum of one": lambda x: jnp.where(x.reshape(-1, 1).sum(-1).reshape(x.shape) > 0, x, 0.1 * x),
+    "the sign of a masked sum": lambda x: jnp.where((x[..., None] * EYE).sum(-2) > 0, x, 0.1 * x),
+    "the sign of a padded sum": lambda x: jnp.where(
+        jnp.pad(x[..., None], [(0, 0)] * 4 + [(0, 1)]).sum(-1) > 0, x, 0.1 * x
+    ),
+    "sign(x) of another": lambda x: jnp.sign(x) * (x @ A),
+    "x / |x|": lambda x: x / jnp.abs(x),
+    "an outer square": lambda x: jnp.einsum("bhwc,bhwd->bhwcd", x, x),
+}
+INDEPENDENT = {
+    "maxout": lambda x: (x @ jnp.concatenate([A, B], 1)).reshape(*x.shape, 2).max(-1),
+    "a pool of a convolution of ones": lambda x: nn.max_pool(
+        ops.conv(x, jnp.ones((3, 3, 3, 3)), padding=1) + 1, (2, 2), (2, 2)
+    ),
+    "a pool of the identity": lambda x: ops.max_pool(ops.conv(x, EYE[None, None]), 2) @ A,
+    "a pool of some zero filters": lambda x: ops.max_pool(jax.nn.relu(ops.conv(x, KERNEL * jnp.array([1, 0, 1]))), 2),
+    "a pool of a normalization with zeros": lambda x: ops.max_pool(
+        jax.nn.relu(normalized(x @ A) * jnp.array([1.0, 0, 2])), 2
+    ),
+    "a pool of branches": lambda x: ops.max_pool(
+        jnp.concatenate(
+            [jax.nn.relu(ops.conv(x, KERNEL, padding=1)), x @ A, nn.max_pool(x, (3, 3), (1, 1), "SAME")], -1
+        ),
+        2,
+    ),
+    "a pool of a residual": lambda x: ops.max_pool(x + jax.nn.relu(ops.conv(x, KERNEL, padding=1)), 2),
+    "a pool by slices of a residual": lambda x: pairwise_max_pool(jax.nn.relu(x + ops.conv(x, KERNEL, padding=1))),
+    "a pool by slices of a normalization": lambda x: pairwise_max_pool(jax.nn.relu(x @ A * B[0] + B[1])),
+    "a pool of each channel's convolution": lambda x: ops.max_pool(
+        ops.conv(x, KERNEL[:, :, :1], padding=1, groups=3), 2
+    ),
+    "a decoder": lambda x: (
+        jax.nn.relu(ops.conv_transpose(ops.max_pool(x, 2), KERNEL[:2, :2], (4, 4), strides=2) + x) @ A
+    ),
+    "the largest logit": lambda x: (jax.nn.relu(x @ A).mean((1, 2)) @ B).max(-1),
+    "the two largest logits": lambda x: jax.lax.top_k(x.mean((1, 2)) @ B, 2)[0],
+    "a softmax of zero weights": lambda x: jax.nn.softmax(x.mean((1, 2)) @ jnp.zeros((3, 5))),
+    "two global pools": lambda x: jnp.concatenate([x.max((1, 2)), x.mean((1, 2))], -1) @ C,
+    "the mean of the largest": lambda x: jnp.sort(jax.nn.relu(x @ A).reshape(2, 16, 3), axis=1)[:, -4:].mean(1),
+    "by place": lambda x: jnp.take_along_axis(
+        (x @ A).reshape(2, 16, 3), (x @ A).reshape(2, 16, 3).argmax(1)[:, None], 1
+    ),
+    "unit length": lambda x: x @ A / jnp.linalg.norm(x @ A, axis=-1, keepdims=True),
+}
+
+
+@pytest.mark.parametrize("wrap", [lambda function: function, jax.jit], ids=["plain", "jit"])
+def test_a_choice_among_values_of_the_same_elements_is_refused(wrap):
+    """Though the numbers of matrices that are made inside of a `jit` exist only in the program."""
+    passed = []
+    for name, function in DEPENDENT.items():
+        try:
+            jax.eval_shape(wrap(with_relu_rule(function)), X)
+            passed.append(name)
+        except InputError as error:
+            assert "function must have ReLUs only as its nonlinearities, got " in str(error)
+    assert not passed
+
+
+@pytest.mark.parametrize("wrap", [lambda function: function, jax.jit], ids=["plain", "jit"])
+def test_a_choice_among_different_places_passes(wrap):
+    for function in INDEPENDENT.values():
+        jax.eval_shape(wrap(with_relu_rule(function)), X)
+
+
 def jitted(name):
     def function(x):
         return jnp.tanh(x)

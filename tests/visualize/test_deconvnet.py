@@ -172,6 +172,7 @@ def test_units_that_do_not_exist_are_refused(units):
 
 
 WEIGHTS = jax.random.normal(jax.random.key(5), (3, 3))
+PAIRS = jax.random.normal(jax.random.key(4), (3, 6))
 DATA = jax.random.normal(jax.random.key(6), (2, 3))
 
 
@@ -199,7 +200,8 @@ LEGITIMATE = {
     "logsumexp": jax.nn.logsumexp,
     "top_k": lambda x: jax.lax.top_k(x, 2)[0],
     "sort": jnp.sort,
-    "maximum of two": lambda x: jnp.maximum(x @ WEIGHTS, x),
+    "maximum of two": lambda x: jnp.maximum(x @ WEIGHTS, (x @ WEIGHTS)[:, ::-1]),
+    "maxout": lambda x: (x @ PAIRS).reshape(2, 3, 2).max(-1),
     "the largest, by its place": lambda x: (x * jax.nn.one_hot(x.argmax(axis=-1), 3)).sum(axis=-1),
     "nonlinear weights": lambda x: x @ jax.nn.softplus(WEIGHTS),
 }
