@@ -66,7 +66,6 @@ MIXED = object()  # in the place of a form: several forms of this root
 # In the place of a root:
 CONSTANTS = "constants"  # some elements are constants, in the form ZERO or MIXED
 ZERO = object()
-MASKED = "masked"  # some elements were multiplied by zero
 
 
 class _Root:
@@ -75,6 +74,17 @@ class _Root:
     def __init__(self, mixed: "Sequence[Value]" = ()):
         roots = [root for value in mixed for root in value.forms if isinstance(root, _Root)]
         self.origins: frozenset[Any] = frozenset().union(*(root.origins for root in roots)) or frozenset({self})
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Mask:
+    """In the place of a root: a constant, with which the elements were multiplied; some by zero, maybe."""
+
+    constant: "Value"
+
+    def has_zeros(self) -> bool:
+        numbers = numbers_of(self.constant)
+        return numbers is not None and not numbers.all()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -514,17 +524,14 @@ def _is_distinct(constant: Value) -> bool:
     return number_of(constant) is None and math.prod(constant.shape) != 1
 
 
-def _has_zeros(constant: Value) -> bool:
-    numbers = numbers_of(constant)
-    return numbers is not None and not numbers.all()
-
-
-def _scaled(equation: _Equation, value: Value, number: float | None, distinct: bool, masked: bool = False) -> Value:
-    """The value times a constant, which is this number, or not the same for all elements, or zero for some."""
+def _scaled(
+    equation: _Equation, value: Value, number: float | None, distinct: bool, mask: Value | None = None
+) -> Value:
+    """The value times a constant, which is this number, or not the same for all elements and maybe zero for some."""
     repeated, copies = _widened(equation, value)
     forms = _changed(value, apart=distinct and bool(repeated))
-    if masked:
-        forms[MASKED] = object()
+    if mask is not None:
+        forms[_Mask(mask)] = object()
     if value.kind == Kind.EXP_SUM:
         forms = value.forms
     negative_of = value if number == -1 and value.shape == equation.shape else None
@@ -543,7 +550,7 @@ def _multiply(equation: _Equation) -> _Known:
         number = number_of(constant)
         if number == 0:
             return Value(None, number=0.0)
-        return _scaled(equation, value, number, _is_distinct(constant), _has_zeros(constant))
+        return _scaled(equation, value, number, _is_distinct(constant), constant if _is_distinct(constant) else None)
     if one is other:
         return _even_power(equation, one)
     low, high = sorted((one, other), key=lambda value: value.kind)
@@ -665,7 +672,7 @@ def _sum(equation: _Equation) -> _Known:
             return None
         kind = Kind.LINEAR if value.kind == Kind.SUM else value.kind
         return Value(None, kind, value.name, None, _changed(value), repeated, copies, value.nonnegative)
-    bare = CONSTANTS in value.forms or MASKED in value.forms  # it may be a sum of one element
+    bare = _is_bare(value)
     if value.kind in LINEAR:
         known = _mixture(value, Kind.LINEAR if bare else Kind.SUM, repeated)
         return dataclasses.replace(known, nonnegative=value.nonnegative)
@@ -675,6 +682,11 @@ def _sum(equation: _Equation) -> _Known:
         return None
     kind = {Kind.EXP: Kind.EXP_SUM, **dict.fromkeys(SQUARES, Kind.SPREAD)}.get(value.kind, value.kind)
     return Value(None, kind, value.name, None, value.forms)
+
+
+def _is_bare(value: Value) -> bool:
+    """Whether a sum of its elements may be one of a single element and zeros."""
+    return CONSTANTS in value.forms or any(isinstance(root, _Mask) and root.has_zeros() for root in value.forms)
 
 
 def _product(equation: _Equation) -> _Known:
@@ -689,8 +701,7 @@ def _product(equation: _Equation) -> _Known:
     if value.kind in LINEAR and terms > 1:
         return _mixture(value, Kind.LINEAR, *_places(equation, value, weights))
     if value.kind in (*LINEAR, *SQUARES):
-        bare = CONSTANTS in value.forms or MASKED in value.forms
-        if terms > 1 and not bare and _adds_up(equation, weights):
+        if terms > 1 and not _is_bare(value) and _adds_up(equation, weights):
             return Value(None, Kind.SPREAD, value.name)
         every = frozenset(range(len(equation.shape)))
         forms = dict.fromkeys(value.forms, MIXED)
@@ -726,6 +737,9 @@ def _places(equation: _Equation, value: Value, weights: Value) -> tuple[frozense
     return again, bool(spread)
 
 
+_ROWS = 64  # are mostly enough to tell two columns apart
+
+
 def _by_output(equation: _Equation, weights: Value) -> np.ndarray | None:
     """The weights as a matrix, one column an output; None where they are not known while tracing."""
     numbers = numbers_of(weights)
@@ -741,7 +755,7 @@ def _by_output(equation: _Equation, weights: Value) -> np.ndarray | None:
         out = numbers.ndim - (2 if params["face"] == "images" else 1)
         rows = tuple(axis for axis in range(numbers.ndim) if axis != out)
     numbers = np.moveaxis(numbers, rows, range(len(rows)))
-    return numbers.reshape(math.prod(numbers.shape[: len(rows)]), -1).astype(np.float32)
+    return numbers.reshape(math.prod(numbers.shape[: len(rows)]), -1).astype(np.float32, copy=False)
 
 
 def _adds_up(equation: _Equation, weights: Value) -> bool:
@@ -755,11 +769,15 @@ def _distinct(equation: _Equation, weights: Value) -> bool:
     columns = _by_output(equation, weights)
     if columns is None:
         return True
+    rounding = float(jnp.finfo(jnp.result_type(weights.array)).eps)
+    return _no_multiples(columns[:_ROWS], rounding) or (len(columns) > _ROWS and _no_multiples(columns, rounding))
+
+
+def _no_multiples(columns: np.ndarray, rounding: float) -> bool:
     # Multiples have the same direction in any plane; few others have.
     plane = np.random.default_rng(0).normal(size=(2, len(columns))).astype(columns.dtype) @ columns
     if not plane.any(axis=0).all():
         return False
-    rounding = float(jnp.finfo(jnp.result_type(weights.array)).eps)
     angles = np.arctan2(*plane) % np.pi
     order = np.argsort(angles)
     gaps = np.diff(angles[order], append=angles[order[0]] + np.pi)

@@ -177,13 +177,15 @@ def _evaluate(jaxpr: core.Jaxpr, consts, inputs: Sequence[Value], walk: _Walk, w
     for equation in jaxpr.eqns:
         inputs = [read(variable) for variable in equation.invars]
         part_of = within or ("min" if capped.intersection(equation.outvars) else "")
-        # What is written twice, as the f(x) in where(f(x) > 0, f(x), 0), is one value; but two ReLUs are two rules.
-        operands = (str(v) if isinstance(v, core.Literal) else id(known[v]) for v in equation.invars)
-        written = (equation.primitive.name, str(equation.params), part_of, *operands)
-        once = not (_inner_jaxprs(equation) or equation.effects or _rectified(equation, inputs, part_of))
-        if not once or written not in done:
-            done[written] = _evaluate_equation(equation, inputs, walk, part_of)
-        outputs = done[written]
+        if _inner_jaxprs(equation) or equation.effects or _rectified(equation, inputs, part_of):
+            outputs = _evaluate_equation(equation, inputs, walk, part_of)
+        else:
+            # What is written twice, as the f(x) in where(f(x) > 0, f(x), 0), is one value; but two ReLUs are two rules.
+            operands = (str(v) if isinstance(v, core.Literal) else id(known[v]) for v in equation.invars)
+            written = (equation.primitive, str(equation.params), part_of, *operands)
+            if written not in done:
+                done[written] = _evaluate_equation(equation, inputs, walk, part_of)
+            outputs = done[written]
         known.update(zip(equation.outvars, outputs, strict=True))
     return [read(variable) for variable in jaxpr.outvars]
 
