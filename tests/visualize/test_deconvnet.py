@@ -33,7 +33,7 @@ def drawn(network, images):
     """Variables of the network, that no program has to be compiled for."""
     rng = np.random.default_rng(0)
     return jax.tree.map(
-        lambda leaf: (rng.normal(size=leaf.shape) / np.sqrt(leaf.size)).astype(leaf.dtype),
+        lambda leaf: jnp.asarray(rng.normal(size=leaf.shape) / np.sqrt(leaf.size), leaf.dtype),
         jax.eval_shape(network.init, jax.random.key(0), images),
     )
 
