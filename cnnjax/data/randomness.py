@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.random import define_prng_impl, threefry_prng_impl
+from jax.extend.random import define_prng_impl, threefry2x32_p, threefry_prng_impl
 from jaxtyping import Array, Int, Key
 
 from cnnjax.config import check_seed
@@ -37,10 +37,32 @@ def _partitionable(draw: Callable[..., Any]) -> Callable[..., Any]:
     return drawn
 
 
-@_partitionable
 def _random_bits(key: Any, bit_width: int, shape: tuple[int, ...]) -> Any:
-    # Each bit depends on its flat index alone; counted in one dimension, the program compiles several times faster.
-    return threefry_prng_impl.random_bits(key, bit_width, (math.prod(shape),)).reshape(shape)
+    return _flat_bits(bit_width, math.prod(shape))(key).reshape(shape)
+
+
+@functools.cache
+def _flat_bits(bit_width: int, size: int) -> Callable[[Any], Any]:
+    """Returns the bits [size] of a key, hashed in one dimension, under `jax.vmap` over keys too.
+
+    Each bit depends on its flat index alone, and XLA takes several times as long to compile hashes in more dimensions.
+    """
+
+    @_partitionable
+    def bits(key: Any) -> Any:
+        return threefry_prng_impl.random_bits(key, bit_width, (size,))
+
+    def of_keys(count: int, _: Any, keys: Any) -> tuple[Any, bool]:
+        if bit_width != 32:
+            return jax.vmap(bits)(keys), True
+        which, index = jnp.divmod(jnp.arange(count * size, dtype=jnp.uint32), jnp.uint32(max(size, 1)))
+        first, second = (words[which] for words in keys.T)
+        one, other = threefry2x32_p.bind(first, second, jnp.zeros_like(index), index)
+        return (one ^ other).reshape(count, size), True
+
+    flat = jax.custom_batching.custom_vmap(bits)
+    flat.def_vmap(of_keys)
+    return flat
 
 
 # JAX's own Threefry (Salmon et al. 2011) as it is by default, in a key of its own kind: what is drawn from such a key

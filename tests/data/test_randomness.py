@@ -93,3 +93,15 @@ def test_draws_are_those_of_jax_by_its_defaults():
 def test_a_seed_that_would_alias_another_is_refused(seed):
     with pytest.raises(InputError, match=f"seed must be between 0 and 2147483647, got {seed}"):
         address(seed, Purpose.INIT)
+
+
+@pytest.mark.parametrize("draw", [
+    lambda key: jax.random.uniform(key, (3, 2), jnp.float32),
+    lambda key: jax.random.randint(key, (4,), 0, 300, jnp.int16),
+    lambda key: jax.random.bits(key, (0, 3), jnp.uint32),
+], ids=["32 bits", "16 bits", "none"])  # fmt: skip
+def test_under_vmap_each_key_draws_what_it_draws_alone(draw):
+    keys = jax.random.split(address(7, Purpose.STUDY, 3), 6).reshape(2, 3)
+    together = jax.jit(jax.vmap(jax.vmap(draw)))(keys)
+    alone = [[draw(keys[row, column]) for column in range(3)] for row in range(2)]
+    np.testing.assert_array_equal(together, alone)

@@ -49,7 +49,7 @@ def command_again(workdir):
     return said
 
 
-@pytest.mark.parametrize("number", [100, pytest.param(1500, marks=LONG)])
+@pytest.mark.parametrize("number", [20, pytest.param(1500, marks=LONG)])
 def test_a_flipped_bit_in_a_checkpoint_is_refused_by_name(reference, damaged, number):
     generator = np.random.default_rng(runs.SEED)
     epochs = running.kept_epochs(damaged)

@@ -16,9 +16,9 @@ NEVER = ("--train.save-every-seconds", "1e6")
 FAR_APART = ("--train.batch-size", "2", "--train.epochs", "16", "--train.keep-epochs", "16")  # 719 steps an epoch
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
-    ("number", "status", "word"),
-    [(signal.SIGTERM, 143, "terminated"), pytest.param(signal.SIGINT, 130, "interrupted", marks=pytest.mark.faults)],
+    ("number", "status", "word"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
 )
 def test_the_newest_state_is_saved_within_ten_seconds(new, number, status, word):
     """Nothing but the signal makes this run save a state between epoch 0 and the last."""
