@@ -400,7 +400,7 @@ class _Trainer:
             if missing:
                 if self.others:
                     self.say(
-                        f"the sweep goes on otherwise than it began, so it may end with other bits ({self.others})"
+                        f"it goes on otherwise than it began, so it may end with other bits ({self.others})"
                     )
                     self.others = ""
                 training = MembersTraining(

@@ -78,7 +78,7 @@ def test_a_sweep_stopped_anywhere_ends_with_the_same_bits(dataset, whole, tmp_pa
     said = []
     monkeypatch.setenv("LIBTPU_INIT_ARGS", "--none")
     resumed = trained(dataset, tmp_path / "sweep", say=said.append)
-    (others,) = [line for line in said if "goes on otherwise than it began" in line]
+    (others,) = [line for line in said if "it goes on otherwise than it began" in line]
     assert others.endswith("(variables.LIBTPU_INIT_ARGS: --none here, None there)")
     assert outcome(resumed) == outcome(finished)
     assert 0 < sum(result.seconds for result in resumed.results) < time.monotonic() - started
