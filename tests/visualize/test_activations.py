@@ -31,7 +31,12 @@ def made():
     def feature_maps(variables, images):
         return {**(found := network.apply(variables, images))[1], "logits": found[0]}
 
-    return feature_maps, network.init(jax.random.key(0), jnp.zeros((1, *SHAPE)))
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(
+        lambda leaf: jnp.asarray(rng.normal(size=leaf.shape) / np.sqrt(leaf.size / leaf.shape[-1]), leaf.dtype),
+        jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *SHAPE))),
+    )
+    return feature_maps, variables
 
 
 def noise():
@@ -58,7 +63,7 @@ def found(network, split):
     """By batch size, with one compiled search."""
     feature_maps, variables = network
     look = make_look(feature_maps, preprocess, 9)
-    return {size: strongest_activations(look, variables, batches(split, size)) for size in (1, 7, 64)}
+    return {size: strongest_activations(look, variables, batches(split, size)) for size in (1, 64)}
 
 
 def by_a_sort(activations, count):
@@ -90,9 +95,8 @@ def test_the_nine_strongest_are_those_of_a_plain_sort(split):
 def test_the_batch_size_changes_no_bit(found):
     assert set(found[1]) == {"conv1", "pool1", "conv2", "pool2", "fc3", "logits"}
     for layer, wanted in found[1].items():
-        for size in (7, 64):
-            for mine, part in zip(found[size][layer], wanted, strict=True):
-                np.testing.assert_array_equal(mine, part)
+        for mine, part in zip(found[64][layer], wanted, strict=True):
+            np.testing.assert_array_equal(mine, part)
         assert all(len(set(images)) == 9 for images in wanted.image.T)  # one place an image
 
 
@@ -174,5 +178,6 @@ def test_a_dense_unit_sees_the_whole_image(network, split, found):
     assert seen.projections.shape == (20, 9, *SHAPE) and seen.unit.shape == (20, 9, 0)
     np.testing.assert_array_equal(seen.patches[19, 8], split.images[mine.image[8, 19]])
     chosen = preprocess(split.images[mine.image[:, 19]])
-    alone = project(lambda x: feature_maps(variables, x)["fc3"], chosen, np.full((9, 1), 19))
+    units = np.full((9, 1), 19)
+    alone = jax.jit(lambda x: project(lambda x: feature_maps(variables, x)["fc3"], x, units))(chosen)
     np.testing.assert_allclose(seen.projections[19], alone, rtol=1e-4, atol=1e-5)

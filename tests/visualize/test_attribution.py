@@ -80,20 +80,25 @@ def test_integrated_gradients_are_complete():
 
 def test_smooth_grad_is_the_mean_over_its_noisy_copies_by_a_plain_loop():
     keys = jax.random.split(jax.random.key(7), 3)
-    found = smooth_grad(logits, IMAGES, CLASSES, keys, noise=0.2, samples=4)
-    for number in range(3):
-        image = IMAGES[number]
+    found = jax.jit(lambda: smooth_grad(logits, IMAGES, CLASSES, keys, noise=0.2, samples=4))()
+
+    @jax.jit
+    @jax.vmap
+    def expected(image, number, key):
         spread = 0.2 * (image.max() - image.min())
-        copies = [
-            image + spread * jax.random.normal(jax.random.fold_in(keys[number], sample), image.shape)
-            for sample in range(4)
-        ]
-        gradients = jax.vmap(jax.grad(lambda x, number=number: logits(x[None])[0, CLASSES[number]]))(jnp.stack(copies))
-        np.testing.assert_allclose(found[number], gradients.mean(axis=0), rtol=1e-4, atol=1e-6)
-    # In a loop as well, whose convolutions XLA:CPU sums in another order on some processors.
-    alone = jax.lax.map(lambda zero: saliency(logits, IMAGES + zero, CLASSES), jnp.zeros(2))[0]
-    without_noise = smooth_grad(logits, IMAGES, CLASSES, keys, noise=0.0, samples=2)
-    np.testing.assert_allclose(without_noise, alone, rtol=1e-6)
+        noise = [jax.random.normal(jax.random.fold_in(key, sample), image.shape) for sample in range(4)]
+        gradient = jax.grad(lambda x: logits(x[None])[0, number])
+        return jax.lax.map(gradient, image + spread * jnp.stack(noise)).mean(axis=0)
+
+    np.testing.assert_allclose(found, expected(IMAGES, CLASSES, keys), rtol=1e-4, atol=1e-6)
+
+    @jax.jit
+    def without_noise():
+        # In a loop as well, whose convolutions XLA:CPU sums in another order on some processors.
+        alone = jax.lax.map(lambda zero: saliency(logits, IMAGES + zero, CLASSES), jnp.zeros(2))[0]
+        return smooth_grad(logits, IMAGES, CLASSES, keys, noise=0.0, samples=2), alone
+
+    np.testing.assert_allclose(*without_noise(), rtol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
@@ -102,12 +107,18 @@ def test_maps_have_the_type_of_the_images_with_64_bits_too(dtype):
     with jax.enable_x64(True):
         images = jnp.ones((1, 4, 4, 3), dtype) * jnp.arange(3, dtype=dtype)
         keys = jax.random.split(jax.random.key(0), 1)
-        for found in (
-            smooth_grad(lambda x: jax.nn.relu(x).sum((1, 2)), images, [1], keys, samples=2),
-            integrated_gradients(lambda x: jax.nn.relu(x).sum((1, 2)), images, [1], baseline=np.zeros(3), steps=2),
-            saliency(lambda x: jax.nn.relu(x).sum((1, 2)), images, [1], rule="guided"),
-            grad_cam(lambda x: jax.nn.relu(x).sum((1, 2)), images, [1], relu=0),
-        ):
+
+        def function(x):
+            return jax.nn.relu(x).sum((1, 2))
+
+        for found in jax.jit(
+            lambda x: (
+                smooth_grad(function, x, np.array([1]), keys, samples=2),
+                integrated_gradients(function, x, np.array([1]), baseline=np.zeros(3), steps=2),
+                saliency(function, x, np.array([1]), rule="guided"),
+                grad_cam(function, x, np.array([1]), relu=0),
+            )
+        )(images):
             assert found.dtype == dtype and bool(jnp.isfinite(found).all())
 
 
@@ -119,9 +130,11 @@ def test_no_map_depends_on_the_batch_and_jit_changes_nothing():
         lambda x, c, k: smooth_grad(logits, x, c, k, samples=3),
         lambda x, c, k: grad_cam(logits, x, c, relu=0),
     ):
-        whole = jax.jit(method)(IMAGES, CLASSES, keys)
-        single = jnp.concatenate([method(IMAGES[i : i + 1], CLASSES[i : i + 1], keys[i : i + 1]) for i in range(3)])
+        compiled = jax.jit(method)
+        whole = compiled(IMAGES, CLASSES, keys)
+        single = np.concatenate([compiled(IMAGES[i : i + 1], CLASSES[i : i + 1], keys[i : i + 1]) for i in range(3)])
         np.testing.assert_allclose(whole, single, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(whole, method(IMAGES, CLASSES, keys), rtol=1e-4, atol=1e-5)
 
 
 def test_grad_cam_by_numbers():
