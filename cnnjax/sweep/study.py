@@ -399,9 +399,7 @@ class _Trainer:
             missing = [epoch for epoch in epochs if epoch not in checkpoints.epochs()]
             if missing:
                 if self.others:
-                    self.say(
-                        f"it goes on otherwise than it began, so it may end with other bits ({self.others})"
-                    )
+                    self.say(f"it goes on otherwise than it began, so it may end with other bits ({self.others})")
                     self.others = ""
                 training = MembersTraining(
                     group.config, self.programs[number], self.dataset, folder, checkpoints, report, self.say, texts

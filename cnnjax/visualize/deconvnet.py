@@ -82,8 +82,8 @@ def with_relu_rule(function: Callable[..., Any], rule: Rule = "deconvnet") -> Ca
 
     All else is refused, behind a sum or at the end of the function too: tanh, sigmoid, gelu, relu6, attention, x²,
     gates, a choice among x and a function of the same x (leaky ReLU, |x|, two products with weights) or a constant,
-    and rarer spellings of a ReLU (`jnp.select`, `jnp.piecewise`, the largest of a stack with zeros). Weights must be
-    closed over and not be arguments.
+    medians and quantiles (take the middle of `jnp.sort`), and rarer spellings of a ReLU (`jnp.select`,
+    `jnp.piecewise`, the largest of a stack with zeros). Weights must be closed over and not be arguments.
 
     Raises:
         InputError: for a rule that does not exist; when called, for a nonlinearity without a rule, by its name.

@@ -292,10 +292,11 @@ def test_a_nonlinearity_without_a_rule_is_named(name, then):
 
 
 @pytest.mark.parametrize("approximate", [True, False])
-def test_gelu_and_attention_are_refused(approximate):
+def test_gelu_attention_and_medians_are_refused(approximate):
     for function in (
         lambda x: jax.nn.gelu(x, approximate=approximate),
         lambda x: jax.nn.softmax(x @ x.T) @ x,
+        lambda x: jnp.median(x, axis=1),
         lambda x: jax.nn.softmax(x) @ WEIGHTS,
         lambda x: jax.lax.scan(lambda c, _: (jnp.tanh(c), None), x, length=2)[0],
     ):
