@@ -60,7 +60,7 @@ def run(
 
 def run_options(main: Callable[[Any, "Progress"], Any], options: Any) -> None:
     """As `run`, for a script that has no config: calls `main(options, progress)`."""
-    _end_well(main, lambda: _told(type(options), sys.argv[1:], prog=_program(), description=_description()))
+    _end_well(main, lambda: parse_options(sys.argv[1:], options, prog=_program(), description=_description()))
 
 
 def _end_well(main: Callable[[Any, "Progress"], Any], read: Callable[[], Any]) -> None:
@@ -72,7 +72,7 @@ def _end_well(main: Callable[[Any, "Progress"], Any], read: Callable[[], Any]) -
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pinned(), Progress() as progress:
-            refuse_twice(sys.argv[1:])
+            refuse_twice(sys.argv[1:])  # as a whole: a script may take some of them out before the rest is read
             told = read()
             check_platform()
             main(told, progress)
@@ -155,6 +155,14 @@ def parse(
     whole = Config(**{field: getattr(told, field) for field, _, _ in parts})
     chosen = dataclasses.replace(options, **{field: getattr(told, field) for field, _, _ in own}) if options else None
     return Arguments(whole, _workdir(told.workdir), chosen)
+
+
+def parse_options(
+    arguments: Sequence[str], options: Any, *, prog: str | None = None, description: str | None = None
+) -> Any:
+    """As `parse`, for a script that has no config: an instance of the dataclass of `options`."""
+    refuse_twice(arguments)
+    return _told(type(options), arguments, prog=prog, description=description)
 
 
 def _workdir(text: str) -> Path:
