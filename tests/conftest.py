@@ -1,12 +1,15 @@
+from pathlib import Path
+
 import jax
 import jaxtyping
 import pytest
 
 from tests import typechecker
 
-# Before the first import of these rooms, so that shapes and types in their signatures are checked in every test.
+# Before the first import of the package, so that shapes and types in all its signatures are checked in every test.
 # Not in `config`: it checks its own fields, and under `jax.vmap` a `Hyperparams` holds arrays in the place of numbers.
-_CHECKED = [f"cnnjax.{room}" for room in ("data", "figures", "geometry", "ops", "sweep", "tracing")]
+_PACKAGE = Path(__file__).parent.parent / "cnnjax"
+_CHECKED = [f"cnnjax.{path.stem}" for path in _PACKAGE.iterdir() if path.stem[:2] != "__" and path.stem != "config"]
 jaxtyping.install_import_hook(_CHECKED, f"{typechecker.__name__}.checked")
 
 

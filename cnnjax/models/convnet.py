@@ -10,6 +10,7 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
 from cnnjax import geometry, ops
@@ -57,10 +58,10 @@ class ConvNet(nn.Module):
     @nn.compact
     def __call__(
         self,
-        images: Float[Array, "batch height width channels"],
+        images: Float[Array | np.ndarray, "batch height width channels"],
         *,
         train: bool = False,
-        mask: Num[Array, " batch"] | Bool[Array, " batch"] | None = None,
+        mask: Num[Array | np.ndarray, " batch"] | Bool[Array | np.ndarray, " batch"] | None = None,
         dropout_rate: float | Float[Array, ""] = 0.0,
         batch_norm_momentum: float | Float[Array, ""] = 0.9,
     ) -> tuple[Float[Array, "batch classes"], dict[str, Array]]:
@@ -75,7 +76,7 @@ class ConvNet(nn.Module):
                 (PyTorch: by one less), and PyTorch's "momentum" is 1 minus this.
         """
         feature_maps: dict[str, Array] = {}
-        x = images
+        x = jnp.asarray(images)
         for number, layer in enumerate(self.convolutions, 1):
             kernel_init = kernel_initializer(self.initializer, number)
             x = jax.nn.relu(_Convolution(layer, self.rounding, kernel_init, name=f"conv{number}")(x))

@@ -6,9 +6,8 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,6 +26,15 @@ from cnnjax.train.optimizers import kernels, learning_rate, make_optimizer
 Preprocess = Callable[
     [UInt8[Array | np.ndarray, "batch height width channels"]], Float[Array, "batch height width channels"]
 ]
+
+
+@runtime_checkable
+class Network(Protocol):
+    """Flax's two functions: a module of Linen, or what has them too."""
+
+    def init(self, *args: Any, **kwargs: Any) -> Any: ...
+
+    def apply(self, *args: Any, **kwargs: Any) -> Any: ...
 
 
 class Metrics(NamedTuple):
@@ -59,7 +67,7 @@ def zero_metrics() -> Metrics:
     return Metrics(*(jnp.zeros((), jnp.float32) for _ in Metrics._fields))
 
 
-def initial_state(network: nn.Module, config: TrainConfig, hyper: Hyperparams, image_shape: tuple) -> TrainState:
+def initial_state(network: Network, config: TrainConfig, hyper: Hyperparams, image_shape: tuple) -> TrainState:
     """Step 1: weights drawn at random from `hyper.seed`, kernels multiplied by `hyper.initial_scale`."""
     variables = network.init(address(hyper.seed, Purpose.INIT), jnp.zeros((1, *image_shape), jnp.float32))
     params = variables["params"]
@@ -89,7 +97,7 @@ def all_finite(tree: Any) -> Bool[Array, ""]:
     return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
-def make_objective(network: nn.Module, config: TrainConfig, preprocess: Preprocess, steps_per_epoch: int):
+def make_objective(network: Network, config: TrainConfig, preprocess: Preprocess, steps_per_epoch: int):
     """Returns the pure (params, hyper, state, batch) -> mean loss, (metrics, new batch_stats, feature_maps)."""
     loss_function = LOSSES[config.loss]
 
@@ -120,7 +128,7 @@ def make_objective(network: nn.Module, config: TrainConfig, preprocess: Preproce
     return objective
 
 
-def make_first_unsound(network: nn.Module, config: TrainConfig, preprocess: Preprocess) -> Callable[..., str | None]:
+def make_first_unsound(network: Network, config: TrainConfig, preprocess: Preprocess) -> Callable[..., str | None]:
     """Returns (hyper, state, images, labels) -> where the step at `state.step` first has a NaN or an infinity, or None.
 
     In the order of the computation: the images as the network takes them, every layer's activations, logits and loss,
@@ -150,7 +158,7 @@ def make_first_unsound(network: nn.Module, config: TrainConfig, preprocess: Prep
 
 
 def make_train_step(
-    network: nn.Module, config: TrainConfig, preprocess: Preprocess, steps_per_epoch: int
+    network: Network, config: TrainConfig, preprocess: Preprocess, steps_per_epoch: int
 ) -> Callable[[Hyperparams, TrainState, Batch], tuple[TrainState, Metrics]]:
     """Returns the pure step (hyper, state, batch) -> (state, the metrics of this batch), steps 2 to 5.
 
@@ -192,7 +200,7 @@ def make_order(config: TrainConfig, num_images: int) -> Callable[..., tuple]:
 
 
 def make_train_chunk(
-    network: nn.Module, config: TrainConfig, preprocess: Preprocess, num_images: int
+    network: Network, config: TrainConfig, preprocess: Preprocess, num_images: int
 ) -> Callable[..., TrainState]:
     """Returns the pure chunk (hyper, state, images, labels, order, start, stop) -> state.
 
@@ -224,7 +232,7 @@ def make_train_chunk(
     return ops.members_in_turn(train_chunk)
 
 
-def make_evaluate(network: nn.Module, config: TrainConfig, preprocess: Preprocess, num_images: int):
+def make_evaluate(network: Network, config: TrainConfig, preprocess: Preprocess, num_images: int):
     """Returns the pure (hyper, state, images, labels) -> Metrics over all images, each counted once."""
     loss_function = LOSSES[config.loss]
     steps = -(-num_images // config.batch_size)

@@ -16,6 +16,7 @@ from cnnjax.errors import InputError
 from cnnjax.visualize.deconvnet import Rule, feature_maps_of, with_offset, with_relu_rule
 
 Logits = Callable[[Array], Any]  # images to [batch, classes]
+Classes = Int[Array | np.ndarray, " batch"] | Sequence[int]  # one an image
 
 
 class Similarity(NamedTuple):
@@ -26,11 +27,7 @@ class Similarity(NamedTuple):
 
 
 def saliency(
-    logits: Logits,
-    images: Float[Array, "batch height width channels"],
-    classes: Int[Array | np.ndarray, " batch"],
-    *,
-    rule: Rule = "gradient",
+    logits: Logits, images: Float[Array, "batch height width channels"], classes: Classes, *, rule: Rule = "gradient"
 ) -> Float[Array, "batch height width channels"]:
     """The logit of each image's class, brought down to the pixels; signed.
 
@@ -48,9 +45,9 @@ def saliency(
 def integrated_gradients(
     logits: Logits,
     images: Float[Array, "batch height width channels"],
-    classes: Int[Array | np.ndarray, " batch"],
+    classes: Classes,
     *,
-    baseline: Float[Array, "#batch #height #width #channels"] | float = 0.0,
+    baseline: Float[Array | np.ndarray, "..."] | float = 0.0,
     steps: int = 50,
 ) -> Float[Array, "batch height width channels"]:
     """The gradient averaged on the straight line from `baseline` to the image, times their difference; in logits.
@@ -58,7 +55,7 @@ def integrated_gradients(
     The pixels of a map add up to logit(image) - logit(baseline), up to the error of the integration.
 
     Args:
-        baseline: in the network's input; 0 is the mean image where that is subtracted.
+        baseline: in the network's input, broadcast to the images; 0 is the mean image where that is subtracted.
         steps: points of the Gauss-Legendre rule.
 
     Source: Sundararajan et al. 2017; the rule is that of captum.
@@ -79,7 +76,7 @@ def integrated_gradients(
 def smooth_grad(
     logits: Logits,
     images: Float[Array, "batch height width channels"],
-    classes: Int[Array | np.ndarray, " batch"],
+    classes: Classes,
     keys: Key[Array, " batch"],
     *,
     noise: float = 0.15,
@@ -105,11 +102,7 @@ def smooth_grad(
 
 
 def grad_cam(
-    logits: Logits,
-    images: Float[Array, "batch height width channels"],
-    classes: Int[Array | np.ndarray, " batch"],
-    *,
-    relu: int,
+    logits: Logits, images: Float[Array, "batch height width channels"], classes: Classes, *, relu: int
 ) -> Float[Array, "batch height width"]:
     """The maps of one ReLU, weighted by the mean gradient over each, added, rectified, enlarged to the image.
 

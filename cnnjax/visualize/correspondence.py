@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Int8
+from jaxtyping import Array, Float, Int, Int8, Real
 
 from cnnjax import ops
 
@@ -59,7 +59,7 @@ def make_look(
         outputs: (variables, images in grey levels) -> features of each layer.
     """
 
-    def look(variables: Any, image: Float[Array, "height width channels"], boxes: Int[Array, "boxes 4"]):
+    def look(variables: Any, image: Real[Array, "height width channels"], boxes: Int[Array, "boxes 4"]):
         image = jnp.asarray(image, jnp.float32)
         layers = outputs(variables, jnp.concatenate([image[None], cover(image, boxes, background)]))
         return tuple(change_signs(layer[0], layer[1:]) for layer in layers)

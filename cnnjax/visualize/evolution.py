@@ -230,7 +230,7 @@ def crop(
     field: ReceptiveField | None,
     unit: Int[np.ndarray, " axes"],
     fill: float = np.nan,
-) -> Float[np.ndarray, "side side channels"]:
+) -> Float[np.ndarray, "tile_height tile_width channels"]:
     """What the unit at (row, column) sees of the image, `fill` outside; the whole image where it sees as much."""
     height, width = image.shape[:2]
     if field is None or field.size >= max(height, width) or unit.size == 0:

@@ -233,6 +233,7 @@ def test_the_magnitude_is_the_largest_of_the_channels():
     np.testing.assert_array_equal(magnitude(np.array([[[[1.0, -3.0, 2.0], [0.0, 0.5, 0.0]]]])), [[[3.0, 0.5]]])
 
 
+@pytest.mark.wrong_types
 @pytest.mark.parametrize("classes", [[5, 0, 0], [-1, 0, 0], [0, 0], [0.5, 0.0, 0.0], [[0], [0], [0]]])
 def test_classes_that_do_not_exist_are_refused(classes):
     for method in (saliency, lambda *args: grad_cam(*args, relu=0)):
