@@ -14,7 +14,7 @@ class InUse(InputError):
     """Another process holds the folder; `holder` is its pid and host."""
 
     def __init__(self, folder: Path, holder: str):
-        super().__init__(f"--workdir {folder} must not be in use by another process, and is ({holder})")
+        super().__init__(f"{folder} must not be in use by another process, and is ({holder})")
         self.holder = holder
 
 
