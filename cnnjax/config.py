@@ -153,7 +153,7 @@ class DataConfig:
         _require(size is None or 1 <= size <= 4096, "data.image_size", "between 1 and 4096", size)
         _require(0 < self.test_fraction < 1, "data.test_fraction", "between 0 and 1", self.test_fraction)
         _require(self.unit > 0 and math.isfinite(self.unit), "data.unit", "a finite number > 0", self.unit)
-        _require(self.split_seed >= 0, "data.split_seed", "at least 0", self.split_seed)
+        check_seed("data.split_seed", self.split_seed)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -65,6 +65,7 @@ def test_json_with_what_does_not_belong_is_refused_by_name(tree, message):
         (lambda: TrainConfig(epochs="ten"), 'train.epochs must be int, got "ten"'),
         (lambda: DataConfig(npz=""), "data.npz must be a name that is not empty"),
         (lambda: DataConfig(test_fraction=1.0), "data.test_fraction must be between 0 and 1, got 1.0"),
+        (lambda: DataConfig(split_seed=2**31), "data.split_seed must be between 0 and 2147483647, got 2147483648"),
         (lambda: DataConfig(unit=math.nan), "data.unit must be a finite number > 0, got nan"),
         (lambda: Config(hyper=Hyperparams(learning_rate=-1)), "hyper.learning_rate must be between 0 and 1000, got -1"),
         (lambda: Config(hyper=Hyperparams(momentum=math.nan)), "hyper.momentum must be between 0 and 1, got nan"),

@@ -13,8 +13,8 @@ def random_state(seed: int, *address: int) -> np.random.RandomState:
     """A generator that is a function of (seed, address): independent streams for different addresses.
 
     Args:
-        seed: any integer of at least 0, however large.
-        address: integers of at least 0, such as the index of a class.
+        seed: at least 0 and below 2^32; a larger one would be taken apart, and its upper half be part of an address.
+        address: integers of the same range, such as the index of a class.
     """
     return np.random.RandomState(np.random.MT19937(np.random.SeedSequence([seed, *address])))
 
@@ -29,7 +29,7 @@ def stratified_split(
     Args:
         labels: integers of at least 0, [n].
         test_fraction: in (0, 1).
-        seed: at least 0.
+        seed: as `random_state` takes it.
         name: of the data set, for the error.
 
     Raises:
