@@ -22,12 +22,17 @@ _TURNS = {
 
 def num_channels(image: Picture) -> int:
     """1 for a grey image (bilevel, 8 and 16 bits, with or without alpha), 3 for every other."""
-    return 1 if image.mode in _GREY_MODES or _is_16_bit_pgm(image) else 3
+    return 1 if image.mode in _GREY_MODES or _is_16_bit_pgm(image) or _is_16_bit_grey_with_alpha(image) else 3
 
 
 def _is_16_bit_pgm(image: Picture) -> bool:
     # Pillow has no narrower mode for it, and scales it to 0..65535.
     return image.mode == "I" and image.format == "PPM"
+
+
+def _is_16_bit_grey_with_alpha(image: Picture) -> bool:
+    # A PNG, which Pillow reads as colour; once loaded it does not tell any more.
+    return any(part[3] == "LA;16B" for part in getattr(image, "tile", ()))
 
 
 def fit(

@@ -1,5 +1,6 @@
 import io
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -50,6 +51,19 @@ def test_a_pgm_is_scaled_by_its_own_largest_value(maxval):
     assert num_channels(image) == 1
     found = fit(image, image_size=None, channels=None)[..., 0]
     assert np.abs(found - values * (255 / maxval)).max() < 1.01  # upper 8 bits of 16 lie below by up to one
+
+
+def test_a_png_of_16_bit_grey_with_alpha_is_grey():
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    pixels = np.stack([GREY.astype(np.uint16) * 256 + 77, np.full_like(GREY, 9, np.uint16)], axis=-1).astype(">u2")
+    header = struct.pack(">IIBBBBB", 16, 16, 16, 4, 0, 0, 0)  # width, height, bits, grey with alpha
+    rows = zlib.compress(b"".join(b"\0" + row.tobytes() for row in pixels))
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    image = Image.open(io.BytesIO(b"\x89PNG\r\n\x1a\n" + parts))
+    assert num_channels(image) == 1
+    np.testing.assert_array_equal(fit(image, image_size=None, channels=None)[..., 0], GREY)
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "TIFF", "JPEG2000"])
