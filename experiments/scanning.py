@@ -6,10 +6,7 @@ class mean and of a logistic regression on the raw input.
 
 import dataclasses
 import json
-import lzma
 import time
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +22,7 @@ from cnnjax import cli, ops
 from cnnjax.atomic import write_text
 from cnnjax.cli import Progress
 from cnnjax.config import check_seed
-from cnnjax.data import Purpose, address, epoch_order
+from cnnjax.data import Purpose, address, epoch_order, npz
 from cnnjax.data.published import read_idx
 from cnnjax.errors import InputError
 from cnnjax.ops import DenseLayer
@@ -117,12 +114,7 @@ def read_volumes(paths: Sequence[Path]) -> tuple[Split, Split]:
 
 def _arrays(path: Path, ranks: dict[str, int]) -> dict[str, np.ndarray]:
     """The arrays of these names in an npz file, each of the given rank."""
-    broken = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in ranks}
-    except broken as error:
-        raise InputError(f"{path} must be an npz file with {', '.join(ranks)}: {error}") from error
+    arrays = npz.read(path, tuple(ranks), called="--data")
     for name, rank in ranks.items():
         if arrays[name].ndim != rank:
             raise InputError(f"{path}: {name} must have {rank} dimensions, got shape {arrays[name].shape}")

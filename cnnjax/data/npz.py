@@ -3,6 +3,7 @@
 import io
 import math
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
@@ -31,7 +32,7 @@ def load(config: DataConfig) -> Dataset:
         InputError: for a missing file, an unreadable one, a missing array, a wrong type or shape, a label out of range.
     """
     path = _path(config.npz or "")
-    arrays = _read(path)
+    arrays = read(path, _ARRAYS, ("class_names",), called="data.npz")
     (x_train, y_train), (x_test, y_test) = (
         (_images(path, f"x_{part}", arrays[f"x_{part}"]), _labels(path, f"y_{part}", arrays[f"y_{part}"]))
         for part in ("train", "test")
@@ -57,46 +58,57 @@ def _path(text: str) -> Path:
     raise InputError(f"data.npz must be a file, got {text!r}, which {kind}")
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
+def read(path: Path, required: Sequence[str], optional: Sequence[str] = (), *, called: str) -> dict[str, np.ndarray]:
+    """The arrays of these names in an npz file; what declares more than the file can hold is never asked memory for.
+
+    Args:
+        called: the option that named the file.
+
+    Raises:
+        InputError: no npz archive, a damaged or crafted one, one that lacks a required array, or Python objects in it.
+    """
     try:
         with open_regular(path) as file:
             if not zipfile.is_zipfile(file):
                 raise InputError(
-                    f"data.npz must be a file that numpy.savez wrote, got {str(path)!r}, which is no npz archive"
+                    f"{called} must be a file that numpy.savez wrote, got {str(path)!r}, which is no npz archive"
                 )
             with zipfile.ZipFile(file) as archive:
-                return _members(path, archive)
+                infos = _members(path, archive, required, optional, called)
+                require_memory(sum(info.file_size for info in infos.values()), f"{called}: the arrays in {str(path)!r}")
+                return {name: _member(path, archive, name, info, called) for name, info in infos.items()}
     except (InputError, MemoryError):
         raise
     except Exception as error:  # a damaged or crafted archive makes zipfile raise nearly anything
-        raise InputError(f"data.npz: {str(path)!r} cannot be read: {_one_line(error)}") from error
+        raise InputError(f"{called}: {str(path)!r} cannot be read: {_one_line(error)}") from error
 
 
-def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
+def _members(
+    path: Path, archive: zipfile.ZipFile, required: Sequence[str], optional: Sequence[str], called: str
+) -> dict[str, zipfile.ZipInfo]:
     names = [name.removesuffix(".npy") for name in archive.namelist()]
-    missing = [name for name in _ARRAYS if name not in names]
+    missing = [name for name in required if name not in names]
     if missing:
         raise InputError(
-            f"data.npz must hold {', '.join(_ARRAYS)}; {str(path)!r} lacks {', '.join(missing)}"
+            f"{called} must hold {', '.join(required)}; {str(path)!r} lacks {', '.join(missing)}"
             f" and has {ascii(', '.join(names))[1:-1] or 'nothing'}"
         )
     infos = {
         name: archive.getinfo(name if name in archive.namelist() else f"{name}.npy")
-        for name in (*_ARRAYS, "class_names")
+        for name in (*required, *optional)
         if name in names
     }
     for name, info in infos.items():
         most = _MOST_BY_METHOD.get(info.compress_type, 0) * info.compress_size
         if info.file_size > most:
             raise InputError(
-                f"data.npz: {name} in {str(path)!r} cannot be read: {info.compress_size:,} bytes of the file cannot"
+                f"{called}: {name} in {str(path)!r} cannot be read: {info.compress_size:,} bytes of the file cannot"
                 f" hold {info.file_size:,}"
             )
-    require_memory(sum(info.file_size for info in infos.values()), f"data.npz: the arrays in {str(path)!r}")
-    return {name: _member(path, archive, name, info) for name, info in infos.items()}
+    return infos
 
 
-def _member(path: Path, archive: zipfile.ZipFile, name: str, info: zipfile.ZipInfo) -> np.ndarray:
+def _member(path: Path, archive: zipfile.ZipFile, name: str, info: zipfile.ZipInfo, called: str) -> np.ndarray:
     try:
         with archive.open(info) as file:
             _require_honest_header(file, info.file_size)
@@ -112,7 +124,7 @@ def _member(path: Path, archive: zipfile.ZipFile, name: str, info: zipfile.ZipIn
             reason = "holds Python objects, which are never unpickled; save it as numbers or text"
         else:
             reason = f"cannot be read: {_one_line(error)}"
-        raise InputError(f"data.npz: {name} in {str(path)!r} {reason}") from error
+        raise InputError(f"{called}: {name} in {str(path)!r} {reason}") from error
 
 
 def _require_honest_header(file: IO[bytes] | io.BufferedIOBase, size: int) -> None:

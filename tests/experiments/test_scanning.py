@@ -2,8 +2,10 @@
 
 import dataclasses
 import gzip
+import io
 import json
 import struct
+import zipfile
 
 import jax
 import numpy as np
@@ -186,9 +188,20 @@ def test_broken_files_are_refused_by_name(data, tmp_path):
             scanning.main(scanning.Options(data=data, only=("sound",), out=tmp_path / "new"), Quiet())
         assert "spoken_digits.npz" in str(error.value) and message in str(error.value)
     path.write_bytes(b"PK no archive")
-    with pytest.raises(InputError, match="spoken_digits.npz must be an npz file with audio_mulaw, length, label"):
+    with pytest.raises(InputError, match="--data must be a file that numpy.savez wrote, got .*spoken_digits.npz"):
         scanning.read_sound([path])
     np.savez(path, label=arrays["label"])
-    with pytest.raises(InputError, match="must be an npz file with audio_mulaw, length, label, is_test: 'audio"):
+    with pytest.raises(InputError, match="--data must hold audio_mulaw, length, label, is_test; .* lacks audio_mulaw"):
+        scanning.read_sound([path])
+    # A header of a few bytes that asks for 2 TB.
+    shape = np.lib.format.header_data_from_array_1_0(arrays["audio_mulaw"]) | {"shape": (2**41,)}
+    np.savez(path, **arrays)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive, io.BytesIO() as header:
+        np.lib.format.write_array_header_1_0(header, shape)
+        for name, member in members.items():
+            archive.writestr(name, header.getvalue() if name == "audio_mulaw.npy" else member)
+    with pytest.raises(InputError, match=r"--data: audio_mulaw in .* cannot be read: shape \[2199023255552\] of int8"):
         scanning.read_sound([path])
     assert not (tmp_path / "new").exists()
