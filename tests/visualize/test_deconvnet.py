@@ -186,6 +186,7 @@ def test_it_runs_under_jit_and_vmap():
     np.testing.assert_array_equal(plain, mapped)
 
 
+@pytest.mark.wrong_types
 def test_bad_input_is_named():
     with pytest.raises(InputError, match="rule must be one of gradient, deconvnet, guided, got 'guide'"):
         with_relu_rule(jax.nn.relu, "guide")  # type: ignore[arg-type]
@@ -199,6 +200,7 @@ def test_bad_input_is_named():
         )
 
 
+@pytest.mark.wrong_types
 @pytest.mark.parametrize(
     "units", [[[0, 0, 9]], [[5, 0, 0]], [[-1, 0, 0]], [[0, 0]], [[0, 0, 0], [0, 0, 0]], [[0.5, 0, 0]]]
 )
