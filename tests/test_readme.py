@@ -77,6 +77,7 @@ def names(options, prefix: str):
             yield from names(value, f"{name}.")
 
 
+@pytest.mark.long
 def test_the_code_runs_as_it_stands():
     first, second, *others = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
     assert not others

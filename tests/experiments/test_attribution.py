@@ -76,6 +76,7 @@ def test_bad_input_is_one_line(run, study, changes, message):
     assert sorted(run.rglob("*")) == before
 
 
+@pytest.mark.long
 def test_attribution_of_a_network_without_convolutions_is_refused(tmp_path):
     folder = trained_run(tmp_path / "run", model=ModelConfig("mlp", dense=(8,)))
     with pytest.raises(InputError, match="--run must be of a network with convolutions, got 'mlp'"):

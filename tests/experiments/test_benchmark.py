@@ -103,7 +103,7 @@ def test_the_forms_of_the_members_train_alike():
     np.testing.assert_allclose(losses, losses[0], rtol=1e-5)
 
 
-@pytest.mark.parametrize("form", some([form for form, rule in member_forms.FORMS.items() if rule], "folded slices"))
+@pytest.mark.parametrize("form", some([form for form, rule in member_forms.FORMS.items() if rule]))
 def test_every_form_of_a_members_convolution_has_its_values(form):
     """All three faces of a convolution with stride, uneven padding and dilation, against one member at a time."""
     keys = jax.random.split(jax.random.key(0), 3)
@@ -204,6 +204,7 @@ def test_bad_options_are_refused(options, message):
         Options(**options)
 
 
+@pytest.mark.long
 def test_rows_are_kept_with_what_they_were_measured_on_and_a_rival_that_fails_with_its_reason(tmp_path, monkeypatch):
     monkeypatch.setitem(GPU_SUITES, "pool", ("max_pool", {"reduce_window": ("no such rival",)}))
     files = {name: str(tmp_path / name) for name in ("json", "markdown")}

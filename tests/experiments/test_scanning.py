@@ -67,6 +67,7 @@ def data(tmp_path):
     return folder
 
 
+@pytest.mark.long
 def test_the_study_trains_each_network_and_writes_its_errors(data, tmp_path):
     said = []
     quiet = Quiet()

@@ -204,6 +204,7 @@ def test_fewer_members_than_the_plan_compiled_for_train_too(dataset, monkeypatch
 
 
 @pytest.mark.usefixtures("only_on_cpu")
+@pytest.mark.long
 def test_chunks_are_no_longer_than_what_stopping_early_leaves(dataset, monkeypatch):
     monkeypatch.setattr(engine, "CANDIDATES", ())
     members = sweeps.members(QUICK, learning_rate=[0.1 + 0.01 * index for index in range(9)])
@@ -233,6 +234,7 @@ def halved_to_one(workdir, size):
 
 
 @pytest.mark.usefixtures("only_on_cpu")
+@pytest.mark.long
 def test_members_on_eight_devices_are_those_on_one(tmp_path):
     command = [sys.executable, "-c", ON_DEVICES, str(tmp_path / "eight"), str(tmp_path / "states"), "4"]
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}

@@ -201,6 +201,7 @@ def test_a_training_that_stops_names_the_place_and_freezes_the_state(dataset, cl
     assert int(loop.state.step) == wanted and int(loop.state.unsound) == 1
 
 
+@pytest.mark.long
 def test_a_rewound_training_halves_its_rate_until_it_gives_up(dataset, claimed):
     workdir, checkpoints = claimed
     said = []

@@ -110,6 +110,7 @@ def test_metrics_of_an_epoch_count_every_image_once_and_start_anew(network, data
     assert float(state.metrics.count) == CONFIG.batch_size
 
 
+@pytest.mark.long
 def test_a_member_under_vmap_is_the_run_alone(network, data):
     chunk = make_train_chunk(network, CONFIG, PREPROCESS, COUNT)
 
