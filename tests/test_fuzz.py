@@ -88,7 +88,7 @@ def configs(draw):
     return tree
 
 
-@examples(200, 5000)
+@examples(80, 5000)
 def test_configs(number):
     def door(tree):
         config = from_json(tree)
@@ -104,7 +104,7 @@ WORDS = st.text(max_size=6) | st.sampled_from(
 COMMANDS = st.lists(st.one_of(st.sampled_from(OPTIONS), WORDS, st.text(max_size=5).map("--".__add__)), max_size=5)
 
 
-@examples(40, 600)
+@examples(15, 600)
 def test_command_lines(number, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)  # a word that is a file's name finds none here
 
@@ -227,7 +227,7 @@ def published(draw):
     )
 
 
-@examples(200, 5000)
+@examples(80, 5000)
 def test_published_files(number, tmp_path):
     path = tmp_path / "any.tar.gz"
 
@@ -294,7 +294,7 @@ def descriptions(draw):
     return files | {name: mutated(draw, files.get(name, b"{}"))}
 
 
-@examples(200, 5000)
+@examples(80, 5000)
 def test_descriptions_of_prepared_sets(number, tmp_path):
     folder = tmp_path / "any_set" / "1.0.0"
     folder.mkdir(parents=True)
@@ -351,7 +351,7 @@ def put(workdir: Path, place: str, kind: str, content: bytes) -> None:
         path.symlink_to("nowhere")
 
 
-@examples(40, 1000)
+@examples(15, 1000)
 def test_run_folders(number, tmp_path):
     """A run folder is read as scripts read it; damage gives no other values."""
     config = running.read_config(GOLDEN / "config.json")

@@ -111,6 +111,7 @@ def test_studies_of_float32_images_are_the_same_with_x64(name):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.long
 def test_noise_and_its_maps_have_the_type_of_the_images():
     with jax.enable_x64(True):
         for dtype in (jnp.float32, jnp.float64):

@@ -74,6 +74,7 @@ def test_numbers_out_of_range_are_refused(name, value):
         Options(**{name: value})
 
 
+@pytest.mark.long
 def test_without_convolutions_layers_must_be_named(tmp_path):
     folder = trained(tmp_path / "run", model=ModelConfig("mlp"))
     with pytest.raises(InputError, match="--layers must be given for a network without convolutions: fc1, fc2, fc3"):

@@ -96,6 +96,7 @@ def digits(**changes):
     return dataclasses.replace(cli.load_config("digits"), train=TrainConfig(epochs=1, keep_epochs=(1,)), **changes)
 
 
+@pytest.mark.long
 def test_the_study_trains_each_variant_once_and_writes_its_numbers(tmp_path):
     progress, said = Quiet(), []
     progress.say = said.append

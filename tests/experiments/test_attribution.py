@@ -23,6 +23,7 @@ def run(tmp_path_factory):
     return trained_run(tmp_path_factory.mktemp("digits") / "run")
 
 
+@pytest.mark.long
 def test_attribution_writes_both_figures_with_their_numbers(run):
     options = attribution.Options(run=run, images=(0, 7, 3), steps=8, samples=3, sanity_images=4)
     attribution.main(options, Quiet())
@@ -43,6 +44,7 @@ def test_attribution_writes_both_figures_with_their_numbers(run):
     assert {"attribution.png", "attribution_sanity.png"} <= {path.name for path in folder.iterdir()}
 
 
+@pytest.mark.long
 def test_maximization_rises_above_the_training_images(run):
     """Every unit of the first layer, which is linear before its ReLU, and the layers above in sum."""
     maximization.main(maximization.Options(run=run, units=3, jitter=0, images=200), Quiet())

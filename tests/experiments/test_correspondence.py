@@ -39,6 +39,7 @@ def boxes(path, *lines):
     return path
 
 
+@pytest.mark.long
 def test_delta_is_that_of_the_networks_own_features(folder):
     options = small(folder)
     correspondence.main(options, Quiet())

@@ -38,6 +38,7 @@ def small(folder, **changes):
     return Options(run=folder, **{**ranges, "images": (3, 4, 9), "per_class": 2, **changes})
 
 
+@pytest.mark.long
 def test_the_numbers_are_those_of_the_network_itself(folder):
     options, progress = small(folder), Telling()
     invariance.main(options, progress)

@@ -17,6 +17,7 @@ def folder(tmp_path_factory):
     return trained(tmp_path_factory.mktemp("occlusion") / "run")
 
 
+@pytest.mark.long
 def test_the_figures_numbers_are_those_of_the_network_itself(folder):
     said = []
     progress = Quiet()

@@ -25,6 +25,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 def test_the_page_lists_every_figure_that_was_made(folder):
     paper.main(Options(run=folder, only=("activations",)), Quiet())
     page = (folder / "figures" / "paper.md").read_text()

@@ -28,6 +28,7 @@ def small(folder, **changes):
     return Options(run=folder, **{"per_class": (2, 10), "folds": 2, "test_per_class": 20, **changes})
 
 
+@pytest.mark.long
 def test_the_table_and_the_figure_hold_each_layers_accuracy(folder):
     progress, said = Quiet(), []
     progress.say = said.append

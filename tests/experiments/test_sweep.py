@@ -132,6 +132,7 @@ def test_members_from_a_pipe_are_refused_without_waiting(tmp_path):
         sweep.main(told("--members", str(tmp_path / "members.csv"), "--workdir", str(tmp_path / "new")), Quiet())
 
 
+@pytest.mark.long
 def test_where_all_members_diverge_there_is_no_best(tmp_path):
     """The table says so, and no run is written."""
     said = []

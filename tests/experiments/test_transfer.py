@@ -49,6 +49,7 @@ def small(folder, target, **changes):
     return Options(run=folder, **told)
 
 
+@pytest.mark.long
 def test_the_table_holds_every_way_of_moving(folder, target):
     progress, said = Quiet(), []
     progress.say = said.append

@@ -181,6 +181,7 @@ def test_a_flipped_bit_in_an_npz_never_gives_other_data(tmp_path, number):
             count("a bit flipped in an .npz of images", outcome)
 
 
+@LONG
 def test_a_cut_line_of_metrics_comes_back(reference, damaged):
     path = damaged / "metrics.jsonl"
     text = path.read_bytes()

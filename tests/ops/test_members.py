@@ -101,6 +101,7 @@ def derivatives(of):
     }
 
 
+@pytest.mark.long
 def test_derivatives_are_those_of_vmap():
     turned, plain = (jax.jit(lambda of=of: derivatives(of))() for of in (members_in_turn(network), network))
     for name, wanted in plain.items():

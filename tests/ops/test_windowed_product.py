@@ -97,6 +97,7 @@ def test_members_with_shared_images_are_one_convolution():
     assert str(jaxpr).count("windowed_product") == 1
 
 
+@pytest.mark.long
 def test_a_batch_over_four_devices_needs_one_all_reduce():
     program = """
         import jax, jax.numpy as jnp, numpy as np

@@ -77,6 +77,7 @@ def test_padded_batches_train_as_pytorch_does_on_their_images_alone():
     np.testing.assert_allclose(state.batch_stats["norm1"]["var"], variance, rtol=1e-4)
 
 
+@pytest.mark.long
 def test_with_dropout_and_augmentation_too_padding_changes_nothing():
     """The same images in a batch of their own number."""
     network, hyper = lenet(6), Hyperparams(dropout_rate=0.4, shift=1.0, contrast=0.2, brightness=0.1)

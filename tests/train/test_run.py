@@ -164,6 +164,7 @@ def claimed(dataset, tmp_path):
         yield tmp_path, checkpoints
 
 
+@pytest.mark.long
 def test_a_step_that_is_not_finite_is_left_out_when_asked(dataset, claimed):
     workdir, checkpoints = claimed
     said = []

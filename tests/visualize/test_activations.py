@@ -123,6 +123,7 @@ def test_fewer_images_than_ranks_leave_minus_infinity(split):
     assert (np.sort(mine.image[:3], axis=0) == np.arange(3)[:, None]).all()
 
 
+@pytest.mark.long
 def test_eight_devices_find_the_same_to_the_bit(found, tmp_path):
     code = f"""
 import jax, numpy as np

@@ -78,6 +78,7 @@ def test_integrated_gradients_are_complete():
     np.testing.assert_allclose(found.sum(axis=(1, 2, 3)), wanted, atol=3e-3 * float(jnp.abs(wanted).max()))
 
 
+@pytest.mark.long
 def test_smooth_grad_is_the_mean_over_its_noisy_copies_by_a_plain_loop():
     keys = jax.random.split(jax.random.key(7), 3)
     found = jax.jit(lambda: smooth_grad(logits, IMAGES, CLASSES, keys, noise=0.2, samples=4))()
@@ -122,6 +123,7 @@ def test_maps_have_the_type_of_the_images_with_64_bits_too(dtype):
             assert found.dtype == dtype and bool(jnp.isfinite(found).all())
 
 
+@pytest.mark.long
 def test_no_map_depends_on_the_batch_and_jit_changes_nothing():
     keys = jax.random.split(jax.random.key(7), 3)
     for method in (

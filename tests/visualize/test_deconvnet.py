@@ -503,6 +503,7 @@ def test_the_derivative_by_an_offset_is_that_by_the_feature_map():
         with_offset(function, 2)(0.0, DATA)
 
 
+@pytest.mark.long
 def test_a_network_of_flax_nnx_with_residuals_branches_and_batch_norm():
     """Against the same network written out in jnp with the rule by hand at each of its three ReLUs."""
     from flax import nnx

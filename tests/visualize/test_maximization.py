@@ -32,6 +32,7 @@ def centre(images):
     return maps[:, maps.shape[1] // 2, maps.shape[2] // 2, 1]
 
 
+@pytest.mark.long
 def test_activation_rises_above_the_best_of_many_random_images_of_the_same_contrast():
     found = jax.jit(lambda keys: maximize(centre, keys, (12, 12, 3), steps=100, jitter=0))(KEYS)
     pixels = jax.random.normal(jax.random.key(4), (2000, 12, 12, 3))
@@ -41,6 +42,7 @@ def test_activation_rises_above_the_best_of_many_random_images_of_the_same_contr
     np.testing.assert_allclose(jnp.sqrt(jnp.mean(found.images**2, axis=(1, 2, 3))), 1, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_an_image_does_not_depend_on_the_others():
     find = jax.jit(lambda keys: maximize(centre, keys, (10, 11, 3), steps=5, jitter=1).images)
     both = find(KEYS)
@@ -48,6 +50,7 @@ def test_an_image_does_not_depend_on_the_others():
     assert float(jnp.abs(both[0] - both[1]).max()) > 0.1
 
 
+@pytest.mark.long
 def test_jitter_favours_what_works_at_every_place():
     """The unit reads one pixel; seen through windows that jump by up to 2, a blob has to grow and not a point."""
     objective = lambda x: x[:, 6, 6, 0]  # noqa: E731
