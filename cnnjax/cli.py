@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import cnnjax
+from cnnjax.compilation_cache import compiled_programs_kept
 from cnnjax.config import Config, from_json
 from cnnjax.errors import InputError, Terminated
 from cnnjax.paths import expanded
@@ -75,7 +76,8 @@ def _end_well(main: Callable[[Any, "Progress"], Any], read: Callable[[], Any]) -
             refuse_twice(sys.argv[1:])  # as a whole: a script may take some of them out before the rest is read
             told = read()
             check_platform()
-            main(told, progress)
+            with compiled_programs_kept(progress.say):
+                main(told, progress)
     except (InputError, OSError, MemoryError, RuntimeError) as error:
         text = str(error) or ("no memory is left" if isinstance(error, MemoryError) else type(error).__name__)
         if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in text:  # JAX has no type for a full memory

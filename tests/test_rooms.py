@@ -13,17 +13,19 @@ MAY_IMPORT = {
     "settings": set(),
     "atomic": {"errors"},
     "paths": set(),
+    "environment": {"ops", "settings"},
+    "compilation_cache": {"environment", "atomic", "paths"},
     "geometry": {"errors"},
     "config": {"errors"},
     "ops": {"geometry", "errors"},
     "tracing": {"ops", "geometry", "errors"},
     "models": {"ops", "geometry", "errors", "config"},
     "data": {"config", "errors", "atomic", "paths"},
-    "train": {"models", "ops", "data", "config", "errors", "atomic", "settings"},
+    "train": {"models", "ops", "data", "config", "errors", "atomic", "settings", "environment"},
     "visualize": {"tracing", "ops", "models", "geometry", "errors"},
     "figures": {"geometry", "errors", "atomic"},
-    "sweep": {"train", "models", "ops", "data", "config", "errors", "atomic", "settings"},
-    "cli": {"config", "errors", "paths", "settings"},
+    "sweep": {"train", "models", "ops", "data", "config", "errors", "atomic", "settings", "environment"},
+    "cli": {"config", "errors", "paths", "settings", "compilation_cache"},
 }
 HEAVY = ("matplotlib", "skimage", "sklearn", "tensorflow_datasets", "grain", "orbax", "rich", "tyro", "PIL")
 

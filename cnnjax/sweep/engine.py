@@ -25,9 +25,9 @@ from jax.sharding import PartitionSpec as P
 from cnnjax import ops
 from cnnjax.config import Config, Hyperparams
 from cnnjax.data.dataset import Dataset, mean_image
+from cnnjax.environment import usable_cores
 from cnnjax.errors import InputError
 from cnnjax.sweep.space import Member
-from cnnjax.train.environment import usable_cores
 from cnnjax.train.memory import memory_left
 from cnnjax.train.optimizers import scaled_at_first
 from cnnjax.train.run import build

@@ -27,6 +27,7 @@ import numpy as np
 from cnnjax.atomic import check_tree, write_text
 from cnnjax.config import Config, differences, from_json
 from cnnjax.data.dataset import Dataset
+from cnnjax.environment import changes, environment
 from cnnjax.errors import InputError
 from cnnjax.settings import pinned
 from cnnjax.sweep import engine
@@ -35,7 +36,6 @@ from cnnjax.sweep.space import Member, by_program
 from cnnjax.sweep.waiting import PATIENCE_SECONDS, Watch, held_since
 from cnnjax.train import run
 from cnnjax.train.checkpoints import KINDS, Checkpoints, Damaged, Kept, of_texts, read, verify
-from cnnjax.train.environment import changes, environment
 from cnnjax.train.lock import InUse, locked
 from cnnjax.train.training import Programs, Progress
 

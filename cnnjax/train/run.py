@@ -17,10 +17,10 @@ from cnnjax import models
 from cnnjax.atomic import check_tree, read_text, write_text
 from cnnjax.config import Config, differences, from_json, to_json
 from cnnjax.data.dataset import Dataset, fingerprint, mean_image
+from cnnjax.environment import changes, environment
 from cnnjax.errors import InputError
 from cnnjax.settings import pinned
 from cnnjax.train.checkpoints import KINDS, Checkpoints, Damaged, Kept, Misfit, numbers, read_epoch, verify
-from cnnjax.train.environment import changes, environment
 from cnnjax.train.lock import locked
 from cnnjax.train.step import TrainState, initial_state, make_preprocess
 from cnnjax.train.training import Progress, Training, compiled, metrics_line

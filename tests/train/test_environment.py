@@ -3,8 +3,8 @@
 import json
 import shutil
 
+from cnnjax.environment import changes, environment
 from cnnjax.train import run as running
-from cnnjax.train.environment import changes, environment
 from tests.train.small import CONFIG, same
 
 

@@ -25,15 +25,20 @@ _VECTORS = ("sse", "ssse", "avx", "fma", "f16c", "amx", "asimd", "neon", "sve", 
 @pinned()
 def environment() -> dict[str, Any]:
     """Versions, devices, cores, processor, and the settings of JAX and XLA; what JSON can hold."""
+    device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    return machine() | {"device": device, "compiler_options": compiler_options()}
+
+
+@pinned()
+def machine() -> dict[str, Any]:
+    """`environment` but for the devices, which JAX begins when it is asked for them."""
     return {
         "versions": {"cnnjax": cnnjax.__version__} | {name: importlib.metadata.version(name) for name in _PACKAGES},
         "python": platform.python_version(),
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "cores": usable_cores(),
         "processor": _processor(),
         "settings": {name: getattr(jax.config, name, None) for name in _JAX_SETTINGS},
         "variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
-        "compiler_options": compiler_options(),
     }
 
 
