@@ -22,7 +22,7 @@ from cnnjax.atomic import write_text
 from cnnjax.environment import machine
 from cnnjax.paths import expanded
 
-MOST_BYTES = 1 << 30  # of all entries of a key; beyond it the oldest go
+MOST_BYTES = 1 << 30  # of all entries; beyond it the oldest go
 SECONDS = 0.1  # what compiles faster is not worth a file
 
 
@@ -40,7 +40,10 @@ def compiled_programs_kept(say: Callable[[str], None]) -> Iterator[None]:
     Args:
         say: told in one line if they cannot be kept; then everything is compiled anew.
     """
-    if jax.config.jax_compilation_cache_dir is not None or not jax.config.jax_enable_compilation_cache:
+    if (
+        jax.config.values["jax_compilation_cache_dir"] is not None
+        or not jax.config.values["jax_enable_compilation_cache"]
+    ):
         yield
         return
     try:
@@ -69,13 +72,21 @@ def compiled_programs_kept(say: Callable[[str], None]) -> Iterator[None]:
 
 
 def tidy(place: Path) -> None:
-    """Removes what is damaged or was left by a process that was killed, and the oldest beyond MOST_BYTES."""
+    """Removes what is damaged or left by a process that was killed; of all folders the oldest beyond MOST_BYTES."""
+    for entry in _entries(place):
+        if not _digest_of(entry).exists() or _digest_of(entry).read_bytes() != _digest(entry):
+            _remove(entry)
     left = MOST_BYTES
-    for entry in sorted(_entries(place), key=lambda path: -path.stat().st_mtime):
-        left -= entry.stat().st_size
-        if left < 0 or not _digest_of(entry).exists() or _digest_of(entry).read_bytes() != _digest(entry):
-            entry.unlink(missing_ok=True)
-            _digest_of(entry).unlink(missing_ok=True)
+    found = {entry: entry.stat() for other in place.parent.iterdir() for entry in _entries(other)}
+    for entry, status in sorted(found.items(), key=lambda each: -each[1].st_mtime):
+        left -= status.st_size
+        if left < 0:
+            _remove(entry)
+
+
+def _remove(entry: Path) -> None:
+    entry.unlink(missing_ok=True)
+    _digest_of(entry).unlink(missing_ok=True)
 
 
 def seal(place: Path) -> None:

@@ -24,9 +24,17 @@ def types_are_checked(request):
 
 @pytest.fixture(scope="session", autouse=True)
 def compiled_programs_are_kept(tmp_path_factory):
-    """Many tests compile the same program; in a session what takes long to compile is compiled once a worker."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    """Many tests compile the same program; in a session what takes long to compile is compiled once a worker.
+
+    Its child processes too, which leave the user's own cache alone with that.
+    """
+    folder = str(tmp_path_factory.mktemp("compiled"))
+    jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", folder)
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+        yield
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """Programs compiled once are there at the next start: whole ones only, and no others than those of this machine."""
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -52,11 +54,13 @@ def test_the_second_start_compiles_nothing_and_a_damaged_entry_is_compiled_anew(
 
 
 @pytest.fixture
-def entries(tmp_path, monkeypatch):
+def entries(tmp_path):
+    place = tmp_path / "compiled" / "key"
+    place.mkdir(parents=True)
     for number in range(4):
-        (tmp_path / f"program{number}-cache").write_bytes(bytes(100))
-    seal(tmp_path)
-    return tmp_path
+        (place / f"program{number}-cache").write_bytes(bytes(100))
+    seal(place)
+    return place
 
 
 def names(place):
@@ -71,8 +75,14 @@ def test_what_is_damaged_or_without_its_digest_is_removed_and_no_more_is_kept_th
     (entries / "program1-cache.sha256").unlink()
     tidy(entries)
     assert names(entries) == [name for name in whole if name[7] in "23"]
+    shutil.copytree(entries, entries.with_name("older"))
+    monkeypatch.setattr(compilation_cache, "MOST_BYTES", 250)
+    for number, name in enumerate(("program2-cache", "program3-cache")):
+        os.utime(entries / name, (10**9 + number, 10**9 + number))
+        os.utime(entries.with_name("older") / name, (10**8 + number, 10**8 + number))
+    tidy(entries)
+    assert names(entries) == [name for name in whole if name[7] in "23"] and names(entries.with_name("older")) == []
     monkeypatch.setattr(compilation_cache, "MOST_BYTES", 150)
-    (entries / "program3-cache").touch()
     tidy(entries)
     assert names(entries) == [name for name in whole if name[7] == "3"]
 
