@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from cnnjax import ops
+from cnnjax.data import Purpose, address
 from cnnjax.errors import InputError
 from cnnjax.visualize.maximization import colour_directions, maximize
 
-KEYS = jax.random.split(jax.random.key(1), 2)
+KEYS = jax.random.split(address(1, Purpose.STUDY), 2)
 
 
 @pytest.mark.parametrize(("decay", "channels"), [(0.0, 1), (1.0, 3)])
@@ -22,9 +23,13 @@ def test_a_linear_units_optimum_is_its_filters_direction(decay, channels):
     np.testing.assert_allclose(found.values, objective(best[None])[0], rtol=1e-3)
 
 
+FIRST, SECOND = (
+    np.asarray(jax.random.normal(jax.random.key(seed), shape)) for seed, shape in ((2, (5, 5, 3, 8)), (3, (5, 5, 8, 4)))
+)
+
+
 def network(images):
-    first = jax.nn.relu(ops.conv(images, jax.random.normal(jax.random.key(2), (5, 5, 3, 8)), padding=2))
-    return ops.conv(first, jax.random.normal(jax.random.key(3), (5, 5, 8, 4)))
+    return ops.conv(jax.nn.relu(ops.conv(images, FIRST, padding=2)), SECOND)
 
 
 def centre(images):
