@@ -1,8 +1,10 @@
-"""Which of many cases every test run takes, and which only the long one (`pytest -m long`)."""
+"""Which of many cases every test run takes, which only the long one (`pytest -m long`); and numbers to test with."""
 
 from collections.abc import Iterable
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 
@@ -18,3 +20,8 @@ def some(cases: Iterable[Any], *chosen: Any) -> list[Any]:
 
 def _values(case: Any) -> tuple[Any, ...]:
     return case if isinstance(case, tuple) else (case,)
+
+
+def normal(seed: int, shape: tuple[int, ...]) -> jnp.ndarray:
+    """Drawn by NumPy, because each shape that JAX draws is a program to compile."""
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)

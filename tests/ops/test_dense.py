@@ -5,6 +5,7 @@ import pytest
 
 from cnnjax import ops
 from cnnjax.errors import InputError
+from tests.cases import normal
 
 
 def test_dense_is_a_product_and_a_sum():
@@ -33,7 +34,7 @@ def test_types_that_disagree_are_refused():
 
 
 def test_dropout_at_zero_is_the_identity_to_the_bit():
-    x = jax.random.normal(jax.random.key(0), (1000,))
+    x = normal(0, (1000,))
     for rate in (0.0, jnp.float32(0)):
         np.testing.assert_array_equal(jax.jit(ops.dropout)(jax.random.key(1), x, rate), x)
 

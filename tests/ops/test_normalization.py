@@ -5,7 +5,7 @@ import pytest
 
 from cnnjax import ops
 from cnnjax.errors import InputError
-from tests.cases import some
+from tests.cases import normal, some
 
 
 def loops(x, size, bias, alpha, beta):
@@ -23,20 +23,20 @@ def loops(x, size, bias, alpha, beta):
 @pytest.mark.parametrize("size", some([1, 2, 5, 20], 2))
 @pytest.mark.parametrize("beta", some([0.75, 0.5, 0.6], 0.75, 0.6))
 def test_local_response_norm_is_the_formula(size, beta):
-    x = jax.random.normal(jax.random.key(0), (2, 3, 3, 9)) * 3
+    x = normal(0, (2, 3, 3, 9)) * 3
     for alpha_over_n, alpha in ((False, 0.1), (True, 0.1 / size)):
         ours = ops.local_response_norm(x, size=size, bias=1.5, alpha=0.1, beta=beta, alpha_over_n=alpha_over_n)
         np.testing.assert_allclose(ours, loops(x, size, 1.5, alpha, beta), rtol=1e-5)
 
 
 def test_the_defaults_are_the_papers():
-    x = jax.random.normal(jax.random.key(0), (4, 9)) * 50
+    x = normal(0, (4, 9)) * 50
     np.testing.assert_allclose(ops.local_response_norm(x), loops(x, 5, 2.0, 1e-4, 0.75), rtol=1e-5)
 
 
 @pytest.mark.parametrize("beta", some([0.75, 0.6], 0.75))
 def test_gradients_are_those_of_the_formula(beta):
-    x, direction = jax.random.normal(jax.random.key(0), (2, 3, 7))
+    x, direction = normal(0, (2, 3, 7))
 
     def loss(x):
         return jnp.sum(jnp.sin(ops.local_response_norm(x, alpha=0.3, beta=beta)))
@@ -70,7 +70,7 @@ def test_types_are_kept(dtype):
 
 
 def test_members_under_vmap():
-    x = jax.random.normal(jax.random.key(0), (3, 2, 4, 8))
+    x = normal(0, (3, 2, 4, 8))
     np.testing.assert_allclose(jax.vmap(ops.local_response_norm)(x), ops.local_response_norm(x), rtol=1e-6)
 
 

@@ -11,7 +11,7 @@ from jax import lax
 
 from cnnjax import geometry, ops
 from cnnjax.errors import InputError
-from tests.cases import some
+from tests.cases import normal, some
 
 
 def windows_of(images, window, strides, low, output):
@@ -124,7 +124,7 @@ CASES = {
 @pytest.mark.parametrize("case", some(CASES, "3/2 ceil padded"))
 def test_values_and_gradients_are_xlas_where_nothing_ties(case):
     options = CASES[case]
-    images = jax.random.normal(jax.random.key(0), (2, 9, 8, 3))
+    images = normal(0, (2, 9, 8, 3))
     window = geometry.as_ints(options["window"], 2, "window")
     strides = geometry.as_ints(options.get("strides", options["window"]), 2, "strides")
     _, padding = geometry.place_windows(
@@ -148,7 +148,7 @@ def test_values_and_gradients_are_xlas_where_nothing_ties(case):
 @pytest.mark.parametrize("pool", [ops.max_pool, ops.avg_pool])
 @pytest.mark.parametrize("case", some(CASES, "3/2 ceil padded"))
 def test_derivatives_agree_in_every_order(pool, case):
-    images, direction = jax.random.normal(jax.random.key(0), (2, 2, 7, 6, 2))
+    images, direction = normal(0, (2, 2, 7, 6, 2))
 
     def loss(images):
         return jnp.sum(jnp.sin(pool(images, **CASES[case])) ** 2)
@@ -178,7 +178,7 @@ def switches(images, case):
 
 @pytest.mark.parametrize("case", some(CASES, "3/2 ceil padded"))
 def test_members_hessian_scan_and_checkpoint(case):
-    images = jax.random.normal(jax.random.key(0), (3, 2, 7, 6, 2))
+    images = normal(0, (3, 2, 7, 6, 2))
 
     def loss(images):
         return jnp.sum(ops.max_pool(images, **CASES[case]) ** 3)
@@ -225,7 +225,7 @@ def test_types_are_kept(dtype):
 
 @pytest.mark.parametrize("window, strides, output", some([(20, 20, 1), (17, 3, 2), (9, 11, 2)], (17, 3, 2)))
 def test_large_windows_are_looped_over_and_count_beyond_a_byte(window, strides, output):
-    images = jax.random.normal(jax.random.key(0), (1, 20, 20, 2))
+    images = normal(0, (1, 20, 20, 2))
     values, places = ops.max_pool_with_switches(images, window, strides=strides)
     loop_values, loop_places = max_pool_in_loops(
         np.asarray(images), (window,) * 2, (strides,) * 2, (0, 0), (output,) * 2
@@ -250,14 +250,14 @@ def test_an_empty_batch_pools_to_an_empty_batch():
 
 
 def test_pooling_works_without_jit():
-    images = jax.random.normal(jax.random.key(0), (1, 6, 6, 2))
+    images = normal(0, (1, 6, 6, 2))
     with jax.disable_jit():
         plainly = ops.max_pool(images, 3, strides=2)
     np.testing.assert_array_equal(plainly, ops.max_pool(images, 3, strides=2))
 
 
 def test_unpool_is_linear_and_differentiable():
-    images = jax.random.normal(jax.random.key(0), (2, 5, 5, 2))
+    images = normal(0, (2, 5, 5, 2))
     values, places = ops.max_pool_with_switches(images, 3, strides=1)
     for overlap in ("sum", "overwrite"):
         transpose = jax.linear_transpose(lambda v: ops.unpool(v, places, (5, 5), overlap=overlap), values)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from cnnjax.train import losses
+from tests.cases import normal
 
 
 def test_cross_entropy_by_hand():
@@ -24,7 +25,7 @@ def test_the_total_error_is_half_the_sum_of_squares(probabilities, error):
 
 @pytest.mark.parametrize("name", losses.LOSSES)
 def test_the_label_smoothing_may_be_traced(name):
-    logits, labels = jax.random.normal(jax.random.key(0), (5, 3)), jnp.arange(5) % 3
+    logits, labels = normal(0, (5, 3)), jnp.arange(5) % 3
     rates = jnp.array([0.0, 0.1, 0.5])
     together = jax.vmap(lambda rate: losses.LOSSES[name](logits, labels, rate))(rates)
     alone = jnp.stack([losses.LOSSES[name](logits, labels, float(rate)) for rate in rates])

@@ -13,6 +13,7 @@ from cnnjax.train.optimizers import (
     renormalize_filters,
     scaled_at_first,
 )
+from tests.cases import normal
 
 
 def rms(kernel):
@@ -21,7 +22,7 @@ def rms(kernel):
 
 @pytest.mark.parametrize("radius", [0.05, 0.1])
 def test_large_filters_are_brought_onto_the_radius(radius):
-    kernel = jax.random.normal(jax.random.key(0), (7, 7, 3, 16))
+    kernel = normal(0, (7, 7, 3, 16))
     np.testing.assert_allclose(rms(clip_filter_rms(kernel, radius)), radius, rtol=1e-5)
 
 
@@ -74,7 +75,7 @@ def test_sgd_step_by_hand():
 
 
 def test_adamw_is_optax_adamw():
-    params = {"fc1": {"kernel": jax.random.normal(jax.random.key(0), (3, 2)), "bias": jnp.ones(2)}}
+    params = {"fc1": {"kernel": normal(0, (3, 2)), "bias": jnp.ones(2)}}
     gradient = jax.tree.map(jnp.sin, params)
     hyper = Hyperparams(momentum=0.8, weight_decay=0.02, filter_rms=np.inf)
     ours = make_optimizer(TrainConfig(optimizer="adamw"), hyper, jnp.float32(0.01))

@@ -16,12 +16,13 @@ from cnnjax.visualize.attribution import (
     similarity,
     smooth_grad,
 )
+from tests.cases import normal
 
 CLASSES = np.array([1, 0, 4])
-IMAGES = jax.random.normal(jax.random.key(0), (3, 10, 8, 3))
-KERNEL = jax.random.normal(jax.random.key(1), (3, 3, 3, 6)) / 5
-BIAS = jax.random.normal(jax.random.key(2), (6,)) / 5
-WEIGHTS = jax.random.normal(jax.random.key(3), (72, 5)) / 8
+IMAGES = normal(0, (3, 10, 8, 3))
+KERNEL = normal(1, (3, 3, 3, 6)) / 5
+BIAS = normal(2, (6,)) / 5
+WEIGHTS = normal(3, (72, 5)) / 8
 
 
 def convolved(images):

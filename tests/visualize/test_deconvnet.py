@@ -22,6 +22,7 @@ from cnnjax.visualize.deconvnet import (
     with_relu_rule,
 )
 from cnnjax.visualize.evolution import make_look, strongest_activations, tile_evolution
+from tests.cases import normal
 
 
 class Batch(NamedTuple):
@@ -71,7 +72,7 @@ def test_the_gradient_rule_is_the_function_itself_and_values_never_change():
     network = models.build(
         ModelConfig("zfnet_small", widths=(4,), filters=(3,), strides=(1,), pools=(1,), dense=(5,)), (6, 6, 3), 3
     )
-    images = jax.random.normal(jax.random.key(0), (2, 6, 6, 3))
+    images = normal(0, (2, 6, 6, 3))
     variables = drawn(network, images)
 
     def logits(x):
@@ -138,7 +139,7 @@ NETWORKS = {
 def test_both_forms_agree_on_every_layer(name, batch):
     config, shape = NETWORKS[name]
     network = models.build(config, shape, 4)
-    images = jax.random.normal(jax.random.key(0), (batch, *shape))
+    images = normal(0, (batch, *shape))
 
     @jax.jit
     def both(variables, images):
@@ -158,8 +159,8 @@ def test_both_forms_agree_on_every_layer(name, batch):
 
 def test_the_projection_is_homogeneous_in_the_activation():
     """recon(s · seed) = s · recon(seed) for s > 0."""
-    kernel = jax.random.normal(jax.random.key(0), (3, 3, 1, 4))
-    image = jax.random.normal(jax.random.key(1), (1, 9, 9, 1))
+    kernel = normal(0, (3, 3, 1, 4))
+    image = normal(1, (1, 9, 9, 1))
 
     def function(x):
         return jax.nn.relu(ops.conv(jax.nn.relu(ops.conv(x, kernel)), kernel.swapaxes(2, 3)))
@@ -209,9 +210,9 @@ def test_units_that_do_not_exist_are_refused(units):
         project(jax.nn.relu, jnp.zeros((1, 5, 5, 3)), np.array(units))
 
 
-WEIGHTS = jax.random.normal(jax.random.key(5), (3, 3))
-PAIRS = jax.random.normal(jax.random.key(4), (3, 6))
-DATA = jax.random.normal(jax.random.key(6), (2, 3))
+WEIGHTS = normal(5, (3, 3))
+PAIRS = normal(4, (3, 6))
+DATA = normal(6, (2, 3))
 
 
 def exp_softmax(x):
@@ -353,7 +354,7 @@ def test_feature_maps_of_our_networks_are_those_that_they_return():
     network = models.build(
         ModelConfig("zfnet", widths=(3, 4), filters=(5, 3), strides=(2, 1), dense=(8,)), (19, 17, 3), 4
     )
-    images = jax.random.normal(jax.random.key(0), (2, 19, 17, 3))
+    images = normal(0, (2, 19, 17, 3))
     variables = drawn(network, images)
 
     def logits(x):
@@ -369,8 +370,8 @@ def test_feature_maps_of_our_networks_are_those_that_they_return():
         np.testing.assert_allclose(np.maximum(other, 0), wanted, rtol=1e-5, atol=1e-7)
 
 
-KERNEL, SECOND = (jax.random.normal(jax.random.key(seed), (3, 3, 3, 3)) / 4 for seed in (7, 8))
-IMAGES = jax.random.normal(jax.random.key(9), (2, 8, 8, 3))
+KERNEL, SECOND = (normal(seed, (3, 3, 3, 3)) / 4 for seed in (7, 8))
+IMAGES = normal(9, (2, 8, 8, 3))
 
 
 def convolved(x, kernel=KERNEL):
@@ -523,7 +524,7 @@ def test_a_network_of_flax_nnx_with_residuals_branches_and_batch_norm():
 
     block = Block(nnx.Rngs(0))
     block.norm.mean[...], block.norm.var[...] = jnp.array([0.1, -0.2, 0.3, 0.0]), jnp.array([1.0, 2.0, 0.5, 1.0])
-    images = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
+    images = normal(0, (2, 8, 8, 3))
     signal = jnp.eye(5)[jnp.array([1, 3])]
 
     @jax.custom_vjp
@@ -556,7 +557,7 @@ def test_a_network_of_equinox():
             equinox.nn.Linear(36, 3, key=jax.random.key(1)),
         ]
     )
-    images = jax.random.normal(jax.random.key(2), (2, 3, 8, 8))  # one image a call, channels first
+    images = normal(2, (2, 3, 8, 8))  # one image a call, channels first
     kernel, bias, weight = network[0].weight, network[0].bias, network[4].weight
 
     def by_hand(image):
@@ -582,7 +583,7 @@ def test_the_deconvnet_of_pytorch():
     functional = torch.nn.functional
     config = ModelConfig("zfnet_small", widths=(5, 6), filters=(3, 3), strides=(2, 1), pools=(2, 2), norm="none")
     network = models.build(config, (30, 26, 3), 4)
-    images = jax.random.normal(jax.random.key(0), (2, 30, 26, 3))
+    images = normal(0, (2, 30, 26, 3))
     variables = drawn(network, images)
     maps = jax.jit(network.apply)(variables, images)[1]
     x = torch.from_numpy(np.asarray(images).transpose(0, 3, 1, 2).copy())
