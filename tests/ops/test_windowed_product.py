@@ -105,8 +105,8 @@ def test_a_batch_over_four_devices_needs_one_all_reduce():
         from cnnjax import ops
 
         mesh = Mesh(np.array(jax.devices()), ("data",))
-        images = normal(0, (8, 9, 9, 2))
-        kernel = normal(1, (3, 3, 2, 4))
+        images = jax.random.normal(jax.random.key(0), (8, 9, 9, 2))
+        kernel = jax.random.normal(jax.random.key(1), (3, 3, 2, 4))
 
         def gradient(kernel, images):
             pooled = lambda kernel: ops.max_pool(ops.conv(images, kernel, strides=2), 2)
