@@ -74,12 +74,16 @@ def compiled_programs_kept(say: Callable[[str], None]) -> Iterator[None]:
 def tidy(place: Path) -> None:
     """Removes what is damaged or left by a process that was killed; of all folders the oldest beyond MOST_BYTES."""
     for entry in _entries(place):
-        if not _digest_of(entry).exists() or _digest_of(entry).read_bytes() != _digest(entry):
-            _remove(entry)
+        with contextlib.suppress(FileNotFoundError):  # another process has just removed it
+            if not _digest_of(entry).exists() or _digest_of(entry).read_bytes() != _digest(entry):
+                _remove(entry)
+    found = []
+    for entry in (entry for other in place.parent.iterdir() for entry in _entries(other)):
+        with contextlib.suppress(FileNotFoundError):
+            found.append((entry.stat().st_mtime, entry.stat().st_size, entry))
     left = MOST_BYTES
-    found = {entry: entry.stat() for other in place.parent.iterdir() for entry in _entries(other)}
-    for entry, status in sorted(found.items(), key=lambda each: -each[1].st_mtime):
-        left -= status.st_size
+    for _, size, entry in sorted(found, reverse=True):
+        left -= size
         if left < 0:
             _remove(entry)
 
