@@ -71,7 +71,7 @@ def of_texts(texts: Mapping[str, str]) -> Misfit:
     return misfit
 
 
-def write(folder: Path, temporary: Path, state: Any, texts: Mapping[str, str]) -> None:
+def write(folder: Path, temporary: Path, state: Any, texts: Mapping[str, str], kind: str) -> None:
     """Writes a checkpoint at `temporary` and, when all of it is on the disk, renames it to `folder`.
 
     Args:
@@ -89,7 +89,7 @@ def write(folder: Path, temporary: Path, state: Any, texts: Mapping[str, str]) -
     manifest = {
         "format": FORMAT,
         "cnnjax": cnnjax.__version__,
-        "kind": folder.parent.name,
+        "kind": kind,
         "number": int(folder.name),
         "arrays": {name: _describe(leaf) | {"sha256": _array_digest(leaf)} for name, leaf in _leaves(state).items()},
         "files": {name: _file_digest(temporary / name) for name in _files(temporary)},
@@ -325,9 +325,11 @@ class Checkpoints:
         for name in ("tmp", *KINDS):
             (self._folder / name).mkdir(exist_ok=True)
         # Held open, so that no folder that is made later can pass for one of these.
-        self._places = {place: os.open(place, os.O_RDONLY) for place in (self._folder / "tmp", self._folder, workdir)}
+        places = (workdir, *(self._folder / name for name in ("tmp", *KINDS)))
+        self._places = {place: os.open(place, os.O_RDONLY) for place in places}
         self._writer = concurrent.futures.ThreadPoolExecutor(1, "checkpoints")
         self._pending: concurrent.futures.Future | None = None
+        self._failed = False
         self._saved = {kind: set[int]() for kind in KINDS}
         for kind in KINDS:
             for path in sorted((self._folder / kind).iterdir()):
@@ -363,7 +365,8 @@ class Checkpoints:
             elif issubclass(kind, InputError | OSError):
                 self._check_in_place()  # whatever file was missed first, this is why
         finally:
-            for descriptor in self._places.values():
+            # After a failed save what was begun beside it may go on, and must find no other folder by these numbers.
+            for descriptor in self._places.values() if not self._failed else ():
                 os.close(descriptor)
 
     def epochs(self) -> list[int]:
@@ -411,30 +414,33 @@ class Checkpoints:
 
     def _write(self, kind: str, number: int, state: Any, texts: dict[str, str], alone: bool) -> None:
         self._check_in_place()
-        folder, temporary = self._folder / kind / str(number), self._folder / "tmp" / f"{kind}-{number}"
+        folder, temporary = self._folder / kind / str(number), self._through("tmp") / f"{kind}-{number}"
         try:
             if folder.exists():  # the same step once more, with another learning rate
                 self._delete(folder)
-            write(folder, temporary, state, texts)
+            write(self._through(kind) / folder.name, temporary, state, texts, kind)
         except Exception as error:
+            self._failed = True
             self._saved[kind].discard(number)
-            self._clear(temporary)
+            shutil.rmtree(temporary, ignore_errors=True)
             self._check_in_place()
             # The reason, such as a full disk, stands at the end of what Orbax says, before what TensorStore adds.
             said = re.sub(r" \[(tensorstore_spec|os_error_code)=.*", "", " ".join(str(error).split()))
+            said = said.replace(str(temporary.parent), str(self._folder / "tmp"))
             raise InputError(f"checkpoint {folder} could not be saved: {said[-300:]}") from error
+        self._check_in_place()
         if kind == "latest":
             self._delete_latest(lambda step: step < number or (alone and step > number))
 
-    def _clear(self, temporary: Path) -> None:
-        """Removes a save that failed, and the folders above it that Orbax has made anew where they were removed."""
-        if not self._in_place(self._workdir) and (self._workdir / "lock").exists():
-            return  # another process has made the folder anew
-        shutil.rmtree(temporary, ignore_errors=True)
-        for place in self._places:
-            if not self._in_place(place):
-                with contextlib.suppress(OSError):
-                    place.rmdir()
+    def _through(self, name: str) -> Path:
+        """A path to `checkpoints/NAME` that leads to the folder held open, wherever it is by now.
+
+        Orbax and TensorStore make every folder above a file that they write, so that by its name a folder that was
+        removed in the meantime would be made anew. Where there is no /proc the name must do.
+        """
+        place = self._folder / name
+        through = Path(f"/proc/self/fd/{self._places[place]}")
+        return through if through.exists() else place
 
     def _in_place(self, place: Path) -> bool:
         try:

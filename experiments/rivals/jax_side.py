@@ -535,7 +535,7 @@ def _loading(case: Case, load: Callable[[Path, TrainState], Any]) -> Work:
     atexit.register(shutil.rmtree, place)
     folder = place / "epochs" / "1"
     folder.parent.mkdir()
-    checkpoints.write(folder, place / "tmp", jax.tree.map(np.asarray, state), {})
+    checkpoints.write(folder, place / "tmp", jax.tree.map(np.asarray, state), {}, "epochs")
 
     def work(count: int) -> float:
         for _ in range(count):

@@ -8,6 +8,8 @@ import resource
 import shutil
 import signal
 import sys
+import threading
+import time
 
 import jax
 import numpy as np
@@ -16,12 +18,11 @@ from orbax.checkpoint._src.serialization import serialization
 
 from cnnjax.config import to_json
 from cnnjax.errors import InputError, Terminated
-from cnnjax.train import checkpoints as checkpoints_of
 from cnnjax.train import interruption
 from cnnjax.train import run as running
 from cnnjax.train.checkpoints import Checkpoints, Damaged, read, verify, write
 from cnnjax.train.lock import locked
-from tests.cases import some
+from tests.cases import normal, some
 from tests.train.small import CONFIG, VALUES, same
 
 
@@ -107,7 +108,7 @@ def put_in(workdir, kind, number, state, texts, **of_record):
     temporary, folder = (workdir / "checkpoints" / place for place in ("tmp/put", f"{kind}/{number}"))
     shutil.rmtree(folder, ignore_errors=True)
     texts = dict(texts, **{"config.json": running.sealed(record)})
-    write(folder, temporary, jax.tree.map(np.asarray, state), texts)
+    write(folder, temporary, jax.tree.map(np.asarray, state), texts, kind)
 
 
 def other_seed():
@@ -260,19 +261,29 @@ def test_a_save_that_fails_leaves_loggers_and_hooks_as_they_were(copied, capfd, 
     assert complaints == [] and capfd.readouterr().err == ""
 
 
-def test_a_folder_that_goes_in_the_middle_of_a_save_is_not_made_anew(copied, monkeypatch):
-    """Orbax makes the folders above what it writes, wherever they are gone."""
-    finished, workdir = copied
+@pytest.mark.long
+@pytest.mark.parametrize("gone", ["moved", "deleted"])
+def test_a_folder_that_goes_in_the_middle_of_a_save_is_not_made_anew(tmp_path, gone):
+    """Orbax and TensorStore make the folders above what they write, at any time, even after a save has failed."""
+    state = {str(name): normal(name, (200, 300)) for name in range(30)}
+    for wait in np.linspace(0, 0.12, 12):
+        workdir = tmp_path / f"run{wait}"
+        workdir.mkdir()
 
-    def going(folder, temporary, *rest):
-        workdir.rename(workdir.with_name("elsewhere"))
-        temporary.mkdir(parents=True)
-        write(folder, temporary, *rest)
+        def go(workdir=workdir, wait=wait):
+            time.sleep(wait)
+            if gone == "moved":
+                workdir.rename(f"{workdir}.moved")
+            while workdir.exists():  # what is written meanwhile can keep a folder from going
+                shutil.rmtree(workdir, ignore_errors=True)
 
-    monkeypatch.setattr(checkpoints_of, "write", going)
-    with pytest.raises(InputError, match="must stay where it is, and was removed"), Checkpoints(workdir) as checkpoints:
-        checkpoints.save_latest(23, finished.states[1], {})
-    assert not workdir.exists()
+        with pytest.raises(InputError, match="was removed while|could not be saved"), Checkpoints(workdir) as saving:
+            thread = threading.Thread(target=go)
+            thread.start()
+            for epoch in range(10):
+                saving.save_epoch(epoch, state, {})
+        thread.join()
+        assert not workdir.exists()
 
 
 def test_what_goes_wrong_in_a_removed_folder_is_said_to_be_its_removal(copied):
