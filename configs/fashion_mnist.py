@@ -5,6 +5,6 @@ from cnnjax.config import Config, DataConfig, Hyperparams, ModelConfig, TrainCon
 CONFIG = Config(
     data=DataConfig(name="fashion_mnist"),
     model=ModelConfig(name="lenet", widths=(32, 64), dense=(256,), init="small_first"),
-    train=TrainConfig(epochs=10),
+    train=TrainConfig(epochs=10, onednn=True),
     hyper=Hyperparams(shift=1.0),
 )

@@ -4,6 +4,8 @@ The colour jitter is strong on purpose: without it the network reads the average
 filters stay plain blobs.
 """
 
-from cnnjax.config import Config, Hyperparams
+from cnnjax.config import Config, Hyperparams, TrainConfig
 
-CONFIG = Config(hyper=Hyperparams(learning_rate=0.02, contrast=0.4, saturation=0.6, tint=0.5))
+CONFIG = Config(
+    train=TrainConfig(onednn=True), hyper=Hyperparams(learning_rate=0.02, contrast=0.4, saturation=0.6, tint=0.5)
+)

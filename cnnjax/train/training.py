@@ -56,7 +56,11 @@ def compiled(config: Config, network: nn.Module, preprocess: Preprocess, dataset
         preprocess,
         ops.jit(lambda hyper: initial_state(network, config.train, hyper, image_shape), runs_once=True),
         ops.jit(make_order(config.train, num_images)),
-        ops.jit(make_train_chunk(network, config.train, preprocess, num_images), donate_argnums=1),
+        ops.jit(
+            make_train_chunk(network, config.train, preprocess, num_images),
+            onednn=config.train.onednn,
+            donate_argnums=1,
+        ),
         ops.jit(make_evaluate(network, config.train, preprocess, len(dataset.test))),
     )
 

@@ -7,6 +7,7 @@ is none.
 import atexit
 import contextlib
 import dataclasses
+import functools
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -98,7 +99,7 @@ class Ours(NamedTuple):
 
 
 def ours(case: Case) -> Ours:
-    config = TrainConfig(schedule="constant", epochs=10_000, batch_size=case.batch)
+    config = TrainConfig(schedule="constant", epochs=10_000, batch_size=case.batch, onednn=True)
     preprocess = make_preprocess(jnp.full(case.shape, 127.5), UNIT)
     network = InBfloat16(case.network()) if case.precision == "bfloat16" else case.network()
     return Ours(network, config, preprocess, jax.tree.map(jnp.asarray, HYPER), jax.device_put(images_and_labels(case)))
@@ -107,7 +108,8 @@ def ours(case: Case) -> Ours:
 def training(case: Case) -> Work:
     """Our training loop as users run it: chunks of steps in one program, data gathered on the device."""
     made = ours(case)
-    chunk = ops.jit(make_train_chunk(made.network, made.config, made.preprocess, case.images), donate_argnums=1)
+    chunk = make_train_chunk(made.network, made.config, made.preprocess, case.images)
+    chunk = ops.jit(chunk, onednn=made.config.onednn, donate_argnums=1)
     order = ops.jit(make_order(made.config, case.images))
     return _in_chunks(case, order, chunk, made.hyper, made.state(case.shape), made.data)
 
@@ -200,7 +202,7 @@ def python_loop(case: Case) -> Work:
     def one(hyper, state, images, labels, rows):
         return train_step(hyper, state, Batch(images[rows], labels[rows], mask))
 
-    step, state = ops.jit(one, donate_argnums=1), made.state(case.shape)
+    step, state = ops.jit(one, onednn=made.config.onednn, donate_argnums=1), made.state(case.shape)
     rows = jnp.arange(case.images).reshape(-1, case.batch)
 
     def work(count: int) -> float:
@@ -216,7 +218,8 @@ def python_loop(case: Case) -> Work:
 def single_step(case: Case) -> Work:
     """One step of one member, on one batch."""
     made = ours(case)
-    return _stepping(ops.jit(made.step(), donate_argnums=1), made.hyper, made.state(case.shape), made.first_batch())
+    step = ops.jit(made.step(), onednn=made.config.onednn, donate_argnums=1)
+    return _stepping(step, made.hyper, made.state(case.shape), made.first_batch())
 
 
 def members(case: Case) -> Work:
@@ -225,7 +228,7 @@ def members(case: Case) -> Work:
     hyper = jax.tree.map(lambda leaf: jnp.full(case.members, leaf), made.hyper)
     hyper = dataclasses.replace(hyper, seed=jnp.arange(case.members))
     state = jax.vmap(lambda h: initial_state(made.network, made.config, h, case.shape))(hyper)
-    step = ops.jit(jax.vmap(made.step(), in_axes=(0, 0, None)), donate_argnums=1)
+    step = ops.jit(jax.vmap(made.step(), in_axes=(0, 0, None)), onednn=made.config.onednn, donate_argnums=1)
     return _stepping(step, hyper, state, made.first_batch())
 
 
@@ -409,8 +412,8 @@ def _convolution(case: Case, conv, jit) -> Work:
 
 
 def conv(case: Case) -> Work:
-    padding = case.window // 2
-    return _convolution(case, lambda x, kernel: ops.conv(x, kernel, padding=padding, groups=case.groups), ops.jit)
+    padding, jit = case.window // 2, functools.partial(ops.jit, onednn=True)
+    return _convolution(case, lambda x, kernel: ops.conv(x, kernel, padding=padding, groups=case.groups), jit)
 
 
 def lax_conv(case: Case) -> Work:

@@ -56,7 +56,7 @@ PROGRAMS = list(itertools.product(FACTORS, ROWS, SUMS))
 WRONG_BY_DEFAULT = ("1", "ones @", "all")  # README's reproducer
 
 
-def error(program, rows, columns, dtype, options):
+def error(program, rows, columns, dtype, onednn):
     """The largest error, as a share of the largest result."""
     factor, of_row, total = (table[name] for table, name in zip((FACTORS, ROWS, SUMS), program, strict=True))
     generator = np.random.default_rng(0)
@@ -70,25 +70,27 @@ def error(program, rows, columns, dtype, options):
     weighted = x * factor(np, rows, columns) * weights[:, None]
     right = total(np, np.stack([of_row(np, row) for row in weighted]))
     operands = (jnp.asarray(array, dtype) for array in (x, weights))
-    found = np.asarray(jax.jit(compute, compiler_options=options)(*operands), np.float64)
+    found = np.asarray(ops.jit(compute, onednn=onednn)(*operands), np.float64)
     return np.abs(found - right).max() / np.abs(right).max()
 
 
+@pytest.mark.parametrize("onednn", some([False, True], False))
 @pytest.mark.parametrize("seed", some(range(4), 0))
-def test_sums_are_right_with_our_options(seed):
+def test_sums_are_right_with_our_options(seed, onednn):
     chosen = random.Random(seed).sample(PROGRAMS, 12)
     for program in [WRONG_BY_DEFAULT, *chosen]:
         rows, columns = random.Random(f"{seed}{program}").choice([(1000, 5), (2048, 16), (4096, 3)])
-        assert error(program, rows, columns, "float32", ops.compiler_options()) < 1e-4, (program, rows, columns)
+        assert error(program, rows, columns, "float32", onednn) < 1e-4, (program, rows, columns)
 
 
 @pytest.mark.faults
+@pytest.mark.parametrize("onednn", [False, True])
 @pytest.mark.parametrize("columns, dtype", [(3, "float32"), (16, "float32"), (5, "bfloat16")])
 @pytest.mark.parametrize("rows", [64, 1000, 4096, 33000])
-def test_many_sums_are_right_with_our_options(rows, columns, dtype):
+def test_many_sums_are_right_with_our_options(rows, columns, dtype, onednn):
     """Every program at 4096 rows of three columns, where most are wrong by default; elsewhere others for each seed."""
-    every = (rows, columns) == (4096, 3)
+    every = (rows, columns, onednn) == (4096, 3, False)
     programs = PROGRAMS if every else random.Random(f"{SEED}{rows}{columns}").sample(PROGRAMS, 60)
     bound = 1e-3 if dtype == "float32" else 0.05  # rounding of 33,000 terms one after another; wrong sums miss a third
-    wrong = {p: e for p in programs if (e := error(p, rows, columns, dtype, ops.compiler_options())) > bound}
+    wrong = {p: e for p in programs if (e := error(p, rows, columns, dtype, onednn)) > bound}
     assert not wrong
