@@ -65,7 +65,7 @@ def _for_cpu(lhs, rhs, face, windows):
         if face == "images" and max(windows.strides) == 1:
             return _image_gradient(lhs, rhs, windows)
     if depthwise and face == "kernel":
-        return _in_blocks(_shifted_kernel_gradient, lhs, rhs, face, windows)
+        return _in_blocks(_shifted_kernel_gradient, lhs, rhs, face, windows, BLOCK_BYTES // 2, 1)
     if depthwise:
         return _face_of(functools.partial(_shifted, windows=windows), lhs, rhs, face, windows)
     return _groups_in_turn(lhs, rhs, face, windows)
@@ -140,12 +140,13 @@ def _product_of_pixels(images, cotangent, windows):
     return gradient.reshape(*windows.window, *gradient.shape)
 
 
-def _in_blocks(form, lhs, rhs, face, windows):
-    """A few examples at a time, at least two, so that what lies between stays in the cache and needs no new memory."""
+def _in_blocks(form, lhs, rhs, face, windows, most_bytes=None, least=2):
+    """A few examples at a time, at least so many, so that what lies between stays in the cache and needs no memory."""
+    most_bytes = BLOCK_BYTES if most_bytes is None else most_bytes
     product = functools.partial(form, face=face, windows=windows)
     batch = lhs.shape[0]
     result = jax.eval_shape(product, lhs, rhs)
-    size = max(2, BLOCK_BYTES * batch // (_bytes(lhs) + _bytes(rhs if face == "kernel" else result)))
+    size = max(least, most_bytes * batch // (_bytes(lhs) + _bytes(rhs if face == "kernel" else result)))
     blocks, rest = divmod(batch, size)
     if blocks < 2:
         return product(lhs, rhs)
@@ -311,16 +312,18 @@ def _at_offset(padded, offset, windows):
 def _shifted_kernel_gradient(images, cotangent, face, windows):
     """The gradient of a depthwise kernel: for each offset the shifted image times the cotangent, added up.
 
-    Added up by a product with ones, since XLA:CPU is slow at sums over leading axes.
+    XLA:CPU is slow at sums over leading axes, so the rows are added up in a few parts, with the multiplication, and
+    what is left by a product with ones.
     """
-    channels = cotangent.shape[-1]
+    channels, rows = cotangent.shape[-1], cotangent.shape[0] * windows.output[0]
+    parts = next(count for count in range(8, 0, -1) if rows % count == 0)
     weights = cotangent.reshape(*cotangent.shape[:-1], windows.groups, -1)
-    ones = jnp.ones((1, math.prod(cotangent.shape[:-1])), images.dtype)
     padded = _padded(images, windows)
-    sums = [
-        ones @ (_at_offset(padded, offset, windows)[..., None] * weights).reshape(-1, channels)
-        for offset in _offsets(windows.window)
-    ]
+    sums = []
+    for offset in _offsets(windows.window):
+        products = (_at_offset(padded, offset, windows)[..., None] * weights).reshape(parts, -1, channels)
+        added = functools.reduce(operator.add, [products[part] for part in range(parts)])
+        sums.append(jnp.ones((1, added.shape[0]), added.dtype) @ added)
     return jnp.stack(sums).reshape(*windows.window, 1, channels)
 
 
