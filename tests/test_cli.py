@@ -11,6 +11,7 @@ import pytest
 from cnnjax import cli
 from cnnjax.config import Config, Hyperparams, to_json
 from cnnjax.errors import InputError
+from cnnjax.ops import compiler
 from experiments import train
 
 ROOT = Path(__file__).parents[1]
@@ -153,6 +154,22 @@ def test_a_platform_that_is_not_here_is_one_line(name):
     if done.stdout or name == "nosuch":
         assert done.stdout.startswith(f"JAX_PLATFORMS must name what this machine has, got '{name}'")
         assert done.stdout.count("\n") == 1
+
+
+@pytest.mark.parametrize("flags, said", [
+    ("--xla_cpu_experimental_onednn_custom_call=false --xla_foo=1",
+     "XLA_FLAGS holds for xla_cpu_experimental_onednn_custom_call, otherwise set here"),
+    ("--xla_cpu_experimental_ynn_fusion_type=reduce",
+     "XLA_FLAGS holds for xla_cpu_experimental_ynn_fusion_type, otherwise set here; some sums come out wrong on a CPU "
+     "with it"),
+    ("--xla_foo=1", None),
+])  # fmt: skip
+def test_flags_of_the_user_hold_and_are_said(monkeypatch, flags, said):
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    monkeypatch.setattr(compiler, "version", lambda name: "0.10.2")
+    told = []
+    cli.tell_of_flags(told.append)
+    assert told == ([said] if said else [])
 
 
 def test_an_error_of_ours_keeps_its_traceback(monkeypatch):

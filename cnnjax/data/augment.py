@@ -41,7 +41,7 @@ def _augment_image(
 
     image = image * (1 + hyper.contrast * _symmetric(contrast))
     if channels > 1:
-        # Slices and not `image.mean(axis=-1)`: XLA's reduction over so short an axis takes five times as long.
+        # Slices and not `image.mean(axis=-1)`: XLA is slow at a reduction over so short an axis.
         grey = sum(image[..., channel : channel + 1] for channel in range(channels)) / channels
         # x + (f - 1)(x - grey), not grey + f (x - grey): the second form rounds even if f is 1.
         image = image + hyper.saturation * _symmetric(saturation) * (image - grey)

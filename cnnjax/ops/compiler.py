@@ -140,7 +140,7 @@ def fault_of_defaults() -> str | None:
 
 
 def options_of_user() -> tuple[str, ...]:
-    """Names of the options of ours that `XLA_FLAGS` gives a value of its own, which holds."""
+    """The options of ours that `XLA_FLAGS` gives a value of its own, which holds, by name."""
     given = re.findall(r"--(\w+)", os.environ.get("XLA_FLAGS", ""))
     return tuple(name for name in _CPU_OPTIONS | _ONEDNN | _ONCE if name in given)
 

@@ -20,10 +20,8 @@ def members_in_turn(function: Callable[..., Any]) -> Callable[..., Any]:
     For large pieces of work, such as the gradient of a whole network. Each member is a called program in a loop, so
     that compile time and temporaries do not grow with the members, and a member's weights are read once out of the
     stacked ones: fused with what uses them, the member's index is computed again for every pixel, which made the
-    gradient of max pooling 8 times slower. A training step of a small LeNet (5x5xW, pool, 5x5x2W, pool, dense 64;
-    batch 64) over 8 members costs, a member, of a single training's step: W = 8 0.96 to 1.08, W = 16 0.95 to 1.13
-    (several runs on two busy cores; 0.88 and 1.0 on one). Unrolled and inlined it was 1.3 and 1.2: half of the excess
-    were page faults, since the temporaries of all members (40 and 63 MB) come anew from the system at every call.
+    gradient of max pooling slow. Unrolled and inlined, the temporaries of all members would come anew from the system
+    at every call.
 
     Derivatives, forward and reverse, are functions whose members run in turn too.
 

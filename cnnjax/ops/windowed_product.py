@@ -13,8 +13,9 @@ is ever written with dimension numbers or dilations that XLA:CPU has no library 
 Groups split the channels: the in channels in order into groups, the out channels in the same order.
 
 Under `vmap`, members that have only images of their own are folded into the batch, members that have only a kernel
-of their own into its out (or in) channels, and members with both run one after another inside the program. XLA's rule,
-a grouped convolution, runs 2.4–5.6 times as long as that on a CPU.
+of their own into its out (or in) channels. Members with both are a primitive of their own, which knows where it runs:
+on a CPU one member after another, elsewhere one matrix product with a batch of members where each is small
+(`member_forms`). XLA's rule, a grouped convolution, is slow on a CPU and on a GPU.
 """
 
 import functools
@@ -28,14 +29,10 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from cnnjax.geometry import Pair, effective_window
-from cnnjax.ops import compiler, convolution_forms
+from cnnjax.ops import compiler, convolution_forms, member_forms
 from cnnjax.ops.precision import sum_dtype
 
 Face: TypeAlias = Literal["output", "images", "kernel"]
-
-# Members that run one after another are unrolled up to this count: 0.64–0.79 of a single step each, but compile time
-# grows with them; beyond, a loop at 0.93–1.06 and constant compile time (8 members).
-UNROLLED_MEMBERS = 16
 
 
 class Windows(NamedTuple):
@@ -101,18 +98,70 @@ _TRANSPOSES: dict[Face, tuple[Face, Face]] = {
 }
 
 
-def _transpose_lhs(cotangent, lhs, rhs, *, face: Face, windows: Windows):
-    # images face: (output, kernel); its output's cotangent is that of images, so the operands keep their places
-    operands = {"output": (cotangent, rhs), "images": (cotangent, rhs), "kernel": (rhs, cotangent)}[face]
-    return windowed_product(*operands, face=_TRANSPOSES[face][0], windows=windows)
+def _define_transposes(primitive: Primitive) -> None:
+    def by_lhs(cotangent, lhs, rhs, *, face: Face, windows: Windows):
+        # images face: (output, kernel); its output's cotangent is that of images, so the operands keep their places
+        operands = {"output": (cotangent, rhs), "images": (cotangent, rhs), "kernel": (rhs, cotangent)}[face]
+        return primitive.bind(*operands, face=_TRANSPOSES[face][0], windows=windows)
+
+    def by_rhs(cotangent, lhs, rhs, *, face: Face, windows: Windows):
+        operands = {"output": (lhs, cotangent), "images": (cotangent, lhs), "kernel": (lhs, cotangent)}[face]
+        return primitive.bind(*operands, face=_TRANSPOSES[face][1], windows=windows)
+
+    ad.defbilinear(primitive, by_lhs, by_rhs)
 
 
-def _transpose_rhs(cotangent, lhs, rhs, *, face: Face, windows: Windows):
-    operands = {"output": (lhs, cotangent), "images": (cotangent, lhs), "kernel": (lhs, cotangent)}[face]
-    return windowed_product(*operands, face=_TRANSPOSES[face][1], windows=windows)
+_define_transposes(windowed_product_p)
+
+# The same of members: a leading axis on both operands and on the result.
+windowed_products_p = Primitive("windowed_products")
 
 
-ad.defbilinear(windowed_product_p, _transpose_lhs, _transpose_rhs)
+@windowed_products_p.def_abstract_eval
+def _abstract_members(lhs, rhs, *, face: Face, windows: Windows):
+    shape = _result_shape(lhs.shape[1:], rhs.shape[1:], face, windows)
+    return core.ShapedArray((lhs.shape[0], *shape), lhs.dtype)
+
+
+@windowed_products_p.def_impl
+def _evaluate_members(lhs, rhs, *, face: Face, windows: Windows):
+    return _compiled_members(face, windows)(lhs, rhs)
+
+
+@functools.cache
+def _compiled_members(face: Face, windows: Windows):
+    return compiler.eager(functools.partial(windowed_products_p.bind, face=face, windows=windows))
+
+
+def _define_lowerings() -> None:
+    in_turn = functools.partial(member_forms.in_turn, convolution_forms.for_cpu)
+    together = functools.partial(member_forms.together, convolution_forms.plain)
+    mlir.register_lowering(windowed_products_p, mlir.lower_fun(together, multiple_results=False))
+    mlir.register_lowering(windowed_products_p, compiler.cpu_lowering(in_turn), platform="cpu")
+
+
+_define_lowerings()
+_define_transposes(windowed_products_p)
+
+
+def _batch_members(operands, axes, *, face: Face, windows: Windows):
+    """More members of each member: all are members alike."""
+    count = next(operand.shape[axis] for operand, axis in zip(operands, axes, strict=True) if axis is not None)
+    wide = sum_dtype(operands[0].dtype) if None in axes else operands[0].dtype  # a derivative by what is shared adds up
+
+    def first(operand, axis):
+        operand = operand.astype(wide)
+        moved = (
+            jnp.moveaxis(operand, axis, 0) if axis is not None else jnp.broadcast_to(operand, (count, *operand.shape))
+        )
+        return moved.reshape(-1, *moved.shape[2:])
+
+    lhs, rhs = (first(operand, axis) for operand, axis in zip(operands, axes, strict=True))
+    result = windowed_products_p.bind(lhs, rhs, face=face, windows=windows).astype(operands[0].dtype)
+    return result.reshape(count, -1, *result.shape[1:]), 0
+
+
+batching.primitive_batchers[windowed_products_p] = _batch_members
 
 
 def _batch(operands, axes, *, face: Face, windows: Windows):
@@ -124,7 +173,7 @@ def _batch(operands, axes, *, face: Face, windows: Windows):
     if rhs_axis is None and face != "kernel":
         return _members_in_batch(product, lhs, rhs), 0
     if lhs_axis is not None and rhs_axis is not None:
-        return _members_in_turn(product, lhs, rhs), 0
+        return windowed_products_p.bind(lhs, rhs, face=face, windows=windows), 0
     if windows.groups > 1:  # channels of a group must stay together, which folding would break
         return _one_shared(product, lhs, rhs, lhs_axis is None), 0
     if face == "output":  # members in the kernel's out channels
@@ -145,12 +194,6 @@ def _members_in_batch(product, lhs, rhs):
     return result.reshape(*lhs.shape[:2], *result.shape[1:])
 
 
-def _members_in_turn(product, lhs, rhs):
-    if lhs.shape[0] > UNROLLED_MEMBERS:
-        return jax.lax.map(lambda operands: product(*operands), (lhs, rhs))
-    return jnp.stack([product(lhs[member], rhs[member]) for member in range(lhs.shape[0])])
-
-
 def _one_shared(product, lhs, rhs, lhs_is_shared: bool):
     # The derivative by what is shared adds up the members'.
     dtype = lhs.dtype
@@ -160,7 +203,7 @@ def _one_shared(product, lhs, rhs, lhs_is_shared: bool):
     def one(member):
         return product(lhs, member) if lhs_is_shared else product(member, rhs)
 
-    if members.shape[0] > UNROLLED_MEMBERS:
+    if members.shape[0] > member_forms.UNROLLED_MEMBERS:
         results = jax.lax.map(one, members)
     else:
         results = jnp.stack([one(members[member]) for member in range(members.shape[0])])

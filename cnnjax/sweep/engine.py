@@ -35,7 +35,8 @@ from cnnjax.train.step import initial_state, make_evaluate, make_order, make_pre
 from cnnjax.train.training import Programs, Training
 
 CANDIDATES = (1, 4, 16, 64, 256, 1024)
-FEWEST = 4  # members at a time, where stopping early leaves fewer
+TOGETHER = 16  # members at a time on a CPU, at most
+FEWEST = 4  # and where stopping early leaves fewer
 TIMED_SECONDS = 0.3
 MOST_PROGRAM_SECONDS = 60.0  # a chunk size whose program takes longer to compile is not tried with more members
 
@@ -74,8 +75,7 @@ def stacked(group: Group, members: Sequence[Member]) -> Hyperparams:
 def a_device_for_each_core(members: int) -> None:
     """Makes each core of a CPU a device, at most one for a member; where JAX is in use already, its devices stay.
 
-    Two cores that train two small networks do more than two cores that share one: 16 members of a LeNet of 8 and 16
-    filters took 110 ms a step with one device of two cores, 80 ms with two; of 16 and 32 filters 182 and 176 ms.
+    Two cores that train two small networks do more than two cores that share one.
     """
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):  # else the user has chosen
         with contextlib.suppress(RuntimeError):
@@ -146,71 +146,104 @@ class Plan(NamedTuple):
 
 
 class _Candidate(NamedTuple):
-    """A chunk size that has been timed."""
+    """A chunk size, and its programs."""
 
-    size: int
-    seconds: float  # a step and member
+    size: int  # as a plan has it
     programs: Programs
-    again: Callable[[], float]  # times it once more
+    megabytes: float
+    described: str  # what they need and took to compile
+    compiled_in: float  # seconds
+    timed: Callable[[], float]  # seconds a step and member
 
 
 def plan(
     group: Group, dataset: Dataset, memory: int, say: Callable[[str], None], left: int | None = None
 ) -> tuple[Plan, Programs]:
-    """The chunk size: as many members as the memory holds by XLA's own analysis, and as are fastest in a short timing.
+    """The chunk size, by XLA's own analysis of the memory that is needed, and elsewhere than on a CPU a short timing.
 
     With it the programs for chunks of that size, already compiled.
 
     Args:
         memory: bytes that a program may take with its arguments and results.
         left: members that stopping early leaves. On a CPU no chunk is longer than that and `FEWEST`, so that a program
-            compiled at the start serves to the end: there a program of more members is hardly faster (16 members to
-            240 epochs of `digits`, two halvings: 96 s with chunks of 16, 70 s with chunks of 4).
+            compiled at the start serves to the end: there a program of more members is hardly faster.
 
     Raises:
         InputError: if not even one member fits.
     """
-    count, reasons = len(group.members), []
-    best: _Candidate | None = None
-    devices = jax.device_count()
-    most = count if left is None or jax.default_backend() != "cpu" else min(count, max(left, FEWEST))
-    if most < count:
+    on_cpu, most, reasons = jax.default_backend() == "cpu", len(group.members), []
+    if on_cpu and left is not None and max(left, FEWEST) < most:
+        most = max(left, FEWEST)
         reasons.append(f"at most {most} at a time, so that one program serves until stopping early leaves {left}")
-    for size in [size for size in CANDIDATES if size < most] + [most]:
-        alone = size == 1
-        made = programs(group, dataset, alone, devices)
-        arrays = made.place((dataset.train.images, dataset.train.labels))
-        size = chunk_length(count, size, devices)
-        hyper = stacked(group, padded(group.members[:size], size))
-        started = time.monotonic()
-        state = made.init(hyper)
-        arrays = (*arrays, made.order(hyper, 0))
-        program = made.chunk.lower(hyper, state, *arrays, 0, 1).compile()
-        seconds = time.monotonic() - started
-        needed = _bytes(program) * (1 if alone or jax.default_backend() != "cpu" else devices)  # which share a memory
-        if needed > memory:
-            reasons.append(
-                f"{size} members need {needed / 2**20:,.0f} MB, more than the {memory / 2**20:,.0f} MB allowed"
-            )
-            break
-        again = functools.partial(_timed, made, program, hyper, arrays, group.config, dataset)
-        per_member, turn = again(), ""
-        if best is not None and per_member > best.seconds:  # once more, in turn: others may use the machine too
-            best, per_member = best._replace(seconds=min(best.seconds, best.again())), min(per_member, again())
-            turn = f" (in turn with {1e3 * best.seconds:.2f})"
-        reasons.append(
-            f"{size} at a time: {1e3 * per_member:.2f} ms a step and member{turn}, {needed / 2**20:,.0f} MB, "
-            f"compiled in {seconds:.1f} s"
-        )
-        say(reasons[-1])
-        if best is None or per_member < best.seconds:
-            made = made._replace(chunk=_for_length(size, program, made.chunk))
-            best = _Candidate(0 if alone else size, per_member, made, again)
-        elif per_member > 1.05 * best.seconds or seconds > MOST_PROGRAM_SECONDS:
-            break
-    if best is None:
+    made = functools.partial(_candidate, group, dataset, jax.device_count())
+    chosen = (_largest if on_cpu else _fastest)(made, most, memory / 2**20, reasons, say)
+    if chosen is None:
         raise InputError(f"--memory-gb must be at least what one member needs: {reasons[-1]}")
-    return Plan(best.size, reasons, devices), best.programs
+    return Plan(chosen.size, reasons, jax.device_count()), chosen.programs
+
+
+def _candidate(group: Group, dataset: Dataset, devices: int, size: int) -> _Candidate:
+    alone = size == 1
+    made = programs(group, dataset, alone, devices)
+    arrays = made.place((dataset.train.images, dataset.train.labels))
+    size = chunk_length(len(group.members), size, devices)
+    hyper = stacked(group, padded(group.members[:size], size))
+    started = time.monotonic()
+    state = made.init(hyper)
+    arrays = (*arrays, made.order(hyper, 0))
+    program = made.chunk.lower(hyper, state, *arrays, 0, 1).compile()
+    seconds = time.monotonic() - started
+    sharing = 1 if alone or jax.default_backend() != "cpu" else devices  # a memory
+    megabytes = _bytes(program) * sharing / 2**20
+    timed = functools.partial(_timed, made, program, hyper, arrays, group.config, dataset)
+    made = made._replace(chunk=_for_length(size, program, made.chunk))
+    described = f"{megabytes:,.0f} MB, compiled in {seconds:.1f} s"
+    return _Candidate(0 if alone else size, made, megabytes, described, seconds, timed)
+
+
+def _too_large(candidate: _Candidate, memory: float) -> str:
+    size = max(1, candidate.size)
+    return f"{size} members need {candidate.megabytes:,.0f} MB, more than the {memory:,.0f} MB allowed"
+
+
+def _largest(
+    made: Callable[[int], _Candidate], most: int, memory: float, reasons: list[str], say: Callable[[str], None]
+) -> _Candidate | None:
+    """The most members that fit, up to `TOGETHER`: on a CPU more are no faster, and each size tried is compiled."""
+    size = min(most, TOGETHER)
+    while size:
+        candidate = made(size)
+        if candidate.megabytes <= memory:
+            reasons.append(f"{max(1, candidate.size)} at a time: {candidate.described}")
+            say(reasons[-1])
+            return candidate
+        reasons.append(_too_large(candidate, memory))
+        size //= 2
+    return None
+
+
+def _fastest(
+    made: Callable[[int], _Candidate], most: int, memory: float, reasons: list[str], say: Callable[[str], None]
+) -> _Candidate | None:
+    """That of `CANDIDATES` which is fastest in a short timing, of those that fit."""
+    best, least = None, np.inf  # seconds a step and member
+    for size in [size for size in CANDIDATES if size < most] + [most]:
+        candidate = made(size)
+        if candidate.megabytes > memory:
+            reasons.append(_too_large(candidate, memory))
+            break
+        seconds, turn = candidate.timed(), ""
+        if best is not None and seconds > least:  # once more, in turn: others may use the machine too
+            least, seconds = min(least, best.timed()), min(seconds, candidate.timed())
+            turn = f" (in turn with {1e3 * least:.2f})"
+        time_of_one = f"{1e3 * seconds:.2f} ms a step and member{turn}"
+        reasons.append(f"{max(1, candidate.size)} at a time: {time_of_one}, {candidate.described}")
+        say(reasons[-1])
+        if seconds < least:
+            best, least = candidate, seconds
+        elif seconds > 1.05 * least or candidate.compiled_in > MOST_PROGRAM_SECONDS:
+            break
+    return best
 
 
 def _for_length(size: int, program: Any, anew: Callable[..., Any]) -> Callable[..., Any]:

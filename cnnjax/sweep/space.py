@@ -19,7 +19,7 @@ from cnnjax.errors import InputError
 MOST_WITHOUT_CONSENT = 10**5
 # What a sweep may vary besides the numbers in `Hyperparams`: each value is a program of its own.
 _STATIC = {"model": ModelConfig, "train": TrainConfig}
-_NOT_AXES = ("train.epochs", "train.keep_epochs", "train.save_every_seconds", "train.on_nan")
+_NOT_AXES = ("train.epochs", "train.keep_epochs", "train.save_every_seconds", "train.on_nan", "train.onednn")
 
 
 class Member(NamedTuple):

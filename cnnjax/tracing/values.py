@@ -730,7 +730,8 @@ def _places(equation: _Equation, value: Value, weights: Value) -> tuple[frozense
     else:
         origin = {axis: axis for axis in every[:-1]}
         steps = params["windows"].strides if params["face"] == "images" else ()
-        spread = {axis for axis, step in enumerate(steps, 1) if step > 1}
+        first = 2 if equation.primitive == "windowed_products" else 1  # behind the batch
+        spread = {axis for axis, step in enumerate(steps, first) if step > 1}
     again = frozenset(axis for axis, source in origin.items() if axis in spread or source in value.repeated)
     if not _distinct(equation, weights):
         return again | {axis for axis in every if axis not in origin}, True
@@ -753,7 +754,8 @@ def _by_output(equation: _Equation, weights: Value) -> np.ndarray | None:
         rows = tuple(axis for axis in range(numbers.ndim) if axis != params["dimension_numbers"].rhs_spec[0])
     else:
         out = numbers.ndim - (2 if params["face"] == "images" else 1)
-        rows = tuple(axis for axis in range(numbers.ndim) if axis != out)
+        kept = {out, 0} if equation.primitive == "windowed_products" else {out}  # members first
+        rows = tuple(axis for axis in range(numbers.ndim) if axis not in kept)
     numbers = np.moveaxis(numbers, rows, range(len(rows)))
     return numbers.reshape(math.prod(numbers.shape[: len(rows)]), -1).astype(np.float32, copy=False)
 
@@ -946,7 +948,7 @@ _RULES: dict[str, Callable[[_Equation], _Known]] = {
             _choose_along,
         ),
         ("reduce_sum reduce_window_sum sum_channels cumsum psum", _sum),
-        ("dot_general conv_general_dilated windowed_product", _product),
+        ("dot_general conv_general_dilated windowed_product windowed_products", _product),
         ("place_in_windows select_in_windows select_and_gather_add select_and_scatter_add", _follow_choice),
         ("scatter-add", _scatter_add),
         ("eq ne lt le gt ge", _compare),

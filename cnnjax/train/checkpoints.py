@@ -144,6 +144,13 @@ def verify(folder: Path, misfit: Misfit = of_any_run) -> tuple[dict[str, Any], d
         Damaged: a file is missing or is not the one that was written, or the checkpoint is none of this run.
         InputError: it is of a format that this version cannot read.
     """
+    manifest = _manifest(folder)
+    _compare_files(folder, manifest["files"])
+    return manifest, _fitting_texts(folder, manifest, misfit)
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint, if it is as it was written and of this folder; raises as `verify`."""
     path = folder / "manifest.json"
     try:
         manifest = json.loads(read_text(path))
@@ -172,19 +179,27 @@ def verify(folder: Path, misfit: Misfit = of_any_run) -> tuple[dict[str, Any], d
         raise Damaged(f"{folder} holds the checkpoint {kind!r} {number!r}")
     if not _is_well_formed(manifest):
         raise Damaged(f"{path} is no manifest of a checkpoint")
+    return manifest
+
+
+def _compare_files(folder: Path, digests: Mapping[str, str]) -> None:
+    """Raises Damaged, naming the first file that is not there or has another digest."""
     there = {name: folder / name for name in _files(folder)}  # so that no name leads out of the folder
-    named = {name: there.get(name) for name in manifest["files"]}
-    for name, digest in _in_parallel(_digest_or_none, named).items():
+    for name, digest in _in_parallel(_digest_or_none, {name: there.get(name) for name in digests}).items():
         if digest is None:
             raise Damaged(f"{folder / name} is missing or cannot be read")
-        if digest != manifest["files"][name]:
+        if digest != digests[name]:
             raise Damaged(f"{folder / name} is not as it was written")
+
+
+def _fitting_texts(folder: Path, manifest: Mapping[str, Any], misfit: Misfit) -> dict[str, str]:
+    """The texts of a checkpoint, by name; raises Damaged where by them it is none of the run."""
     try:
         texts = {name: read_text(folder / name) for name in manifest["files"] if "/" not in name}
     except (OSError, ValueError) as error:
         raise Damaged(f"{folder} holds a text that cannot be read ({type(error).__name__})") from None
     _check_fits(folder, misfit, Kept(None, texts))
-    return manifest, texts
+    return texts
 
 
 def _check_fits(folder: Path, misfit: Misfit, kept: Kept) -> None:
@@ -214,7 +229,9 @@ def read(folder: Path, like: Any, misfit: Misfit = of_any_run) -> Kept:
     """
     import orbax.checkpoint as ocp
 
-    manifest, texts = verify(folder, misfit)
+    manifest = _manifest(folder)
+    _compare_files(folder, {name: digest for name, digest in manifest["files"].items() if "/" not in name})
+    texts = _fitting_texts(folder, manifest, misfit)
     wanted = {name: _describe(leaf) for name, leaf in _leaves(like).items()}
     found = {name: {"shape": one["shape"], "dtype": one["dtype"]} for name, one in manifest["arrays"].items()}
     for name in sorted(wanted.keys() | found.keys()):
@@ -227,12 +244,22 @@ def read(folder: Path, like: Any, misfit: Misfit = of_any_run) -> Kept:
     # named, since an array that was put on one is refused by a program for all.
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0]) if jax.device_count() == 1 else None
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), like)
-    try:
-        # Of an interruption, too, Orbax makes an Exception.
-        with held(), contextlib.closing(ocp.Checkpointer(ocp.StandardCheckpointHandler())) as checkpointer:
-            state = checkpointer.restore((folder / "state").absolute(), args=ocp.args.StandardRestore(abstract))  # pyright: ignore[reportCallIssue]
-    except Exception as error:  # Orbax raises many kinds
-        raise Damaged(f"{folder / 'state'} cannot be read ({type(error).__name__})") from error
+    with concurrent.futures.ThreadPoolExecutor(1) as beside:
+        compared = beside.submit(_compare_files, folder, manifest["files"])
+        state = failed = None
+        try:
+            # Of an interruption, too, Orbax makes an Exception.
+            with (
+                held(),
+                _said_once(),
+                contextlib.closing(ocp.Checkpointer(ocp.StandardCheckpointHandler())) as checkpointer,
+            ):
+                state = checkpointer.restore((folder / "state").absolute(), args=ocp.args.StandardRestore(abstract))  # pyright: ignore[reportCallIssue]
+        except Exception as error:  # Orbax raises many kinds
+            failed = error
+        compared.result()  # names the file that is damaged, whatever Orbax says of it
+    if failed is not None:
+        raise Damaged(f"{folder / 'state'} cannot be read ({type(failed).__name__})") from failed
     for name, digest in _in_parallel(_array_digest, _leaves(state)).items():
         if digest != manifest["arrays"][name]["sha256"]:
             raise Damaged(f"{folder / 'state'}: {name} has other values than were saved")

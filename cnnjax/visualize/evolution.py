@@ -120,7 +120,7 @@ def strongest_activations(
             shapes = jax.eval_shape(look, variables, images, mask, seen, None)
             best = jax.device_put({layer: _nothing(*found.unit.shape) for layer, found in shapes.items()}, whole)
         images, mask = jax.device_put((images, mask), by_image)
-        # Waited for, because programs that are queued on a CPU run into one another: 17.7 ms a batch against 22.5.
+        # Waited for, because programs that are queued on a CPU run into one another.
         best = jax.block_until_ready(look(variables, images, mask, seen, best))
         seen += size
     return {layer: Strongest(*(np.asarray(part) for part in found)) for layer, found in (best or {}).items()}

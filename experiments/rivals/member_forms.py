@@ -6,7 +6,6 @@ measured by it. What is shared by the members (the first layer's images) is left
 
 import contextlib
 import functools
-import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,6 +18,7 @@ from jax.interpreters import batching
 
 from cnnjax import ops
 from cnnjax.ops import convolution_forms
+from cnnjax.ops.member_forms import of_patches
 from cnnjax.ops.windowed_product import _batch, windowed_product, windowed_product_p
 
 
@@ -33,18 +33,14 @@ def unrolled(lhs, rhs, *, face, windows):
     return jnp.stack([product(lhs[member], rhs[member]) for member in range(lhs.shape[0])])
 
 
-def folded(patches: Callable, lhs, rhs, *, face, windows):
-    """One matrix product with a batch of members, of the windows' pixels side by side (im2col).
-
-    Args:
-        patches: (images, windows) -> [batch, *output, window·in_channels], the window's offsets outermost.
-    """
+def folded(lhs, rhs, *, face, windows):
+    """One matrix product with a batch of members, of the windows' pixels side by side (im2col)."""
     if windows.groups != 1:
         return grouped(lhs, rhs, face=face, windows=windows)
     members = lhs.shape[0]
 
     def rows(images):  # [members, batch, *spatial, channels] -> [members, batch·output, window·channels]
-        found = patches(images.reshape(-1, *images.shape[2:]), windows)
+        found = patches_by_convolution(images.reshape(-1, *images.shape[2:]), windows)
         return found.reshape(members, -1, found.shape[-1])
 
     if face == "output":
@@ -70,18 +66,11 @@ def patches_by_convolution(images, windows):
     return by_channel.swapaxes(-1, -2).reshape(found.shape)
 
 
-def patches_by_slices(images, windows):
-    """The shifted images, side by side."""
-    zero = jnp.zeros((), images.dtype)
-    padded = lax.pad(images, zero, ((0, 0, 0), *((low, max(high, 0), 0) for low, high in windows.padding), (0, 0, 0)))
-    parts = []
-    for offset in itertools.product(*map(range, windows.window)):
-        starts = [step * dilation for step, dilation in zip(offset, windows.dilation, strict=True)]
-        reach = [(output - 1) * stride + 1 for output, stride in zip(windows.output, windows.strides, strict=True)]
-        ends = [start + size for start, size in zip(starts, reach, strict=True)]
-        corner = (images.shape[0], *ends, images.shape[-1])
-        parts.append(lax.slice(padded, (0, *starts, 0), corner, (1, *windows.strides, 1)))
-    return jnp.concatenate(parts, -1)
+def folded_slices(lhs, rhs, *, face, windows):
+    """The same of shifted images, side by side."""
+    if windows.groups != 1:
+        return grouped(lhs, rhs, face=face, windows=windows)
+    return jax.vmap(functools.partial(of_patches, face=face, windows=windows))(lhs, rhs)
 
 
 # "mapped" is no rule of the convolution: the members' whole trainings run one after another
@@ -89,8 +78,8 @@ FORMS: dict[str, Callable | None] = {
     "mapped": None,
     "unrolled": unrolled,
     "grouped": grouped,
-    "folded": functools.partial(folded, patches_by_convolution),
-    "folded slices": functools.partial(folded, patches_by_slices),
+    "folded": folded,
+    "folded slices": folded_slices,
 }
 
 

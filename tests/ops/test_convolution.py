@@ -11,7 +11,7 @@ from jax import lax
 
 from cnnjax import geometry, ops
 from cnnjax.errors import InputError
-from cnnjax.ops import convolution_forms
+from cnnjax.ops import convolution_forms, member_forms
 from tests.cases import some
 
 DIMENSION_NUMBERS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
@@ -195,10 +195,35 @@ def test_vmap_of_vmap_and_batch_axes_elsewhere():
 
 def test_many_members_run_in_a_loop_of_one_body():
     images, kernels = random(0, 40, 1, 5, 5, 2), random(1, 40, 3, 3, 2, 2)
-    assert "scan" in str(jax.make_jaxpr(jax.vmap(ops.conv))(images, kernels))
+    if jax.default_backend() == "cpu":
+        assert "stablehlo.while" in jax.jit(jax.vmap(ops.conv)).lower(images, kernels).as_text()
     close(
         jax.vmap(ops.conv)(images, kernels), jnp.stack([ops.conv(*pair) for pair in zip(images, kernels, strict=True)])
     )
+
+
+@pytest.mark.parametrize("name", some([*FORMS, "narrow"], "plain", "phases", "narrow"))
+@pytest.mark.parametrize("at_once", some([4, 100], 4))
+def test_members_as_matrix_products_are_what_they_are_one_after_another(monkeypatch, name, at_once):
+    """The form of many members where a GPU is; all at once or a few at a time, in every face."""
+    image_shape, kernel_shape, options = FORMS["phases" if name == "narrow" else name]
+    dtype = jnp.bfloat16 if name == "narrow" else jnp.float32
+    images, kernel = random(0, 10, *image_shape, dtype=dtype), random(1, 10, *kernel_shape, dtype=dtype)
+    windows = jax.make_jaxpr(functools.partial(ops.conv, **options))(images[0], kernel[0]).eqns[-1].params["windows"]
+    outputs = random(2, 10, image_shape[0], *windows.output, kernel_shape[-1], dtype=dtype)
+    monkeypatch.setattr(member_forms, "FEW_MEMBERS", 3)
+    faces = {"output": (images, kernel), "images": (outputs, kernel), "kernel": (images, outputs)}
+    for face, operands in faces.items():
+        channels = kernel_shape[-2] if face == "images" else image_shape[-1]
+        patches = image_shape[0] * np.prod(windows.output) * np.prod(windows.window) * channels * 4
+        monkeypatch.setattr(member_forms, "PATCH_BYTES", int(at_once * patches))
+        form = functools.partial(convolution_forms.plain, face=face, windows=windows)
+        alone = jnp.stack([form(*pair) for pair in zip(*operands, strict=True)])
+        together = functools.partial(member_forms.together, convolution_forms.plain, face=face, windows=windows)
+        close(jax.jit(together)(*operands), alone, 3e-6 if dtype == jnp.float32 else 1e-2)
+        products = str(jax.make_jaxpr(together)(*operands))
+        assert ("dot_general" in products) == (windows.groups == 1)
+        assert ("scan" in products) == (windows.groups == 1 and at_once < 10)
 
 
 def test_per_example_gradients():
