@@ -175,7 +175,7 @@ def has_onednn() -> bool:
         return False
     with _by_onednn():
         trial = jax.jit(convolve, compiler_options=options | _ONEDNN).lower(images, kernel).compile()
-    return "__onednn$convolution" in trial.as_text()
+    return "__onednn$convolution" in (trial.as_text() or "")
 
 
 def eager(function: Callable[..., Any]) -> Callable[..., Any]:
