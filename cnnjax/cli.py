@@ -16,6 +16,7 @@ from typing import Annotated, Any, NamedTuple
 import cnnjax
 from cnnjax.compilation_cache import compiled_programs_kept
 from cnnjax.config import Config, from_json
+from cnnjax.environment import flags_of_user
 from cnnjax.errors import InputError, Terminated
 from cnnjax.paths import expanded
 from cnnjax.settings import pinned
@@ -76,7 +77,8 @@ def _end_well(main: Callable[[Any, "Progress"], Any], read: Callable[[], Any]) -
             refuse_twice(sys.argv[1:])  # as a whole: a script may take some of them out before the rest is read
             told = read()
             check_platform()
-            tell_of_flags(progress.say)
+            if line := flags_of_user():
+                progress.say(line)
             with compiled_programs_kept(progress.say):
                 main(told, progress)
     except (InputError, OSError, MemoryError, RuntimeError) as error:
@@ -92,16 +94,6 @@ def _end_well(main: Callable[[Any, "Progress"], Any], read: Callable[[], Any]) -
         sys.stderr.write(f"{word}; the same command goes on from its newest checkpoint, if there is one\n")
         sys.stderr.flush()
         os._exit(status)  # the compiler's threads may still run, and tearing the interpreter down under them crashes
-
-
-def tell_of_flags(say: Callable[[str], None]) -> None:
-    """Says in one line which compiler options of ours the user's XLA_FLAGS give another value."""
-    from cnnjax.ops import compiler
-
-    if named := compiler.options_of_user():
-        guards = "xla_cpu_experimental_ynn_fusion_type" in named and compiler.fault_of_defaults() is not None
-        wrong = "; some sums come out wrong on a CPU with it" if guards else ""
-        say(f"XLA_FLAGS holds for {', '.join(named)}, otherwise set here{wrong}")
 
 
 def check_platform() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 import cnnjax
-from cnnjax.ops.compiler import compiler_options
+from cnnjax.ops.compiler import compiler_options, fault_of_defaults, options_of_user
 from cnnjax.settings import pinned
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
@@ -40,6 +40,16 @@ def machine() -> dict[str, Any]:
         "settings": {name: getattr(jax.config, name, None) for name in _JAX_SETTINGS},
         "variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
     }
+
+
+def flags_of_user() -> str | None:
+    """One line that says which compiler options of ours the user's XLA_FLAGS give another value; None if none."""
+    named = options_of_user()
+    if not named:
+        return None
+    guards = "xla_cpu_experimental_ynn_fusion_type" in named and fault_of_defaults() is not None
+    wrong = "; some sums come out wrong on a CPU with it" if guards else ""
+    return f"XLA_FLAGS holds for {', '.join(named)}, otherwise set here{wrong}"
 
 
 def usable_cores() -> int:

@@ -39,8 +39,9 @@ class Options(RunOptions):
         check_seed("--maps-seed", self.maps_seed)
 
 
-def main(options: Options, progress: Progress) -> None:
-    trained = open_run(options, progress)
+def main(options: Options, progress: Progress, opened: Trained | None = None) -> None:
+    """`opened` is the run at that epoch, where it is open already."""
+    trained = opened or open_run(options, progress)
     split = {"train": trained.dataset.train, "test": trained.dataset.test}[options.split]
     layers = checked_layers(options, trained)
     count = min(9, len(split)) if options.count is None else options.count

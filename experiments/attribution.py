@@ -62,8 +62,9 @@ class Options(RunOptions):
             raise InputError(f"--noise must be a finite number, got {self.noise}")
 
 
-def main(options: Options, progress: Progress) -> None:
-    trained = open_run(options, progress)
+def main(options: Options, progress: Progress, opened: Trained | None = None) -> None:
+    """`opened` is the run at that epoch, where it is open already."""
+    trained = opened or open_run(options, progress)
     methods = make_methods(trained, options)
     chosen = chosen_images(trained, options.images)
     settings = {**dataclasses.asdict(options), "run": None, "epoch": None, "data": None, "images": chosen}

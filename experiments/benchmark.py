@@ -49,7 +49,10 @@ SUITES: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
             "flax": ("flax members",),
         },
     ),
-    "startup": ("training", {"flax": ("flax",), "torch": ("torch",)}),
+    "startup": (
+        "kept programs",
+        {"flax": ("flax",), "torch": ("torch",), "compiled anew": ("programs anew",), "oneDNN": ("training",)},
+    ),
     "evolution": ("strongest", {"forward pass": ("forward pass",)}),
     "projection": ("projections", {"forward pass": ("forward pass",)}),
     "memory": ("step memory", {"flax": ("flax memory",)}),

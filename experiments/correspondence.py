@@ -88,8 +88,9 @@ class Regions(NamedTuple):
     note: str
 
 
-def main(options: Options, progress: Progress) -> None:
-    trained = open_run(options, progress)
+def main(options: Options, progress: Progress, opened: Trained | None = None) -> None:
+    """`opened` is the run at that epoch, where it is open already."""
+    trained = opened or open_run(options, progress)
     layers = chosen_layers(trained, options)
     regions = boxes_of_file(trained, options.boxes) if options.boxes else boxes_of_places(trained, options)
     most = MOST_BOXES // max(len(which) for which, _ in regions.parts.values()) - 1

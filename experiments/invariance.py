@@ -63,8 +63,9 @@ class Options(RunOptions):
             raise InputError(f"--per-class must be at least 0, got {self.per_class}")
 
 
-def main(options: Options, progress: Progress) -> None:
-    trained = open_run(options, progress)
+def main(options: Options, progress: Progress, opened: Trained | None = None) -> None:
+    """`opened` is the run at that epoch, where it is open already."""
+    trained = opened or open_run(options, progress)
     split, layers, values = trained.dataset.test, chosen_layers(trained, options), amounts(trained, options)
     images = chosen_images(trained, options.images)
     background = fill(trained, options.fill)

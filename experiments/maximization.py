@@ -57,8 +57,9 @@ class Options(RunOptions):
             raise InputError(f"--decay must be a finite number, got {self.decay}")
 
 
-def main(options: Options, progress: Progress) -> None:
-    trained = open_run(options, progress)
+def main(options: Options, progress: Progress, opened: Trained | None = None) -> None:
+    """`opened` is the run at that epoch, where it is open already."""
+    trained = opened or open_run(options, progress)
     layers = chosen_layers(trained, options)
     settings = {**dataclasses.asdict(options), "run": None, "epoch": None, "data": None, "layers": None}
     with studying(trained, "maximization", settings, progress) as parts:

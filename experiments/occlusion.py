@@ -58,8 +58,9 @@ class Settings(NamedTuple):
     grey: int
 
 
-def main(options: Options, progress: Progress) -> None:
-    trained = open_run(options, progress)
+def main(options: Options, progress: Progress, opened: Trained | None = None) -> None:
+    """`opened` is the run at that epoch, where it is open already."""
+    trained = opened or open_run(options, progress)
     test = trained.dataset.test
     settings = checked_settings(options, trained)
     with studying(

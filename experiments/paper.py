@@ -30,24 +30,24 @@ from experiments import (
     occlusion,
     probes,
 )
-from experiments.looking import RunOptions, open_run
+from experiments.looking import RunOptions, Trained, open_run
 
 
-def _evolution(options: RunOptions, progress: Progress) -> None:
-    config = run.read_config(options.run / "config.json")
+def _evolution(options: RunOptions, progress: Progress, trained: Trained) -> None:
+    config = trained.config
     if config.train.epochs not in run.kept_epochs(options.run):
         raise InputError(f"--run must be finished for the evolution; {options.run} has not kept {config.train.epochs}")
     config = dataclasses.replace(config, data=options.data.of(config.data))
     filter_evolution.main(Arguments(config, options.run, filter_evolution.Options()), progress)
 
 
-def _study(module: Any) -> Callable[[RunOptions, Progress], None]:
-    return lambda options, progress: module.main(
-        module.Options(run=options.run, epoch=options.epoch, data=options.data), progress
+def _study(module: Any) -> Callable[[RunOptions, Progress, Trained], None]:
+    return lambda options, progress, trained: module.main(
+        module.Options(run=options.run, epoch=options.epoch, data=options.data), progress, trained
     )
 
 
-STUDIES: dict[str, tuple[str, Callable[[RunOptions, Progress], None]]] = {
+STUDIES: dict[str, tuple[str, Callable[[RunOptions, Progress, Trained], None]]] = {
     "evolution": ("figure 4: how features form over the epochs", _evolution),
     "activations": ("figure 2: the strongest activations of each map, projected", _study(activations)),
     "invariance": ("figure 5: translation, scale and rotation", _study(invariance)),
@@ -79,7 +79,7 @@ def main(options: Options, progress: Progress) -> None:
         progress.say(f"{name} – {title}")
         before, started, why = _pictures(options.run), time.monotonic(), ""
         try:
-            study(options, progress)
+            study(options, progress, trained)
         except InUse:
             raise
         except InputError as error:

@@ -100,8 +100,9 @@ def number_of(layer: str) -> int:
     return int(digits or 0)
 
 
-def main(options: Options, progress: Progress) -> None:
-    trained = open_run(options, progress)
+def main(options: Options, progress: Progress, opened: Trained | None = None) -> None:
+    """`opened` is the run at that epoch, where it is open already."""
+    trained = opened or open_run(options, progress)
     networks = {f"epoch {trained.epoch}": trained}
     if options.untrained and trained.epoch > 0:
         networks["untrained"] = open_run(dataclasses.replace(options, epoch=0), progress)

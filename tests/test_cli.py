@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cnnjax import cli
+from cnnjax import cli, environment
 from cnnjax.config import Config, Hyperparams, to_json
 from cnnjax.errors import InputError
 from cnnjax.ops import compiler
@@ -167,9 +167,7 @@ def test_a_platform_that_is_not_here_is_one_line(name):
 def test_flags_of_the_user_hold_and_are_said(monkeypatch, flags, said):
     monkeypatch.setenv("XLA_FLAGS", flags)
     monkeypatch.setattr(compiler, "version", lambda name: "0.10.2")
-    told = []
-    cli.tell_of_flags(told.append)
-    assert told == ([said] if said else [])
+    assert environment.flags_of_user() == said
 
 
 def test_an_error_of_ours_keeps_its_traceback(monkeypatch):

@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "visualize": {"tracing", "ops", "models", "geometry", "errors"},
     "figures": {"geometry", "errors", "atomic"},
     "sweep": {"train", "models", "ops", "data", "config", "errors", "atomic", "settings", "environment"},
-    "cli": {"config", "errors", "paths", "settings", "compilation_cache"},
+    "cli": {"config", "errors", "paths", "settings", "compilation_cache", "environment"},
 }
 HEAVY = ("matplotlib", "skimage", "sklearn", "tensorflow_datasets", "grain", "orbax", "rich", "tyro", "PIL")
 

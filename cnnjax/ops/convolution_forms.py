@@ -17,7 +17,16 @@ from jax import lax
 
 from cnnjax.geometry import effective_window
 from cnnjax.ops import compiler, eigen_forms
-from cnnjax.ops.convolution_pieces import DIMENSION_NUMBERS, convolution, depth_slices, on_slices, spread_depth
+from cnnjax.ops.convolution_pieces import (
+    DIMENSION_NUMBERS,
+    at_offset,
+    convolution,
+    depth_slices,
+    offsets,
+    on_slices,
+    padded_images,
+    spread_depth,
+)
 from cnnjax.ops.precision import sum_dtype
 
 # Where a form makes arrays larger than its operands, a batch is worked on in blocks of this many bytes.
@@ -288,25 +297,10 @@ def _shifted(images, kernel, windows):
 
     images [batch, *spatial, groups], kernel [*window, 1, groups·multiplier] -> [batch, *output, groups·multiplier].
     """
-    padded = _padded(images, windows)
+    padded = padded_images(images, windows)
     weights = kernel.reshape(*windows.window, windows.groups, -1)
-    products = (_at_offset(padded, offset, windows)[..., None] * weights[offset] for offset in _offsets(windows.window))
+    products = (at_offset(padded, offset, windows)[..., None] * weights[offset] for offset in offsets(windows.window))
     return functools.reduce(operator.add, products).reshape(images.shape[0], *windows.output, -1)
-
-
-def _padded(images, windows):
-    padding = [(low, max(high, 0), 0) for low, high in windows.padding]
-    return lax.pad(images, jnp.zeros((), images.dtype), ((0, 0, 0), *padding, (0, 0, 0)))
-
-
-def _at_offset(padded, offset, windows):
-    """What the weight at `offset` of the window sees of the padded images, for each output pixel."""
-    starts = [step * dilation for step, dilation in zip(offset, windows.dilation, strict=True)]
-    ends = [
-        start + (output - 1) * stride + 1
-        for start, output, stride in zip(starts, windows.output, windows.strides, strict=True)
-    ]
-    return lax.slice(padded, (0, *starts, 0), (padded.shape[0], *ends, padded.shape[-1]), (1, *windows.strides, 1))
 
 
 def _shifted_kernel_gradient(images, cotangent, face, windows):
@@ -318,19 +312,13 @@ def _shifted_kernel_gradient(images, cotangent, face, windows):
     channels, rows = cotangent.shape[-1], cotangent.shape[0] * windows.output[0]
     parts = next(count for count in range(8, 0, -1) if rows % count == 0)
     weights = cotangent.reshape(*cotangent.shape[:-1], windows.groups, -1)
-    padded = _padded(images, windows)
+    padded = padded_images(images, windows)
     sums = []
-    for offset in _offsets(windows.window):
-        products = (_at_offset(padded, offset, windows)[..., None] * weights).reshape(parts, -1, channels)
+    for offset in offsets(windows.window):
+        products = (at_offset(padded, offset, windows)[..., None] * weights).reshape(parts, -1, channels)
         added = functools.reduce(operator.add, [products[part] for part in range(parts)])
         sums.append(jnp.ones((1, added.shape[0]), added.dtype) @ added)
     return jnp.stack(sums).reshape(*windows.window, 1, channels)
-
-
-def _offsets(window):
-    if not window:
-        return [()]
-    return [(first, *rest) for first in range(window[0]) for rest in _offsets(window[1:])]
 
 
 def _groups_in_turn(lhs, rhs, face, windows):

@@ -1,5 +1,7 @@
 """What the forms of a convolution (convolution_forms.py, eigen_forms.py) are made of."""
 
+import itertools
+
 import jax.numpy as jnp
 from jax import lax
 
@@ -60,3 +62,24 @@ def spread_depth(slices, offset, windows):
     after = windows.spatial[0] - before - (windows.output[0] - 1) * stride - 1
     zero = jnp.zeros((), slices.dtype)
     return lax.pad(slices, zero, ((0, 0, 0), (before, after, stride - 1), *((0, 0, 0),) * 3))
+
+
+def padded_images(images, windows):
+    """The images with their zeros around them; a dimension whose high end is cut keeps it."""
+    padding = [(low, max(high, 0), 0) for low, high in windows.padding]
+    return lax.pad(images, jnp.zeros((), images.dtype), ((0, 0, 0), *padding, (0, 0, 0)))
+
+
+def at_offset(padded, offset, windows):
+    """What the weight at `offset` of the window sees of the padded images, for each output pixel."""
+    starts = [step * dilation for step, dilation in zip(offset, windows.dilation, strict=True)]
+    ends = [
+        start + (output - 1) * stride + 1
+        for start, output, stride in zip(starts, windows.output, windows.strides, strict=True)
+    ]
+    return lax.slice(padded, (0, *starts, 0), (padded.shape[0], *ends, padded.shape[-1]), (1, *windows.strides, 1))
+
+
+def offsets(window):
+    """Every weight's place in the window, in order."""
+    return list(itertools.product(*map(range, window)))

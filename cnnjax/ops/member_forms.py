@@ -1,13 +1,13 @@
 """How a convolution of members, each with images and a kernel of its own, is computed."""
 
 import functools
-import itertools
 import math
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cnnjax.ops.convolution_pieces import at_offset, offsets, padded_images
 from cnnjax.ops.precision import sum_dtype
 
 UNROLLED_MEMBERS = 16  # beyond, a loop: a program that is written out for each takes long to compile
@@ -58,13 +58,6 @@ def of_patches(lhs, rhs, *, face, windows):
 
 def _patches(images, windows):
     """[batch, *spatial, channels] -> [batch·output, window·channels], the shifted images side by side."""
-    edges = [(low, max(high, 0), 0) for low, high in windows.padding]
-    padded = lax.pad(images, jnp.zeros((), images.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
-    parts = []
-    for offset in itertools.product(*map(range, windows.window)):
-        starts = [step * dilation for step, dilation in zip(offset, windows.dilation, strict=True)]
-        reach = [(output - 1) * stride + 1 for output, stride in zip(windows.output, windows.strides, strict=True)]
-        ends = [start + size for start, size in zip(starts, reach, strict=True)]
-        corner = (images.shape[0], *ends, images.shape[-1])
-        parts.append(lax.slice(padded, (0, *starts, 0), corner, (1, *windows.strides, 1)))
-    return jnp.concatenate(parts, -1).reshape(math.prod((images.shape[0], *windows.output)), -1)
+    padded = padded_images(images, windows)
+    shifted = [at_offset(padded, offset, windows) for offset in offsets(windows.window)]
+    return jnp.concatenate(shifted, -1).reshape(images.shape[0] * math.prod(windows.output), -1)

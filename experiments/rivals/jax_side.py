@@ -22,6 +22,7 @@ import optax
 from jax import lax
 
 from cnnjax import models, ops
+from cnnjax.compilation_cache import compiled_programs_kept
 from cnnjax.config import Config, DataConfig, Hyperparams, TrainConfig
 from cnnjax.data import Batch, Dataset, Split, batches
 from cnnjax.ops import pooling, selection
@@ -105,13 +106,22 @@ def ours(case: Case) -> Ours:
     return Ours(network, config, preprocess, jax.tree.map(jnp.asarray, HYPER), jax.device_put(images_and_labels(case)))
 
 
-def training(case: Case) -> Work:
+def training(case: Case, onednn: bool = True) -> Work:
     """Our training loop as users run it: chunks of steps in one program, data gathered on the device."""
     made = ours(case)
+    made = made._replace(config=dataclasses.replace(made.config, onednn=onednn))
     chunk = make_train_chunk(made.network, made.config, made.preprocess, case.images)
     chunk = ops.jit(chunk, onednn=made.config.onednn, donate_argnums=1)
     order = ops.jit(make_order(made.config, case.images))
     return _in_chunks(case, order, chunk, made.hyper, made.state(case.shape), made.data)
+
+
+def kept_programs(case: Case) -> Work:
+    """The same with the compiled programs of the process before, as every script has them."""
+    kept = contextlib.ExitStack()
+    kept.enter_context(compiled_programs_kept(lambda text: None))
+    atexit.register(kept.close)  # what this process compiles is sealed for the next
+    return training(case, onednn=False)
 
 
 def _in_chunks(
@@ -515,7 +525,7 @@ def _step_memory(compiled) -> float:
 def step_memory(case: Case) -> Work:
     """XLA's own account of our step."""
     made = ours(case)
-    step = ops.jit(made.step(), donate_argnums=1)
+    step = ops.jit(made.step(), onednn=made.config.onednn, donate_argnums=1)
     megabytes = _step_memory(step.lower(made.hyper, made.state(case.shape), made.first_batch()).compile())
     return lambda count: megabytes
 
@@ -567,6 +577,8 @@ def orbax_loading(case: Case) -> Work:
 
 RIVALS: dict[str, Callable[[Case], Work]] = {
     "training": training,
+    "kept programs": kept_programs,
+    "programs anew": functools.partial(training, onednn=False),
     "python loop": python_loop,
     "flax": flax_training,
     "members": members,

@@ -59,7 +59,7 @@ def test_studies_take_as_many_images_as_there_are_and_one_that_nothing_suits_is_
     said, progress = [], Quiet()
     progress.say = said.append
 
-    def too_many(options, progress):
+    def too_many(options, progress, trained):
         paper.probes.main(paper.probes.Options(run=options.run, per_class=(7,)), progress)
 
     monkeypatch.setitem(paper.STUDIES, "occlusion", ("figure 7", too_many))
