@@ -60,6 +60,7 @@ def test_each_study_of_a_run_takes_the_run_and_an_epoch():
 
 def test_every_option_that_is_named_exists():
     known = {"--help", "--config", "--workdir", "--sweep.model.filters", "--sweep.train.batch-size"}
+    known.add("--train.no-onednn")  # as tyro has a field that is True or False
     for part in [Config(), *(script.Options() for script in SCRIPTS.values() if hasattr(script, "Options"))]:
         known |= set(names(part, "--"))
     fragments = re.findall(r"`(--[^`]*)`", README)

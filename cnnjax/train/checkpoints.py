@@ -38,6 +38,7 @@ from cnnjax.train.interruption import held
 
 FORMAT = 1
 KINDS = ("epochs", "latest")
+COMPARED_FIRST = 2**23  # bytes of arrays, up to which files are compared sooner than Orbax has begun to read them
 SILENCE = 0.5  # seconds after which no write beside a failed one is thought to go on
 
 
@@ -246,6 +247,8 @@ def read(folder: Path, like: Any, misfit: Misfit = of_any_run) -> Kept:
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), like)
     with concurrent.futures.ThreadPoolExecutor(1) as beside:
         compared = beside.submit(_compare_files, folder, manifest["files"])
+        if sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract)) < COMPARED_FIRST:
+            compared.result()
         state = failed = None
         try:
             # Of an interruption, too, Orbax makes an Exception.
