@@ -100,7 +100,7 @@ class _Lowered:
 def _by_onednn() -> Iterator[None]:
     """Convolutions that are lowered within are for oneDNN, and no program that is compiled within is kept.
 
-    To write one down XLA reads memory that is none of the program's (jaxlib 0.12.0.1), so JAX must not try.
+    XLA cannot write one down: it asks for impossible memory (jaxlib 0.12.0.1), so JAX must not try.
     """
     global _unkept, _kept_from
     token = _lowers_for_onednn.set(True)

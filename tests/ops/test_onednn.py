@@ -101,7 +101,7 @@ def test_what_it_is_slow_at_is_left_to_eigen():
 
 
 def test_no_such_program_is_written_to_jaxs_cache(tmp_path):
-    """XLA reads memory that is not the program's when it writes one down; what else is compiled is kept as before."""
+    """XLA fails when it writes one down; what else is compiled is kept as before."""
     code = f"""
 import warnings, jax, numpy as np
 warnings.simplefilter("error")
