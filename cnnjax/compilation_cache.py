@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -44,6 +45,10 @@ def compiled_programs_kept(say: Callable[[str], None]) -> Iterator[None]:
         jax.config.values["jax_compilation_cache_dir"] is not None
         or not jax.config.values["jax_enable_compilation_cache"]
     ):
+        yield
+        return
+    if re.search(r"--xla_cpu_experimental_onednn_custom_call(=true|=1|\s|$)", os.environ.get("XLA_FLAGS", "")):
+        say("compiled programs are not kept, since XLA_FLAGS asks for oneDNN, whose programs XLA cannot write down")
         yield
         return
     try:

@@ -48,8 +48,8 @@ def flags_of_user() -> str | None:
     if not named:
         return None
     guards = "xla_cpu_experimental_ynn_fusion_type" in named and fault_of_defaults() is not None
-    wrong = "; some sums come out wrong on a CPU with it" if guards else ""
-    return f"XLA_FLAGS holds for {', '.join(named)}, otherwise set here{wrong}"
+    wrong = "; some sums come out wrong with it" if guards else ""
+    return f"XLA_FLAGS holds for {', '.join(named)}, otherwise set here on a CPU{wrong}"
 
 
 def usable_cores() -> int:

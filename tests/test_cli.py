@@ -158,9 +158,9 @@ def test_a_platform_that_is_not_here_is_one_line(name):
 
 @pytest.mark.parametrize("flags, said", [
     ("--xla_cpu_experimental_onednn_custom_call=false --xla_foo=1",
-     "XLA_FLAGS holds for xla_cpu_experimental_onednn_custom_call, otherwise set here"),
+     "XLA_FLAGS holds for xla_cpu_experimental_onednn_custom_call, otherwise set here on a CPU"),
     ("--xla_cpu_experimental_ynn_fusion_type=reduce",
-     "XLA_FLAGS holds for xla_cpu_experimental_ynn_fusion_type, otherwise set here; some sums come out wrong on a CPU "
+     "XLA_FLAGS holds for xla_cpu_experimental_ynn_fusion_type, otherwise set here on a CPU; some sums come out wrong "
      "with it"),
     ("--xla_foo=1", None),
 ])  # fmt: skip

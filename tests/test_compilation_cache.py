@@ -96,6 +96,20 @@ def test_a_cache_of_the_users_own_is_left_alone(tmp_path, monkeypatch):
     assert names(tmp_path) == []
 
 
+@pytest.mark.parametrize("flag, kept", [("", True), ("=true", False), ("=1 --xla_foo=2", False), ("=false", True)])
+def test_nothing_is_kept_where_the_user_asks_for_onednn_throughout(tmp_path, monkeypatch, flag, kept):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("XLA_FLAGS", f"--xla_cpu_experimental_onednn_custom_call{flag}" if flag else "")
+    before, told = jax.config.jax_compilation_cache_dir, []
+    jax.config.update("jax_compilation_cache_dir", None)
+    try:
+        with compiled_programs_kept(told.append):
+            assert (jax.config.jax_compilation_cache_dir is not None) == kept
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    assert len(told) == (not kept)
+
+
 def test_another_processor_has_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     here = compilation_cache.folder()

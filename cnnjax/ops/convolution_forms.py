@@ -74,7 +74,7 @@ def _for_cpu(lhs, rhs, face, windows):
         if face == "images" and max(windows.strides) == 1:
             return _image_gradient(lhs, rhs, windows)
     if depthwise and face == "kernel":
-        return _in_blocks(_shifted_kernel_gradient, lhs, rhs, face, windows, BLOCK_BYTES // 2, 1)
+        return _in_blocks(_shifted_kernel_gradient, lhs, rhs, face, windows, BLOCK_BYTES // 2, least=1)
     if depthwise:
         return _face_of(functools.partial(_shifted, windows=windows), lhs, rhs, face, windows)
     return _groups_in_turn(lhs, rhs, face, windows)
@@ -101,7 +101,8 @@ def _ungrouped(lhs, rhs, face, windows):
     if face == "kernel" and max(windows.window) == 1 and not any(map(any, windows.padding)):
         return _product_of_pixels(lhs, rhs, windows)
     if len(windows.window) != 2 and not (face != "kernel" and _by_onednn(lhs.dtype)):
-        return _in_blocks({1: _as_one_row, 3: _by_depth}[len(windows.window)], lhs, rhs, face, windows)
+        form = {1: _as_one_row, 3: _by_depth}[len(windows.window)]
+        return _in_blocks(form, lhs, rhs, face, windows, BLOCK_BYTES, least=2)
     if face == "kernel":
         if _by_onednn(lhs.dtype):
             return _kernel_gradient(lhs, rhs, windows)
@@ -149,9 +150,8 @@ def _product_of_pixels(images, cotangent, windows):
     return gradient.reshape(*windows.window, *gradient.shape)
 
 
-def _in_blocks(form, lhs, rhs, face, windows, most_bytes=None, least=2):
+def _in_blocks(form, lhs, rhs, face, windows, most_bytes, *, least):
     """A few examples at a time, at least so many, so that what lies between stays in the cache and needs no memory."""
-    most_bytes = BLOCK_BYTES if most_bytes is None else most_bytes
     product = functools.partial(form, face=face, windows=windows)
     batch = lhs.shape[0]
     result = jax.eval_shape(product, lhs, rhs)

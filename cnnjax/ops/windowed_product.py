@@ -20,6 +20,7 @@ on a CPU one member after another, elsewhere one matrix product with a batch of 
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Literal, NamedTuple, TypeAlias
 
 import jax
@@ -59,6 +60,7 @@ def windowed_product(lhs: jax.Array, rhs: jax.Array, *, face: Face, windows: Win
 
 
 windowed_product_p = Primitive("windowed_product")
+windowed_products_p = Primitive("windowed_products")  # of members: a leading axis on both operands and on the result
 
 
 def _result_shape(lhs_shape: tuple[int, ...], rhs_shape: tuple[int, ...], face: Face, windows: Windows):
@@ -74,21 +76,11 @@ def _abstract(lhs, rhs, *, face: Face, windows: Windows):
     return core.ShapedArray(_result_shape(lhs.shape, rhs.shape, face, windows), lhs.dtype)
 
 
-@windowed_product_p.def_impl
-def _evaluate(lhs, rhs, *, face: Face, windows: Windows):
-    if jax.config.jax_disable_jit:  # type: ignore[attr-defined]  # the compiled form would come back here
-        return convolution_forms.plain(lhs, rhs, face=face, windows=windows)
-    return _compiled(face, windows)(lhs, rhs)
+@windowed_products_p.def_abstract_eval
+def _abstract_members(lhs, rhs, *, face: Face, windows: Windows):
+    shape = _result_shape(lhs.shape[1:], rhs.shape[1:], face, windows)
+    return core.ShapedArray((lhs.shape[0], *shape), lhs.dtype)
 
-
-@functools.cache
-def _compiled(face: Face, windows: Windows):
-    return compiler.eager(functools.partial(windowed_product, face=face, windows=windows))
-
-
-# Lowering: XLA's own forms everywhere (they are the right ones on a GPU or TPU), other forms on a CPU.
-mlir.register_lowering(windowed_product_p, mlir.lower_fun(convolution_forms.plain, multiple_results=False))
-mlir.register_lowering(windowed_product_p, compiler.cpu_lowering(convolution_forms.for_cpu), platform="cpu")
 
 # face -> the faces that give the left and the right operand's cotangent
 _TRANSPOSES: dict[Face, tuple[Face, Face]] = {
@@ -98,7 +90,19 @@ _TRANSPOSES: dict[Face, tuple[Face, Face]] = {
 }
 
 
-def _define_transposes(primitive: Primitive) -> None:
+def _define(primitive: Primitive, form: Callable, form_for_cpu: Callable) -> None:
+    """Evaluation, lowering and transposes. `form` is XLA's own, the right one on a GPU or TPU."""
+
+    @functools.cache
+    def compiled(face: Face, windows: Windows):
+        return compiler.eager(functools.partial(primitive.bind, face=face, windows=windows))
+
+    @primitive.def_impl
+    def evaluate(lhs, rhs, *, face: Face, windows: Windows):
+        if jax.config.jax_disable_jit:  # type: ignore[attr-defined]  # the compiled form would come back here
+            return form(lhs, rhs, face=face, windows=windows)
+        return compiled(face, windows)(lhs, rhs)
+
     def by_lhs(cotangent, lhs, rhs, *, face: Face, windows: Windows):
         # images face: (output, kernel); its output's cotangent is that of images, so the operands keep their places
         operands = {"output": (cotangent, rhs), "images": (cotangent, rhs), "kernel": (rhs, cotangent)}[face]
@@ -109,39 +113,16 @@ def _define_transposes(primitive: Primitive) -> None:
         return primitive.bind(*operands, face=_TRANSPOSES[face][1], windows=windows)
 
     ad.defbilinear(primitive, by_lhs, by_rhs)
+    mlir.register_lowering(primitive, mlir.lower_fun(form, multiple_results=False))
+    mlir.register_lowering(primitive, compiler.cpu_lowering(form_for_cpu), platform="cpu")
 
 
-_define_transposes(windowed_product_p)
-
-# The same of members: a leading axis on both operands and on the result.
-windowed_products_p = Primitive("windowed_products")
-
-
-@windowed_products_p.def_abstract_eval
-def _abstract_members(lhs, rhs, *, face: Face, windows: Windows):
-    shape = _result_shape(lhs.shape[1:], rhs.shape[1:], face, windows)
-    return core.ShapedArray((lhs.shape[0], *shape), lhs.dtype)
-
-
-@windowed_products_p.def_impl
-def _evaluate_members(lhs, rhs, *, face: Face, windows: Windows):
-    return _compiled_members(face, windows)(lhs, rhs)
-
-
-@functools.cache
-def _compiled_members(face: Face, windows: Windows):
-    return compiler.eager(functools.partial(windowed_products_p.bind, face=face, windows=windows))
-
-
-def _define_lowerings() -> None:
-    in_turn = functools.partial(member_forms.in_turn, convolution_forms.for_cpu)
-    together = functools.partial(member_forms.together, convolution_forms.plain)
-    mlir.register_lowering(windowed_products_p, mlir.lower_fun(together, multiple_results=False))
-    mlir.register_lowering(windowed_products_p, compiler.cpu_lowering(in_turn), platform="cpu")
-
-
-_define_lowerings()
-_define_transposes(windowed_products_p)
+_define(windowed_product_p, convolution_forms.plain, convolution_forms.for_cpu)
+_define(
+    windowed_products_p,
+    functools.partial(member_forms.together, convolution_forms.plain),
+    functools.partial(member_forms.in_turn, convolution_forms.for_cpu),
+)
 
 
 def _batch_members(operands, axes, *, face: Face, windows: Windows):

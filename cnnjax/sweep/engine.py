@@ -36,7 +36,7 @@ from cnnjax.train.training import Programs, Training
 
 CANDIDATES = (1, 4, 16, 64, 256, 1024)
 TOGETHER = 16  # members at a time on a CPU, at most
-FEWEST = 4  # and where stopping early leaves fewer
+FEWEST = 4  # members at a time on a CPU, where stopping early leaves fewer
 TIMED_SECONDS = 0.3
 MOST_PROGRAM_SECONDS = 60.0  # a chunk size whose program takes longer to compile is not tried with more members
 

@@ -78,6 +78,7 @@ def write(folder: Path, temporary: Path, state: Any, texts: Mapping[str, str], k
     Args:
         state: a pytree of NumPy arrays.
         texts: small files that go with it, by name.
+        kind: one of `KINDS`; `folder` may be a path through a descriptor, which does not tell it.
     """
     import orbax.checkpoint as ocp
 
@@ -472,14 +473,12 @@ class Checkpoints:
         through = Path(f"/proc/self/fd/{self._places[place]}")
         return through if through.exists() else place
 
-    def _in_place(self, place: Path) -> bool:
-        try:
-            return os.path.samestat(os.stat(place), os.fstat(self._places[place]))
-        except FileNotFoundError:
-            return False
-
     def _check_in_place(self) -> None:
-        if not self._in_place(self._workdir):
+        try:
+            there = os.path.samestat(os.stat(self._workdir), os.fstat(self._places[self._workdir]))
+        except FileNotFoundError:
+            there = False
+        if not there:
             raise InputError(f"--workdir {self._workdir} must stay where it is, and was removed while training")
 
     def _delete_latest(self, which: Callable[[int], bool]) -> None:

@@ -429,9 +429,10 @@ def test_shapes_without_arrays_and_without_a_batch():
 
 def test_conv_works_without_jit():
     images, kernel = random(0, 1, 6, 6, 2), random(1, 3, 3, 2, 2)
+    members = jnp.stack([images, -images]), jnp.stack([kernel, kernel / 2])
     with jax.disable_jit():
-        plainly = ops.conv(images, kernel)
-    close(plainly, ops.conv(images, kernel))
+        plainly = ops.conv(images, kernel), jax.vmap(ops.conv)(*members)
+    close(plainly, (ops.conv(images, kernel), jax.vmap(ops.conv)(*members)))
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,37 @@ def test_the_gradient_rule_is_the_function_itself_and_values_never_change():
         assert not np.allclose(found[rule][1], found["gradient"][1], atol=1e-6)
 
 
+@pytest.mark.parametrize("rule", ["deconvnet", "guided"])
+def test_convolutions_of_members_inside_a_network_are_those_of_groups(rule):
+    """`vmap` over images and kernels, and the transpose with strides, whose places a bias may not be mixed up with."""
+    x = normal(0, (2, 8, 8, 4))
+    first, back, last = normal(1, (3, 3, 2, 8)), normal(2, (2, 2, 2, 8)), normal(3, (3, 3, 2, 4))
+
+    def by_groups(x):
+        y = jax.nn.relu(ops.conv(x, first, strides=2, padding=1, groups=2))
+        y = jax.nn.relu(ops.conv_transpose(y, back, (8, 8), strides=2, groups=2))
+        return ops.conv(y, last, groups=2)
+
+    def apart(array):
+        return jnp.stack(jnp.split(array, 2, axis=-1))
+
+    def by_members(x):
+        def one(x, first, back, last):
+            y = jax.nn.relu(ops.conv(x, first, strides=2, padding=1))
+            y = jax.nn.relu(ops.conv_transpose(y, back, (8, 8), strides=2))
+            return ops.conv(y, last)
+
+        return jnp.concatenate(jax.vmap(one)(apart(x), apart(first), apart(back), apart(last)), axis=-1)
+
+    assert "windowed_products" in str(jax.make_jaxpr(by_members)(x))
+    values, projections = zip(
+        *((f(x), jax.vjp(with_relu_rule(f, rule), x)[1](jnp.cos(f(x)))[0]) for f in (by_groups, by_members)),
+        strict=True,
+    )
+    np.testing.assert_allclose(*values, atol=1e-4)
+    np.testing.assert_allclose(*projections, atol=1e-4)
+
+
 def test_a_4x4_image_by_hand():
     """One 2x2 filter (1, 2; 3, -4), ReLU, pool 2x2 with stride 1: the strongest unit's projection is the filter.
 
