@@ -14,8 +14,8 @@ Groups split the channels: the in channels in order into groups, the out channel
 
 Under `vmap`, members that have only images of their own are folded into the batch, members that have only a kernel
 of their own into its out (or in) channels. Members with both are a primitive of their own, which knows where it runs:
-on a CPU one member after another, elsewhere one matrix product with a batch of members where each is small
-(`member_forms`). XLA's rule, a grouped convolution, is slow on a CPU and on a GPU.
+on a CPU one member after another, elsewhere all at once, by the form that suits the face (`member_forms`). XLA's rule,
+a grouped convolution, is slow on a CPU, and for gradients on a GPU.
 """
 
 import functools

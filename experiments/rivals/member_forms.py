@@ -18,7 +18,7 @@ from jax.interpreters import batching
 
 from cnnjax import ops
 from cnnjax.ops import convolution_forms
-from cnnjax.ops.member_forms import of_patches
+from cnnjax.ops.member_forms import of_patches, patches
 from cnnjax.ops.windowed_product import _batch, windowed_product, windowed_product_p
 
 
@@ -70,7 +70,11 @@ def folded_slices(lhs, rhs, *, face, windows):
     """The same of shifted images, side by side."""
     if windows.groups != 1:
         return grouped(lhs, rhs, face=face, windows=windows)
-    return jax.vmap(functools.partial(of_patches, face=face, windows=windows))(lhs, rhs)
+    if face != "output":
+        return jax.vmap(functools.partial(of_patches, face=face, windows=windows))(lhs, rhs)
+    pixels = jax.vmap(functools.partial(patches, windows=windows))(lhs)
+    product = pixels @ rhs.reshape(rhs.shape[0], -1, rhs.shape[-1])
+    return product.reshape(*lhs.shape[:2], *windows.output, rhs.shape[-1])
 
 
 # "mapped" is no rule of the convolution: the members' whole trainings run one after another

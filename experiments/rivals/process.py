@@ -128,22 +128,12 @@ class Rival:
 
 
 def warm_up(rivals: list[Rival]) -> None:
-    """Compiles, then settles how often each one's work fits into a round.
+    """Compiles, one after another, then settles how often each one's work fits into a round.
 
-    On a GPU the compilers work at the same time, being the processor's work for the most part; PyTorch without a
-    compiler looks for its fastest algorithms alone, after them.
+    On a GPU compilers choose algorithms by their times, which a card that does other work falsifies.
     """
-    together = [rival for rival in rivals if rival.device == "gpu" and not eager(rival.name)]
-    for rival in together:
-        rival.ask(2)
-    for rival in [*together, *(rival for rival in rivals if rival not in together)]:
-        if rival not in together:
-            rival.ask(2)
-        if answer := rival.answer():
+    for rival in rivals:
+        if answer := rival.work(2):
             rival.first_loss = answer["loss"]
     for rival in rivals:
         rival.settle()
-
-
-def eager(name: str) -> bool:
-    return name.startswith("torch") and "compiled" not in name

@@ -60,6 +60,7 @@ def test_the_gradient_counts_every_place_in_every_type(dtype, shape):
         np.testing.assert_array_equal(np.asarray(gradient, np.float64), np.prod(shape[:-1]))
 
 
+@pytest.mark.usefixtures("only_on_cpu")
 def test_on_a_cpu_the_gradient_of_a_large_layer_is_a_product():
     x, bias = jnp.ones((128, 14, 14, 8)), jnp.ones(8)
     gradient = ops.jit(jax.grad(lambda bias: jnp.sum(ops.add_bias(x, bias) ** 2)))

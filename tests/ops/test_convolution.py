@@ -204,14 +204,13 @@ def test_many_members_run_in_a_loop_of_one_body():
 
 @pytest.mark.parametrize("name", some([*FORMS, "narrow"], "plain", "phases", "narrow"))
 @pytest.mark.parametrize("at_once", some([4, 100], 4))
-def test_members_as_matrix_products_are_what_they_are_one_after_another(monkeypatch, name, at_once):
-    """The form of many members where a GPU is; all at once or a few at a time, in every face."""
+def test_members_together_are_what_they_are_one_after_another(monkeypatch, name, at_once):
+    """The form of members where a GPU is; all at once or a few at a time, in every face."""
     image_shape, kernel_shape, options = FORMS["phases" if name == "narrow" else name]
     dtype = jnp.bfloat16 if name == "narrow" else jnp.float32
     images, kernel = random(0, 10, *image_shape, dtype=dtype), random(1, 10, *kernel_shape, dtype=dtype)
     windows = jax.make_jaxpr(functools.partial(ops.conv, **options))(images[0], kernel[0]).eqns[-1].params["windows"]
     outputs = random(2, 10, image_shape[0], *windows.output, kernel_shape[-1], dtype=dtype)
-    monkeypatch.setattr(member_forms, "FEW_MEMBERS", 3)
     faces = {"output": (images, kernel), "images": (outputs, kernel), "kernel": (images, outputs)}
     for face, operands in faces.items():
         channels = kernel_shape[-2] if face == "images" else image_shape[-1]
@@ -221,9 +220,10 @@ def test_members_as_matrix_products_are_what_they_are_one_after_another(monkeypa
         alone = jnp.stack([form(*pair) for pair in zip(*operands, strict=True)])
         together = functools.partial(member_forms.together, convolution_forms.plain, face=face, windows=windows)
         close(jax.jit(together)(*operands), alone, 3e-6 if dtype == jnp.float32 else 1e-2)
-        products = str(jax.make_jaxpr(together)(*operands))
-        assert ("dot_general" in products) == (windows.groups == 1)
-        assert ("scan" in products) == (windows.groups == 1 and at_once < 10)
+        program = str(jax.make_jaxpr(together)(*operands))
+        assert ("feature_group_count=10" in program) == (windows.groups == 1 and face == "output")
+        assert ("dot_general" in program) == (windows.groups == 1 and face != "output")
+        assert ("scan" in program) == (windows.groups == 1 and face != "output" and at_once < 10)
 
 
 def test_per_example_gradients():
