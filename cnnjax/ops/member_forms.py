@@ -29,7 +29,7 @@ def together(product, lhs, rhs, *, face, windows):
     patches, of as many members at once as fit into `PATCH_BYTES`. Members that have groups themselves, or patches too
     large, come one after another by `product`.
     """
-    count, one = lhs.shape[0], functools.partial(of_patches, face=face, windows=windows)
+    count, one = lhs.shape[0], functools.partial(_gradient_by_patches, face=face, windows=windows)
     if windows.groups > 1 or 0 in (*lhs.shape, *rhs.shape):
         return in_turn(product, lhs, rhs, face=face, windows=windows)
     if face == "output":
@@ -45,21 +45,31 @@ def together(product, lhs, rhs, *, face, windows):
     return lax.map(lambda pair: one(*pair), (lhs, rhs), batch_size=evenly)
 
 
-def of_patches(lhs, rhs, *, face, windows):
-    """One member's gradient as a matrix product of patches."""
-    pixels = functools.partial(patches, windows=windows)
+def _gradient_by_patches(lhs, rhs, *, face, windows):
+    """One member's gradient as a matrix product, or one for each row of the filter."""
     if face == "kernel":
-        product = pixels(lhs).T @ rhs.reshape(-1, rhs.shape[-1])
-        return product.reshape(*windows.window, lhs.shape[-1], rhs.shape[-1])
+        return _kernel_gradient(lhs, rhs, windows)
     wide = sum_dtype(lhs.dtype)
     kernel = rhs.reshape(-1, rhs.shape[-1])
     products = jnp.matmul(lhs.reshape(-1, lhs.shape[-1]), kernel.T, preferred_element_type=wide)
     images = jax.ShapeDtypeStruct((lhs.shape[0], *windows.spatial, rhs.shape[-2]), wide)
+    pixels = functools.partial(patches, windows=windows)
     return jax.linear_transpose(pixels, images)(products)[0].astype(lhs.dtype)
+
+
+def _kernel_gradient(images, cotangent, windows):
+    """Row by row of the filter, because patches of all rows take longer to make than to multiply."""
+    padded = padded_images(images, windows)
+    outputs = cotangent.reshape(-1, cotangent.shape[-1])
+    rows = [_side_by_side(padded, offsets(windows.window[1:]), (row,), windows) for row in range(windows.window[0])]
+    return jnp.stack([row.T @ outputs for row in rows]).reshape(*windows.window, images.shape[-1], -1)
 
 
 def patches(images, windows):
     """[batch, *spatial, channels] -> [batch·output, window·channels], the windows' pixels from shifted images."""
-    padded = padded_images(images, windows)
-    shifted = [at_offset(padded, offset, windows) for offset in offsets(windows.window)]
-    return jnp.concatenate(shifted, -1).reshape(images.shape[0] * math.prod(windows.output), -1)
+    return _side_by_side(padded_images(images, windows), offsets(windows.window), (), windows)
+
+
+def _side_by_side(padded, places, first, windows):
+    shifted = [at_offset(padded, (*first, *place), windows) for place in places]
+    return jnp.concatenate(shifted, -1).reshape(padded.shape[0] * math.prod(windows.output), -1)

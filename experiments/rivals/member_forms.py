@@ -18,7 +18,7 @@ from jax.interpreters import batching
 
 from cnnjax import ops
 from cnnjax.ops import convolution_forms
-from cnnjax.ops.member_forms import of_patches, patches
+from cnnjax.ops.member_forms import patches
 from cnnjax.ops.windowed_product import _batch, windowed_product, windowed_product_p
 
 
@@ -33,16 +33,12 @@ def unrolled(lhs, rhs, *, face, windows):
     return jnp.stack([product(lhs[member], rhs[member]) for member in range(lhs.shape[0])])
 
 
-def folded(lhs, rhs, *, face, windows):
+def folded(lhs, rhs, *, face, windows, pixels):
     """One matrix product with a batch of members, of the windows' pixels side by side (im2col)."""
     if windows.groups != 1:
         return grouped(lhs, rhs, face=face, windows=windows)
     members = lhs.shape[0]
-
-    def rows(images):  # [members, batch, *spatial, channels] -> [members, batch·output, window·channels]
-        found = patches_by_convolution(images.reshape(-1, *images.shape[2:]), windows)
-        return found.reshape(members, -1, found.shape[-1])
-
+    rows = jax.vmap(functools.partial(pixels, windows=windows))  # -> [members, batch·output, window·channels]
     if face == "output":
         product = rows(lhs) @ rhs.reshape(members, -1, rhs.shape[-1])
         return product.reshape(members, lhs.shape[1], *windows.output, rhs.shape[-1])
@@ -50,9 +46,9 @@ def folded(lhs, rhs, *, face, windows):
         product = rows(lhs).swapaxes(1, 2) @ rhs.reshape(members, -1, rhs.shape[-1])
         return product.reshape(members, *windows.window, lhs.shape[-1], rhs.shape[-1])
     kernel = rhs.reshape(members, -1, rhs.shape[-1])
-    pixels = lhs.reshape(members, -1, lhs.shape[-1]) @ kernel.swapaxes(1, 2)
+    products = lhs.reshape(members, -1, lhs.shape[-1]) @ kernel.swapaxes(1, 2)
     images = jax.ShapeDtypeStruct((members, lhs.shape[1], *windows.spatial, rhs.shape[-2]), lhs.dtype)
-    return jax.linear_transpose(rows, images)(pixels)[0]
+    return jax.linear_transpose(rows, images)(products)[0]
 
 
 def patches_by_convolution(images, windows):
@@ -63,18 +59,7 @@ def patches_by_convolution(images, windows):
         dimension_numbers=(f"N{letters}C", f"{letters}IO", f"N{letters}C"), precision=lax.Precision.HIGHEST,
     )  # fmt: skip
     by_channel = found.reshape(*found.shape[:-1], images.shape[-1], math.prod(windows.window))
-    return by_channel.swapaxes(-1, -2).reshape(found.shape)
-
-
-def folded_slices(lhs, rhs, *, face, windows):
-    """The same of shifted images, side by side."""
-    if windows.groups != 1:
-        return grouped(lhs, rhs, face=face, windows=windows)
-    if face != "output":
-        return jax.vmap(functools.partial(of_patches, face=face, windows=windows))(lhs, rhs)
-    pixels = jax.vmap(functools.partial(patches, windows=windows))(lhs)
-    product = pixels @ rhs.reshape(rhs.shape[0], -1, rhs.shape[-1])
-    return product.reshape(*lhs.shape[:2], *windows.output, rhs.shape[-1])
+    return by_channel.swapaxes(-1, -2).reshape(-1, found.shape[-1])
 
 
 # "mapped" is no rule of the convolution: the members' whole trainings run one after another
@@ -82,8 +67,8 @@ FORMS: dict[str, Callable | None] = {
     "mapped": None,
     "unrolled": unrolled,
     "grouped": grouped,
-    "folded": folded,
-    "folded slices": folded_slices,
+    "folded": functools.partial(folded, pixels=patches_by_convolution),
+    "folded slices": functools.partial(folded, pixels=patches),
 }
 
 
