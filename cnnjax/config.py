@@ -161,6 +161,7 @@ class ModelConfig:
     """Which network. A field that is None takes the network's own value; a tuple has one entry a layer."""
 
     name: str = "zfnet_small"  # mlp, lenet, zfnet, zfnet_small
+    width: float | None = None  # of a known network: all its widths times this
     widths: tuple[int, ...] | None = None  # filters of each convolution
     filters: tuple[int, ...] | None = None  # side of the square filter of each convolution
     strides: tuple[int, ...] | None = None  # pixels that each filter moves by
@@ -173,6 +174,7 @@ class ModelConfig:
 
     def __post_init__(self):
         _check_types(self, "model")
+        _require(self.width is None or 0 < self.width <= 64, "model.width", "above 0 and at most 64", self.width)
         for name, least in (("widths", 1), ("filters", 1), ("strides", 1), ("paddings", 0), ("pools", 1), ("dense", 1)):
             value = getattr(self, name)
             _require(

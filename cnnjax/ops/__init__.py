@@ -5,12 +5,12 @@ their measurements in the code. All are differentiable in forward and reverse mo
 and scan.
 """
 
-from cnnjax.ops.bias import add_bias
+from cnnjax.ops.bias import add_bias, channel_sums
 from cnnjax.ops.compiler import compiler_options, fault_of_defaults, jit
 from cnnjax.ops.convolution import conv, conv_transpose
 from cnnjax.ops.dense import dense, dropout
 from cnnjax.ops.members import members_in_turn
-from cnnjax.ops.normalization import local_response_norm
+from cnnjax.ops.normalization import batch_moments, local_response_norm
 from cnnjax.ops.pooling import Pooled, avg_pool, max_pool, max_pool_with_switches, unpool
 from cnnjax.ops.scanning import DenseLayer, apply_mlp, scan_mlp, scan_mlp_literally
 
@@ -20,6 +20,8 @@ __all__ = [
     "add_bias",
     "apply_mlp",
     "avg_pool",
+    "batch_moments",
+    "channel_sums",
     "compiler_options",
     "conv",
     "conv_transpose",

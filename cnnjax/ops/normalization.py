@@ -1,6 +1,7 @@
-"""Normalization across channels."""
+"""Normalization across channels, and the statistics of batch normalization."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +9,33 @@ import numpy as np
 from jax import core, lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Num
 
 from cnnjax.errors import InputError
+from cnnjax.ops.bias import channel_sums
 from cnnjax.ops.precision import sum_dtype
+
+
+def batch_moments(
+    x: Float[Array | np.ndarray, "batch *places channels"],
+    mask: Num[Array | np.ndarray, " batch"] | Bool[Array | np.ndarray, " batch"] | None = None,
+) -> tuple[Float[Array, " channels"], Float[Array, " channels"], Float[Array, ""]]:
+    """Mean and variance of each channel over all places, and the number of places; float32 for narrower types.
+
+    The variance is the mean squared distance from the mean, in two passes: mean(x²) - mean(x)² has no right digit
+    where the mean is 1000 deviations.
+
+    Args:
+        mask: 0 for an image that does not count; None: all do.
+    """
+    x = jnp.asarray(x)
+    x = x.astype(sum_dtype(x.dtype))
+    counts = jnp.ones(x.shape[:1], bool) if mask is None else jnp.asarray(mask) > 0
+    counts = counts.reshape(-1, *[1] * (x.ndim - 1))
+    count = jnp.maximum(jnp.sum(counts, dtype=x.dtype) * math.prod(x.shape[1:-1]), 1)
+    mean = channel_sums(jnp.where(counts, x, 0)) / count
+    centred = jnp.where(counts, x - mean, 0)
+    return mean, channel_sums(centred * centred) / count, count
 
 
 def local_response_norm(

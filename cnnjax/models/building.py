@@ -1,0 +1,154 @@
+"""How a known network is written: layer after layer, each under the name that its weights bear in published files.
+
+The parameters of the layer that PyTorch calls `layer1.0.conv1` are `params["layer1.0.conv1"]`, flat, so that weights
+go in and out by name alone (`cnnjax.models.weights`).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Num
+
+from cnnjax import ops
+from cnnjax.geometry import Ints, Padding, Rounding, as_ints
+
+Mask = Num[Array | np.ndarray, " batch"] | Bool[Array | np.ndarray, " batch"] | None
+
+
+class Layers:
+    """The layers of one call of a network; what is worth looking at is kept in `feature_maps`, in network order."""
+
+    def __init__(self, module: nn.Module, train: bool, mask: Mask, dropout_rate: Any, batch_norm_momentum: Any):
+        self._module, self._train, self._mask = module, train, mask
+        self._dropout_rate, self._momentum = dropout_rate, batch_norm_momentum
+        self.feature_maps: dict[str, Array] = {}
+
+    def conv(
+        self,
+        name: str,
+        x: Array,
+        width: int,
+        window: Ints,
+        *,
+        strides: Ints = 1,
+        padding: Padding = 0,
+        groups: int = 1,
+        bias: bool = True,
+    ) -> Array:
+        """A convolution to `width` channels; the padding is zeros on each side."""
+        return Convolution(width, window, strides, padding, groups, bias, name=name)(x)
+
+    def batch_norm(self, name: str, x: Array, *, epsilon: float = 1e-5) -> Array:
+        return BatchNorm(epsilon, name=name)(x, train=self._train, mask=self._mask, momentum=self._momentum)
+
+    def relu(self, name: str, x: Array, *, most: float | None = None) -> Array:
+        """The ReLU, bounded by `most` (6 for ReLU6), kept as the feature map `name`."""
+        return self.keep(name, jax.nn.relu(x) if most is None else jnp.minimum(jax.nn.relu(x), most))
+
+    def max_pool(
+        self, name: str, x: Array, window: int, strides: int, *, padding: Padding = 0, rounding: Rounding = "floor"
+    ) -> Array:
+        """Rounding "ceil" is PyTorch's `ceil_mode`. Kept as the feature map `name`."""
+        return self.keep(name, ops.max_pool(x, window, strides=strides, padding=padding, rounding=rounding))
+
+    def keep(self, name: str, x: Array) -> Array:
+        """`x`, which `apply` returns among the feature maps."""
+        self.feature_maps[name] = x
+        return x
+
+    def dropout(self, x: Array) -> Array:
+        """Drops units in a training, by the one rate of all layers."""
+        if not self._train:
+            return x
+        return ops.dropout(self._module.make_rng("dropout"), x, self._dropout_rate)
+
+    def dense(self, name: str, x: Array, units: int) -> Array:
+        return nn.Dense(units, kernel_init=nn.initializers.he_normal(), name=name)(x)
+
+
+class KnownNetwork(nn.Module):
+    """A network that the field knows by name; `apply` returns (logits, feature_maps), as `ConvNet`'s does.
+
+    Attributes:
+        body: (layers, images) -> logits, in terms of `Layers`.
+    """
+
+    body: Callable[[Layers, Array], Array]
+
+    @nn.compact
+    def __call__(
+        self,
+        images: Float[Array | np.ndarray, "batch height width channels"],
+        *,
+        train: bool = False,
+        mask: Mask = None,
+        dropout_rate: float | Float[Array, ""] = 0.0,
+        batch_norm_momentum: float | Float[Array, ""] = 0.9,
+    ) -> tuple[Float[Array, "batch classes"], dict[str, Array]]:
+        """The logits and the feature maps of each image; arguments as `ConvNet`'s."""
+        layers = Layers(self, train, mask, dropout_rate, batch_norm_momentum)
+        logits = self.body(layers, jnp.asarray(images))
+        return logits, layers.feature_maps
+
+
+class Convolution(nn.Module):
+    """`ops.conv` with its parameters, kernel [height width in/groups out] and bias [out]."""
+
+    width: int
+    window: Ints
+    strides: Ints = 1
+    padding: Padding = 0
+    groups: int = 1
+    bias: bool = True
+
+    @nn.compact
+    def __call__(self, x):
+        shape = *as_ints(self.window, x.ndim - 2, "window"), x.shape[-1] // self.groups, self.width
+        kernel = self.param("kernel", nn.initializers.he_normal(), shape, jnp.float32)
+        maps = ops.conv(x, kernel, strides=self.strides, padding=self.padding, groups=self.groups)
+        if not self.bias:
+            return maps
+        return ops.add_bias(maps, self.param("bias", nn.initializers.zeros, (self.width,), jnp.float32))
+
+
+class BatchNorm(nn.Module):
+    """Batch normalization over all places of the images that count.
+
+    Normalized is by the variance of the batch, divided by its number of values n; among the running statistics goes
+    that divided by n - 1, as in PyTorch.
+    """
+
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x, *, train: bool, mask: Mask, momentum: Any):
+        """`momentum` is the share of the running statistics that a step keeps: 1 minus PyTorch's."""
+        channels = (x.shape[-1],)
+        scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
+        running_mean = self.variable("batch_stats", "mean", lambda: jnp.zeros(channels, jnp.float32))
+        running_variance = self.variable("batch_stats", "var", lambda: jnp.ones(channels, jnp.float32))
+        if not train:
+            mean, variance = running_mean.value, running_variance.value
+        else:
+            mean, variance, count = ops.batch_moments(x, mask)
+            if not self.is_initializing() and self.is_mutable_collection("batch_stats"):
+                unbiased = variance * count / jnp.maximum(count - 1, 1)
+                running_mean.value = momentum * running_mean.value + (1 - momentum) * mean
+                running_variance.value = momentum * running_variance.value + (1 - momentum) * unbiased
+        factor = scale * jax.lax.rsqrt(variance + self.epsilon)
+        return (x - mean) * factor + bias
+
+
+def flattened(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch units"]:
+    """Channels before rows and columns, the order in which PyTorch's dense weights are."""
+    return jnp.moveaxis(x, -1, 1).reshape(x.shape[0], -1)
+
+
+def scaled(width: float, channels: int) -> int:
+    """`channels` times `width`, at least 1."""
+    return max(1, round(width * channels))
