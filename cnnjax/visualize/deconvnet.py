@@ -7,6 +7,7 @@ out, because they are added; there is no ReLU behind the last transposed convolu
 same walk hands out every ReLU's output (`feature_maps_of`) and adds to one of them (`with_offset`).
 """
 
+import collections
 import dataclasses
 import functools
 import os
@@ -40,8 +41,8 @@ BACKWARD: dict[str, Callable[[Array, Array], Array]] = {
 PASSED_UNCHANGED = (local_response_norm_p,)
 
 _KEEPING_A_NUMBER = frozenset(("broadcast_in_dim", "convert_element_type", "copy", "reshape", "squeeze"))
-# Functions of JAX that are no more than the primitives in them. Any other, jitted under its own name (gelu, relu6), is
-# one nonlinearity, whatever it is made of.
+# Functions of JAX that are no more than the primitives in them. Any other, jitted under its own name (gelu, softplus),
+# is one nonlinearity, whatever it is made of.
 MADE_OF_PRIMITIVES = ("clip", "maximum", "minimum", "_where", "where", "select", "_piecewise")
 
 
@@ -49,9 +50,12 @@ MADE_OF_PRIMITIVES = ("clip", "maximum", "minimum", "_where", "where", "select",
 class _Walk:
     """What happens on the way through a jaxpr."""
 
-    relu: Callable[[Array], Array]  # in the place of every ReLU
+    # In the place of every ReLU: (input, the bound above or None, which) -> output. A ReLU that turns out to be bounded
+    # comes a second time as the same one, with its bound, in the place of the first.
+    relu: Callable[[Array, float | None, object], Array]
     strict: bool = True  # other nonlinearities are refused
     loops: bool = True  # ReLUs may stand in the body of a loop or the branch of a choice
+    relus: dict[Value, tuple[Value, object]] = dataclasses.field(default_factory=dict)  # output -> input, which
 
     def settled(self, value: Value) -> Value:
         """A nonlinear function, where that is allowed, is data again. Variances are kept, to tell them from ReLUs."""
@@ -68,6 +72,11 @@ def with_relu_rule(function: Callable[..., Any], rule: Rule = "deconvnet") -> Ca
     checkpoints, the bodies of `lax.scan` and the branches of `lax.cond` included, `while` and functions with a
     `custom_vjp` of their own excluded.
 
+    A ReLU with a bound, `jax.nn.relu6`, `jnp.minimum(relu(x), 6)`, `jnp.clip(x, 0, 6)` or another positive number, is a
+    ReLU that passes no signal where the bound holds: of the paper's deconvnet the ReLU on the way back belongs to the
+    ReLU, and a clip, as the switches of a pool do, passes a signal only to what made its output. So "deconvnet" passes
+    max(signal, 0) where x < 6, "guided" where 0 < x < 6.
+
     For "deconvnet" and "guided" all else must be linear in the arguments, for fixed ReLUs and choices, because there
     is no rule for other nonlinearities (`cnnjax.tracing.values` proves it). Allowed are therefore
 
@@ -80,10 +89,10 @@ def with_relu_rule(function: Callable[..., Any], rule: Rule = "deconvnet") -> Ca
     - anything that is computed from weights alone, as running statistics;
     - a softmax, its logarithm or a logsumexp at the end.
 
-    All else is refused, behind a sum or at the end of the function too: tanh, sigmoid, gelu, relu6, attention, x²,
-    gates, a choice among x and a function of the same x (leaky ReLU, |x|, two products with weights) or a constant,
-    medians and quantiles (take the middle of `jnp.sort`), and rarer spellings of a ReLU (`jnp.select`,
-    `jnp.piecewise`, the largest of a stack with zeros). Weights must be closed over and not be arguments.
+    All else is refused, behind a sum or at the end of the function too: tanh, sigmoid, gelu, attention, x², gates, a
+    choice among x and a function of the same x (leaky ReLU, |x|, two products with weights) or a constant, medians and
+    quantiles (take the middle of `jnp.sort`), and rarer spellings of a ReLU (`jnp.select`, `jnp.piecewise`, the largest
+    of a stack with zeros, a bound before the ReLU). Weights must be closed over and not be arguments.
 
     Raises:
         InputError: for a rule that does not exist; when called, for a nonlinearity without a rule, by its name.
@@ -93,11 +102,18 @@ def with_relu_rule(function: Callable[..., Any], rule: Rule = "deconvnet") -> Ca
     if rule == "gradient":
         return function
 
-    @jax.custom_vjp
-    def relu(x):
-        return jax.nn.relu(x)
+    def relu(x, most, _):
+        @jax.custom_vjp
+        def by_rule(x):
+            return _rectify(x, most)
 
-    relu.defvjp(lambda x: (jax.nn.relu(x), x), lambda x, signal: (BACKWARD[rule](x, signal),))
+        def backward(x, signal):
+            passed = BACKWARD[rule](x, signal)
+            return (passed if most is None else jnp.where(x >= most, 0, passed),)
+
+        by_rule.defvjp(lambda x: (_rectify(x, most), x), backward)
+        return by_rule(x)
+
     return lambda *args: _transformed(function, args, _Walk(relu))
 
 
@@ -106,9 +122,9 @@ def feature_maps_of(function: Callable[..., Any], *, before: bool = False) -> Ca
 
     So the layers of any network, in one call; other nonlinearities may stand around them. A ReLU is known by its
     spelling, as in `with_relu_rule`, whatever it is applied to. The maximum of a value and zero is none
-    where it is part of another function of JAX (gelu, relu6, softplus) or bounded from above at once (relu6 by hand),
-    and where the value is a sum of squares, less that of the mean or not: normalizations guard a variance so. A
-    `jax.nn.relu` always is one.
+    where it is part of another function of JAX (gelu, softplus, hard_swish), and where the value is a sum of squares,
+    less that of the mean or not: normalizations guard a variance so. A `jax.nn.relu` always is one. Of a ReLU with a
+    bound (relu6, `jnp.clip(x, 0, 255)`) the map is what the bound leaves.
 
     Args:
         before: the input of every ReLU instead.
@@ -118,14 +134,15 @@ def feature_maps_of(function: Callable[..., Any], *, before: bool = False) -> Ca
     """
 
     def kept(*args):
-        maps: list[Array] = []
+        maps: dict[object, Array] = {}
 
-        def relu(x):
-            maps.append(x if before else jax.nn.relu(x))
-            return jax.nn.relu(x)
+        def relu(x, most, which):
+            rectified = _rectify(x, most)
+            maps[which] = x if before else rectified
+            return rectified
 
         output = _transformed(function, args, _Walk(relu, strict=False, loops=False))
-        return output, maps
+        return output, list(maps.values())
 
     return kept
 
@@ -140,19 +157,23 @@ def with_offset(function: Callable[..., Any], number: int) -> Callable[..., Any]
     """
 
     def moved(offset, *args):
-        seen = 0
+        numbers: dict[object, int] = {}
 
-        def relu(x):
-            nonlocal seen
-            seen += 1
-            return jax.nn.relu(x) + offset if seen == number + 1 else jax.nn.relu(x)
+        def relu(x, most, which):
+            rectified = _rectify(x, most)
+            return rectified + offset if numbers.setdefault(which, len(numbers)) == number else rectified
 
         output = _transformed(function, args, _Walk(relu, strict=False, loops=False))
-        if not 0 <= number < seen:
-            raise InputError(f"number must be that of a ReLU, 0 to {seen - 1}, got {number}")
+        if not 0 <= number < len(numbers):
+            raise InputError(f"number must be that of a ReLU, 0 to {len(numbers) - 1}, got {number}")
         return output
 
     return moved
+
+
+def _rectify(x: Array, most: float | None) -> Array:
+    """The derivative is 0 at the bound too, as `jax.nn.relu6`'s is."""
+    return jax.nn.relu(x) if most is None else jnp.where(x >= most, jnp.asarray(most, x.dtype), jax.nn.relu(x))
 
 
 def _transformed(function: Callable[..., Any], args: tuple, walk: _Walk) -> Any:
@@ -168,7 +189,12 @@ def _evaluate(jaxpr: core.Jaxpr, consts, inputs: Sequence[Value], walk: _Walk, w
     """The values of the jaxpr's outputs, equation by equation; `within` is the function of JAX that it is of."""
     known: dict[Any, Value] = dict(zip(jaxpr.constvars, map(Value, consts), strict=True))
     known.update(zip(jaxpr.invars, inputs, strict=True))
-    capped = _capped(jaxpr)
+    uses: collections.Counter[Any] = collections.Counter(
+        variable
+        for variables in (*(equation.invars for equation in jaxpr.eqns), jaxpr.outvars)
+        for variable in variables
+        if not isinstance(variable, core.Literal)
+    )
 
     def read(variable) -> Value:
         return Value(variable.val) if isinstance(variable, core.Literal) else known[variable]
@@ -176,31 +202,21 @@ def _evaluate(jaxpr: core.Jaxpr, consts, inputs: Sequence[Value], walk: _Walk, w
     done: dict[Any, list[Value]] = {}
     for equation in jaxpr.eqns:
         inputs = [read(variable) for variable in equation.invars]
-        part_of = within or ("min" if capped.intersection(equation.outvars) else "")
-        if _inner_jaxprs(equation) or equation.effects or _rectified(equation, inputs, part_of):
-            outputs = _evaluate_equation(equation, inputs, walk, part_of)
+        relu = _relu(equation, inputs, walk, within)
+        if relu is not None:
+            shared = any(uses[v] > 1 for v, x in zip(equation.invars, inputs, strict=True) if x in walk.relus)
+            outputs = [_evaluate_relu(equation, relu, walk, shared)]
+        elif _inner_jaxprs(equation) or equation.effects:
+            outputs = _evaluate_equation(equation, inputs, walk, within)
         else:
             # What is written twice, as the f(x) in where(f(x) > 0, f(x), 0), is one value; but two ReLUs are two rules.
             operands = (str(v) if isinstance(v, core.Literal) else id(known[v]) for v in equation.invars)
-            written = (equation.primitive, str(equation.params), part_of, *operands)
+            written = (equation.primitive, str(equation.params), *operands)
             if written not in done:
-                done[written] = _evaluate_equation(equation, inputs, walk, part_of)
+                done[written] = _evaluate_equation(equation, inputs, walk, within)
             outputs = done[written]
         known.update(zip(equation.outvars, outputs, strict=True))
     return [read(variable) for variable in jaxpr.outvars]
-
-
-def _capped(jaxpr: core.Jaxpr) -> set:
-    """Maxima that are bounded from above at once: parts of a relu6 and the like, and no ReLUs."""
-    maxima = {equation.outvars[0] for equation in jaxpr.eqns if equation.primitive is primitives.max_p}
-    return maxima & {
-        variable
-        for equation in jaxpr.eqns
-        if equation.primitive is primitives.min_p
-        and any(isinstance(v, core.Literal) and np.all(np.isfinite(np.asarray(v.val))) for v in equation.invars)
-        for variable in equation.invars
-        if not isinstance(variable, core.Literal)
-    }
 
 
 def _evaluate_equation(equation, inputs: list[Value], walk: _Walk, within: str) -> list[Value]:
@@ -232,12 +248,6 @@ def _evaluate_equation(equation, inputs: list[Value], walk: _Walk, within: str) 
         return [dataclasses.replace(v, array=a) for v, a in zip(looked, _bind(equation, arrays), strict=True)]
     if any(_contains_relu(jaxpr) for jaxpr in _inner_jaxprs(equation)):
         _refuse_inside(primitive)
-    rectified = _rectified(equation, inputs, within)
-    if rectified is not None:
-        x, sign = rectified
-        array = sign * walk.relu(jnp.broadcast_to(x.array, equation.outvars[0].aval.shape))
-        known = values.rectified(x) if sign > 0 else dataclasses.replace(values.rectified(x), nonnegative=False)
-        return [walk.settled(dataclasses.replace(known, array=array))]
     known = values.outputs_of(equation, inputs, within or equation.primitive.name)
     evaluate = _straight_through if walk.strict and equation.primitive in PASSED_UNCHANGED else _bind
     arrays = evaluate(equation, arrays)
@@ -275,51 +285,84 @@ def _function_of_jax(jaxpr: core.Jaxpr, inputs: Sequence[Value], within: str) ->
         return ""
     if within:
         return within
-    if name == "clip" and len(inputs) == 3 and values.number_of(inputs[2]) != np.inf:
-        return name
+    if name == "clip" and len(inputs) == 3:
+        least, most = (values.number_of(value) for value in inputs[1:])
+        return "" if least == 0 or most == np.inf else name
     return "" if name in MADE_OF_PRIMITIVES else name
 
 
-def _rectified(equation, inputs: list[Value], within: str) -> tuple[Value, int] | None:
-    """(x, 1) where the primitive is the ReLU of x, and (x, -1) where it is the negative; None where it is none."""
+@dataclasses.dataclass(frozen=True)
+class _Relu:
+    """That an equation is the ReLU of `x`, or its negative."""
+
+    x: Value
+    negative: bool = False
+    most: float | None = None
+    which: object = None  # of the ReLUs before, where this is one of those with its bound
+
+
+def _relu(equation, inputs: list[Value], walk: _Walk, within: str) -> _Relu | None:
     primitive = values.known_name(equation.primitive)
-    if within not in ("", "relu") or not jnp.issubdtype(equation.outvars[0].aval.dtype, jnp.inexact):
+    if within not in ("", "relu", "relu6") or not jnp.issubdtype(equation.outvars[0].aval.dtype, jnp.inexact):
         return None
     if primitive in ("max", "min"):
-        x, zero = inputs if inputs[0].kind else inputs[::-1]
-        if not x.kind or zero.kind or values.number_of(zero) != 0:
+        x, bound = inputs if inputs[0].kind else inputs[::-1]
+        number = None if bound.kind else values.number_of(bound)
+        if not x.kind or number is None:
             return None
-        if primitive == "min":
-            return None if x.negative_of is None else (x.negative_of, -1)
-        return None if x.kind == Kind.SPREAD and within != "relu" else (x, 1)
+        if primitive == "max":
+            variance = x.kind == Kind.SPREAD and not within
+            return None if number != 0 or variance else _Relu(x)
+        if number == 0:
+            return None if x.negative_of is None else _Relu(x.negative_of, negative=True)
+        if x in walk.relus and 0 < number < np.inf:
+            of, which = walk.relus[x]
+            return _Relu(of, most=number, which=which)
+        return None
+    if primitive == "clamp" and inputs[1].kind and not inputs[0].kind and not inputs[2].kind:
+        least, most = values.number_of(inputs[0]), values.number_of(inputs[2])
+        return _Relu(inputs[1], most=most) if least == 0 and most is not None and 0 < most < np.inf else None
     if primitive == "select_n" and len(inputs) == 3 and inputs[0].side is not None:
         of, above = inputs[0].side
         x, zero = (inputs[2], inputs[1]) if above else (inputs[1], inputs[2])
-        return (x, 1) if x is of and not zero.kind and values.number_of(zero) == 0 else None
+        return _Relu(x) if x is of and not zero.kind and values.number_of(zero) == 0 else None
     if primitive == "mul":
         for x, mask in (inputs, inputs[::-1]):
             if mask.side == (x, True):
-                return x, 1
+                return _Relu(x)
     return None
+
+
+def _evaluate_relu(equation, relu: _Relu, walk: _Walk, shared: bool) -> Value:
+    """`shared`: what is bounded here is used without the bound too, so that there are two ReLUs of one value."""
+    which = object() if relu.which is None or shared else relu.which
+    array = walk.relu(jnp.broadcast_to(relu.x.array, equation.outvars[0].aval.shape), relu.most, which)
+    known = values.rectified(relu.x)
+    if relu.negative:
+        return walk.settled(dataclasses.replace(known, array=-array, nonnegative=False))
+    output = walk.settled(dataclasses.replace(known, array=array))
+    if relu.most is None:
+        walk.relus[output] = relu.x, which
+    return output
 
 
 def _look(closed: core.ClosedJaxpr, inputs: Sequence[Value], walk: _Walk, within: str) -> tuple[int, list[Value]]:
     """How many ReLUs a function holds, and what is known of its outputs, without computing them."""
-    relus, outputs = 0, []
+    relus, outputs = set(), []
 
-    def relu(x):
-        nonlocal relus
-        relus += 1
+    def relu(x, most, which):
+        relus.add(which)
         return x
 
     def abstractly(arrays):
         held = [dataclasses.replace(value, array=array) for value, array in zip(inputs, arrays, strict=True)]
-        results = _evaluate(closed.jaxpr, closed.consts, held, dataclasses.replace(walk, relu=relu), within)
+        looking = dataclasses.replace(walk, relu=relu, relus={})
+        results = _evaluate(closed.jaxpr, closed.consts, held, looking, within)
         outputs.extend(dataclasses.replace(_within_itself(value), array=None) for value in results)
         return [value.array for value in results]
 
     jax.eval_shape(abstractly, [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in closed.in_avals])
-    return relus, outputs
+    return len(relus), outputs
 
 
 def _within_itself(value: Value) -> Value:
@@ -333,7 +376,8 @@ def _walked(closed: core.ClosedJaxpr, inputs: Sequence[Value], walk: _Walk, with
 
     def body(*arrays):
         held = [dataclasses.replace(value, array=array) for value, array in zip(inputs, arrays, strict=True)]
-        return [value.array for value in _evaluate(closed.jaxpr, closed.consts, held, walk, within)]
+        inside = dataclasses.replace(walk, relus={})
+        return [value.array for value in _evaluate(closed.jaxpr, closed.consts, held, inside, within)]
 
     return jax.make_jaxpr(body)(*(jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in closed.in_avals))
 

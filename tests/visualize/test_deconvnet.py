@@ -12,6 +12,7 @@ from cnnjax import models, ops
 from cnnjax.config import ModelConfig
 from cnnjax.errors import InputError
 from cnnjax.geometry import ReceptiveField
+from cnnjax.models.building import Layers
 from cnnjax.visualize.attribution import grad_cam
 from cnnjax.visualize.deconvnet import (
     BACKWARD,
@@ -66,6 +67,88 @@ def test_the_three_rules_at_one_relu(rule, expected, relu):
     """Inputs -1, 2, 4 and signals 5, -2, 3 from above."""
     _, backward = jax.vjp(with_relu_rule(relu, rule), jnp.array([-1.0, 2.0, 4.0]))
     np.testing.assert_array_equal(backward(jnp.array([5.0, -2.0, 3.0]))[0], expected)
+
+
+BOUNDED = {
+    "relu6": jax.nn.relu6,
+    "of Flax": nn.relu6,
+    "clip": lambda x: jnp.clip(x, 0, 6),
+    "minimum of maximum": lambda x: jnp.minimum(jnp.maximum(x, 0), 6),
+    "minimum of relu": lambda x: jnp.minimum(jax.nn.relu(x), 6),
+    "the bound first in the call": lambda x: jnp.minimum(jnp.float32(6), jnp.where(x > 0, x, 0)),
+    "by jitted parts": lambda x: jax.jit(lambda y: jnp.minimum(y, 6.0))(jax.jit(jax.nn.relu)(x)),
+    "clamp": lambda x: jax.lax.clamp(0.0, x, 6.0),
+    "in a checkpoint": jax.checkpoint(jax.nn.relu6),
+    "in a choice": lambda x: jax.lax.cond(x.sum() > 0, jax.nn.relu6, lambda y: y, x),
+    "as layers of known networks have it": lambda x: Layers(nn.Module(), False, None, 0, 0).relu("", x, most=6),
+}
+
+
+@pytest.mark.parametrize(("rule", "expected"), [("deconvnet", [5, 0, 3, 0, 0]), ("guided", [0, 0, 3, 0, 0])])
+@pytest.mark.parametrize("relu6", BOUNDED.values(), ids=BOUNDED)
+def test_a_bounded_relu_passes_no_signal_where_the_bound_holds(rule, expected, relu6):
+    """Inputs -1, 2, 4, 6, 7 and signals 5, -2, 3, 4, 8 from above."""
+    x = jnp.array([-1.0, 2.0, 4.0, 6.0, 7.0])
+    value, backward = jax.vjp(with_relu_rule(relu6, rule), x)
+    np.testing.assert_array_equal(value, [0, 2, 4, 6, 6])
+    np.testing.assert_array_equal(backward(jnp.array([5.0, -2.0, 3.0, 4.0, 8.0]))[0], expected)
+
+
+@pytest.mark.parametrize("relu6", [BOUNDED[name] for name in BOUNDED if name != "in a choice"])
+def test_the_map_of_a_bounded_relu_is_what_the_bound_leaves(relu6):
+    """One map a layer, its input by `before`, and an offset to the bounded value, the gradient as the function's."""
+
+    def function(x):
+        return relu6(3 * relu6(2 * x)) + 1
+
+    x = jnp.array([-1.0, 0.5, 1.5, 4.0, jnp.nan])
+    output, maps = feature_maps_of(function)(x)
+    np.testing.assert_array_equal(output, [1, 4, 7, 7, jnp.nan])
+    np.testing.assert_array_equal(maps, [[0, 1, 3, 6, jnp.nan], [0, 3, 6, 6, jnp.nan]])
+    before = feature_maps_of(function, before=True)(x)[1]
+    np.testing.assert_array_equal(before, [[-2, 1, 3, 8, jnp.nan], [0, 3, 9, 18, jnp.nan]])
+    np.testing.assert_array_equal(with_offset(function, 0)(0.5, x), [2.5, 5.5, 7, 7, jnp.nan])
+    np.testing.assert_array_equal(with_offset(function, 1)(0.5, x), [1.5, 4.5, 7.5, 7.5, jnp.nan])
+    gradient = jax.vmap(jax.grad(lambda x: feature_maps_of(function)(x)[0]))(x[:4])
+    np.testing.assert_array_equal(gradient, [0, 6, 0, 0])
+
+
+def test_a_relu_that_is_used_with_and_without_a_bound_is_two():
+    six = jnp.float32(6)
+
+    def function(x):
+        rectified = jax.nn.relu(x)
+        return jnp.minimum(rectified, six) + 2 * rectified + jnp.minimum(jax.nn.relu(-x), six)
+
+    x = jnp.array([-7.0, 4.0, 8.0])
+    np.testing.assert_array_equal(feature_maps_of(function)(x)[1], [[0, 4, 8], [0, 4, 6], [6, 0, 0]])
+    _, backward = jax.vjp(with_relu_rule(function), x)
+    np.testing.assert_array_equal(backward(jnp.array([1.0, -1.0, 1.0]))[0], [3 - 0, 0, 2 - 1])
+
+
+def test_the_deconvnet_through_relu6_layer_by_layer():
+    """Two convolutions with batch normalization, ReLU6 and a pool between, against the same by hand."""
+    kernels = [normal(seed, (3, 3, 3, 3)) for seed in (0, 1)]
+    scale, shift = jnp.array([2.0, -1.5, 1.0]), jnp.array([3.0, 1.0, -1.0])
+    images = 2 * normal(2, (2, 8, 8, 3))
+
+    def layer(x, kernel):
+        return ops.conv(x, kernel, padding=1) * scale + shift
+
+    def function(x):
+        return jax.nn.relu6(layer(ops.max_pool(jax.nn.relu6(layer(x, kernels[0])), 2), kernels[1]))
+
+    first, back_first = jax.vjp(lambda x: layer(x, kernels[0]), images)
+    pooled, unpool = jax.vjp(lambda x: ops.max_pool(x, 2), jnp.minimum(jnp.maximum(first, 0), 6))
+    second, back_second = jax.vjp(lambda x: layer(x, kernels[1]), pooled)
+    value = jnp.minimum(jnp.maximum(second, 0), 6)
+    for maps in (first, second):
+        assert (maps > 6).mean() > 0.1 and (maps < 0).mean() > 0.1
+    signal = np.where(second < 6, np.maximum(value, 0), 0)
+    signal = unpool(back_second(signal)[0])[0]
+    expected = back_first(jnp.where(first < 6, jnp.maximum(signal, 0), 0))[0]
+    found = jax.jit(lambda x: (lambda value, back: back(value)[0])(*jax.vjp(with_relu_rule(function), x)))(images)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4 * float(jnp.abs(expected).max()))
 
 
 def test_the_gradient_rule_is_the_function_itself_and_values_never_change():
@@ -299,15 +382,15 @@ WITHOUT_RULE = {
     "silu": jax.nn.silu,
     "elu": jax.nn.elu,
     "leaky_relu": jax.nn.leaky_relu,
-    "relu6": jax.nn.relu6,
+    "hard_sigmoid": jax.nn.hard_sigmoid,
     "log1p": lambda x: jnp.log1p(jnp.exp(x)),
     "sin": jnp.sin,
     "abs": jnp.abs,
     "integer_pow": lambda x: jax.nn.relu(x) ** 2,
     "exp": lambda x: x / (1 + jnp.exp(-x)),  # silu by hand
     "gt": lambda x: jnp.where(x > 0, 1.0, 0.0),
-    "clip": lambda x: jnp.clip(x, 0, 1),
-    "min": lambda x: jnp.minimum(jnp.maximum(x, 0), 1),
+    "clip": lambda x: jnp.clip(x, -1, 1),
+    "min": lambda x: jnp.minimum(x, 1),
     "max": lambda x: jnp.maximum(x, 0.5),
 }
 
@@ -448,7 +531,6 @@ AMONG_OTHERS = {
             sum(
                 function(x)
                 for function in (
-                    jax.nn.relu6,
                     jax.nn.hard_tanh,
                     jax.nn.hard_sigmoid,
                     jax.nn.hard_swish,
@@ -458,8 +540,7 @@ AMONG_OTHERS = {
                     jax.nn.squareplus,
                     jax.nn.log_sigmoid,
                     lambda x: jnp.logaddexp(x, 0.0),
-                    lambda x: jnp.clip(x, 0, 6),
-                    lambda x: jnp.minimum(jnp.maximum(x, 0), 6),
+                    lambda x: jnp.clip(x, -1, 6),
                     lambda x: jnp.where(x > 0, x, 0.1 * x),
                 )
             )
