@@ -25,6 +25,7 @@ from cnnjax.figures.lecture import Fit
 from cnnjax.train import step as training
 from cnnjax.train.lock import locked
 from cnnjax.train.losses import squared_error
+from experiments import challenge
 
 
 @dataclasses.dataclass(frozen=True)
@@ -315,6 +316,7 @@ def main(options: Options, progress: Progress) -> None:
         files.save(
             out / "training.png", figure, target=target, outputs=probabilities, errors=errors, **course._asdict()
         )
+        challenge.save(out / "challenge.png", [])
         text = page(scanned, colour, size, pooled, maps, moved, errors, course)
         write_text(out / "lecture.md", text)
     progress.say(f"{out / 'lecture.md'} and its figures are in {out}")
@@ -353,6 +355,7 @@ def page(
         + f" = {error:.4g}"
         for name, error in zip(OUTPUTS, errors, strict=True)
     )
+    winners = "; ".join(f"{of.year} {of.team} {of.percent:g} %" for of, _ in challenge.FACTS if of.kind == "winner")
     height, width, depth = VOLUME
     window = f"{VOLUME_FILTER}×{VOLUME_FILTER}"
     return f"""# The lecture, computed
@@ -428,6 +431,13 @@ after {course.updates[-1]} updates with {DIGITS.train.batch_size} images each th
 from {100 * course.wrong[0]:.1f} % to {100 * course.wrong[-1]:.1f} %.
 
 ![training](training.png)
+
+## 8. The ImageNet challenge
+
+Share of the test images whose class is not among the five most probable ones: {winners}. A person: about
+{challenge.HUMAN:g} %. {challenge.NOTE}
+
+![challenge](challenge.png)
 """
 
 

@@ -10,7 +10,7 @@ from cnnjax.errors import InputError
 from experiments import lecture
 from tests.experiments.test_filter_evolution import Quiet
 
-FIGURES = ("scanner", "rgb", "strides", "pooling", "feature_maps", "invariance", "training")
+FIGURES = ("scanner", "rgb", "strides", "pooling", "feature_maps", "invariance", "training", "challenge")
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +126,7 @@ def test_main_writes_every_figure_its_arrays_and_the_page(tmp_path):
         "is the same for every shift",
         "= 0.55\n",
         "= 0.06\n",
+        "2012 SuperVision (AlexNet) 16.4 %; 2013 Clarifai 11.7 %",
     ):
         assert fact in text, fact
 
