@@ -368,19 +368,25 @@ def layer_table(rows: Sequence[Any], name: str) -> Any:
 
     def size_rule(row: Any) -> str:
         if not row.window:
-            return ""
-        low, high = row.padding
+            return row.kind if row.kind in ("sum", "product", "concatenation") else ""
+        axis = row.window.index(max(row.window))  # of a filter of 1×7 the side that is one
+        window, stride, size = (row.window[axis] - 1) * row.dilation[axis] + 1, row.strides[axis], row.input_shape[axis]
+        low, high = row.padding[axis]
         zeros = f"2·{low}" if low == high else f"{low} + {high}"
-        span = row.input_shape[0] - row.window + low + high
-        quotient = f"({row.input_shape[0]} - {row.window} + {zeros})/{row.stride}"
-        return f"{f'⌊{quotient}⌋' if span % row.stride else quotient} + 1 = {row.output_shape[0]}"
+        quotient = f"({size} - {window} + {zeros})/{stride}"
+        fits = (size - window + low + high) % stride == 0
+        return f"{quotient if fits else f'⌊{quotient}⌋'} + 1 = {row.output_shape[axis]}"
+
+    def sees(row: Any) -> str:
+        sides = [field.size for field in row.fields] if row.fields else []
+        return by(sides[:1] if len(set(sides)) == 1 else sides) or "all"
 
     lines = [
         (
             row.name,
             size_rule(row),
             by(row.output_shape),
-            row.field.size if row.field else "all",
+            sees(row),
             f"{row.weights:,} + {row.biases:,}" if row.weights else "",
             f"{2 * row.multiply_adds / 1e6:,.2f}" if row.multiply_adds else "",
         )

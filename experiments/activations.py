@@ -68,7 +68,7 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
 
 def checked_layers(options: Options, trained: Trained) -> tuple[str, ...]:
     """The layers that were asked for, each of which has the maps that were asked for."""
-    layers = options.layers or tuple(name for name in trained.layers if name.startswith("conv"))
+    layers = options.layers or trained.shown
     if not layers:
         raise InputError(f"--layers must be given for a network without convolutions: {', '.join(trained.layers)}")
     for name in layers:

@@ -197,7 +197,7 @@ def chosen_layers(trained: Trained, options: Options) -> tuple[str, str]:
     if options.layers:
         first, second = (trained.layer(name, "--layers").name for name in options.layers)
         return first, second
-    convolved = [row.name for row in trained.layers.values() if row.field]
+    convolved = [row.name for row in trained.layers.values() if row.fields]
     if not convolved:
         raise InputError(
             f"--layers must be two of {', '.join(trained.layers)} for a network without convolutions, got none"

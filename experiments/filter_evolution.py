@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cnnjax import cli
+from cnnjax import cli, models
 from cnnjax.cli import Arguments, Progress
 from cnnjax.config import check_seed
 from cnnjax.data import batches
@@ -43,10 +43,10 @@ def main(arguments: Arguments, progress: Progress) -> None:
     config, options, folder = arguments.config, arguments.options, arguments.workdir / "figures"
     settings.check()
     dataset, rows = train.prepared(arguments, progress)
-    fields = {row.name: row.field for row in rows if row.name.startswith("conv") and row.field}
-    if not fields:
+    shown = {row.name: row for row in models.looked_into(rows)}
+    if not shown:
         raise InputError(f"model.name must be a network with convolutions to look into, got {config.model.name!r}")
-    layers = tuple(fields)
+    layers = tuple(shown)
     finished = train.trained(arguments, dataset, rows, progress)
     network, epochs = finished.network, tuple(finished.states)
     variables = {
@@ -67,19 +67,24 @@ def main(arguments: Arguments, progress: Progress) -> None:
         chosen = choose_maps(strongest[epochs[-1]][layer], options.maps, options.maps_seed)
         of_layer = {epoch: strongest[epoch][layer] for epoch in epochs}
         evolutions[layer] = tile_evolution(
-            feature_maps, layer, variables, of_layer, chosen, dataset.train.images, finished.preprocess, fields[layer]
+            feature_maps,
+            layer,
+            variables,
+            of_layer,
+            chosen,
+            dataset.train.images,
+            finished.preprocess,
+            shown[layer].fields,
         )
-    params = {epoch: state.params for epoch, state in finished.states.items()}
-    curves, kernels = convergence(layers, params, strongest), filters_by_epoch(params, layers[0])
+    kernels = {
+        layer: [models.kernels_of(of_epoch, row) for of_epoch in variables.values()] for layer, row in shown.items()
+    }
+    curves = convergence(kernels, strongest)
+    first = np.stack([of_epoch[0] for of_epoch in kernels[layers[0]]])
     files.make_folder(arguments.workdir, "figures")
     with locked(files.make_folder(arguments.workdir, "parts", "evolution")):  # one process draws at a time
-        draw(folder, evolutions, curves, kernels, progress)
+        draw(folder, evolutions, curves, first, progress)
     progress.say(f"figures in {folder}")
-
-
-def filters_by_epoch(params: dict, layer: str) -> np.ndarray:
-    """Kernels of one layer, [epochs, height, width, channels, filters]."""
-    return np.stack([np.asarray(of_epoch[layer]["kernel"]) for of_epoch in params.values()])
 
 
 def draw(

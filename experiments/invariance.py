@@ -16,7 +16,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from cnnjax import cli, ops
+from cnnjax import cli, models, ops
 from cnnjax.cli import Progress
 from cnnjax.data import mean_image
 from cnnjax.data.dataset import Split
@@ -72,7 +72,7 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
 
     def outputs(variables: Any, images: jax.Array):
         maps = trained._replace(variables=variables).feature_maps(trained.preprocess(images))
-        return maps[layers[0]], maps[layers[1]], maps[list(trained.layers)[-1]]
+        return maps[layers[0]], maps[layers[1]], maps[trained.logits]
 
     respond = make_respond(outputs, background, options.interpolation)
 
@@ -124,10 +124,8 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
 
 def chosen_layers(trained: Trained, options: Options) -> tuple[str, str]:
     """The low and the high layer; by default the last row of the first layer and the last one before the logits."""
-    names = list(trained.layers)
-    number = {name: int("".join(character for character in name if character.isdigit())) for name in names}
-    first = [name for name in names if number[name] == number[names[0]]][-1]
-    low, high = options.low or first, options.high or names[-2:][0]
+    names, stages = list(trained.layers), models.stages(list(trained.layers.values()))
+    low, high = options.low or (stages[0][-1].name if stages else names[0]), options.high or names[-2:][0]
     return trained.layer(low, "--low").name, trained.layer(high, "--high").name
 
 

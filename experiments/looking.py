@@ -68,7 +68,7 @@ class Trained(NamedTuple):
 
     config: Config
     dataset: Dataset
-    network: models.ConvNet
+    network: Any  # its `apply(variables, images) -> (logits, feature_maps)`
     variables: dict[str, Any]  # of `network.apply`
     preprocess: Preprocess  # uint8 images to the network's input
     layers: dict[str, models.Layer]  # by name, in network order, the logits last
@@ -86,10 +86,20 @@ class Trained(NamedTuple):
             raise InputError(f"{option} must be one of {', '.join(self.layers)}, got {name!r}")
         return self.layers[name]
 
+    @property
+    def logits(self) -> str:
+        """The name of the last layer."""
+        return list(self.layers)[-1]
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The layers that a study shows where none are named."""
+        return tuple(row.name for row in models.looked_into(list(self.layers.values())))
+
     def feature_maps(self, images: Any) -> dict[str, jax.Array]:
         """The activations of every layer for images as the network takes them, the logits under their layer's name."""
         logits, maps = self.network.apply(self.variables, images)
-        return {**maps, list(self.layers)[-1]: logits}  # pyright: ignore[reportReturnType]
+        return {**maps, self.logits: logits}  # pyright: ignore[reportReturnType]
 
 
 def open_run(options: RunOptions, progress: Progress) -> Trained:
@@ -147,7 +157,7 @@ def tiles_of(
     """The projections of these activations of the chosen maps, and the patches of the images of the split."""
     return tile_activations(
         maps_of(trained, (layer,)), layer, trained.variables, strongest, maps, split.images, trained.preprocess,
-        trained.layers[layer].field,
+        trained.layers[layer].fields,
     )  # fmt: skip
 
 

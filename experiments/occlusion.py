@@ -71,9 +71,7 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
         def feature_maps(variables, images):
             return trained._replace(variables=variables).feature_maps(images)
 
-        respond = make_respond(
-            feature_maps, settings.layer, list(trained.layers)[-1], trained.preprocess, settings.activity
-        )
+        respond = make_respond(feature_maps, settings.layer, trained.logits, trained.preprocess, settings.activity)
 
         def compare() -> dict[str, Any]:
             images, labels = test.images[: options.tested], test.labels[: options.tested]
@@ -123,10 +121,9 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
 def checked_settings(options: Options, trained: Trained) -> Settings:
     """The settings, every one of them checked against the run."""
     test = trained.dataset.test
-    convolutions = [name for name in trained.layers if name.startswith("conv")]
-    if options.layer is None and not convolutions:
+    if options.layer is None and not trained.shown:
         raise InputError(f"--layer must be given for a network without convolutions: {', '.join(trained.layers)}")
-    layer = options.layer or convolutions[-1]
+    layer = options.layer or trained.shown[-1]
     trained.layer(layer)
     for number in options.images:
         if not 0 <= number < len(test):
@@ -152,8 +149,8 @@ def projections(
     place = np.array(np.unravel_index(np.argmax(active), active.shape), int)
     images = np.concatenate([own, trained.dataset.train.images[found.image[:, watched]]])
     units = np.concatenate([place[None], found.unit[:, watched]])
-    every, maps, field = np.arange(len(images)), np.full(len(images), watched), trained.layers[layer].field
-    return tile_units(projector, trained.variables, images, every, units, maps, field)[0]
+    every, maps, fields = np.arange(len(images)), np.full(len(images), watched), trained.layers[layer].fields
+    return tile_units(projector, trained.variables, images, every, units, maps, fields)[0]
 
 
 def chosen_images(key: Any, compared: dict[str, np.ndarray], count: int) -> list[int]:

@@ -10,7 +10,7 @@ import dataclasses
 
 import numpy as np
 
-from cnnjax import cli
+from cnnjax import cli, models
 from cnnjax.cli import Progress
 from cnnjax.config import check_seed
 from cnnjax.data import Dataset, Split, batches
@@ -88,25 +88,15 @@ def draw_fold(dataset: Dataset, per_class: int, test_per_class: int, seed: int, 
     return np.stack(train), Split(dataset.test.images[test], dataset.test.labels[test])
 
 
-def layer_outputs(trained: Trained) -> tuple[str, ...]:
-    """The last feature map of each layer, behind its pool and norm; the logits are not among them."""
-    last = {number_of(name): name for name in list(trained.layers)[:-1]}
-    return (PIXELS, *last.values())
-
-
-def number_of(layer: str) -> int:
-    """The layer's number: 3 of conv3, 0 of the pixels."""
-    digits = "".join(character for character in layer if character.isdigit())
-    return int(digits or 0)
-
-
 def main(options: Options, progress: Progress, opened: Trained | None = None) -> None:
     """`opened` is the run at that epoch, where it is open already."""
     trained = opened or open_run(options, progress)
     networks = {f"epoch {trained.epoch}": trained}
     if options.untrained and trained.epoch > 0:
         networks["untrained"] = open_run(dataclasses.replace(options, epoch=0), progress)
-    layers = layer_outputs(trained) if options.layers is None else options.layers
+    table = list(trained.layers.values())
+    # Each layer's last feature map, behind its pool and norm; the logits are not among them.
+    layers = options.layers or (PIXELS, *(row.name for row in models.stage_outputs(table)))
     for name in layers:
         if name not in (PIXELS, *trained.layers):
             raise InputError(f"--layers must be of {', '.join((PIXELS, *trained.layers))}, got {name!r}")
@@ -173,6 +163,10 @@ def report(
         accuracy: [networks, folds, layers, classifiers, counts].
     """
     dataset, counts = trained.dataset, options.per_class or ()
+    stages = models.stages(list(trained.layers.values()))
+    # As the paper counts; 0 are the pixels, and deeper networks have no layers of the paper's.
+    of_paper = enumerate(stages, 1) if len(stages) <= models.FEW else ()
+    numbers = {PIXELS: 0} | {row.name: number for number, stage in of_paper for row in stage}
     for column, count in enumerate(counts):
         columns = ["layer"]
         columns += [f"{kind}, {name}" for name in networks for kind in options.classifiers]
@@ -184,7 +178,7 @@ def report(
                 f"{100 * mean:.1f} ± {100 * deviation:.1f}"
                 for mean, deviation in zip(folds.mean(axis=1).ravel(), folds.std(axis=1).ravel(), strict=True)
             ]
-            papers = [PAPER[kind].get(number_of(layer)) for kind in options.classifiers]
+            papers = [PAPER[kind].get(numbers.get(layer, -1)) for kind in options.classifiers]
             rows.append((layer, *means, *("" if p is None else f"{p[0]} / {p[1]}" for p in papers)))
         title = (
             f"accuracy, %, mean over classes, {count} training images of each of {dataset.num_classes} classes of "

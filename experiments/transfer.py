@@ -138,7 +138,7 @@ def main(options: Options, progress: Progress) -> None:
         raise InputError("--run must be of a network with a hidden layer to keep, got one layer")
     target = fitted_data(options.data, trained.dataset.image_shape, progress)
     classes, most = target.num_classes, max(options.per_class)
-    last = list(trained.layers)[-1]
+    last = trained.logits
     kept = {name: values for name, values in trained.variables["params"].items() if name != last}
     if told := scaled_at_first(kept, options.hyper.filter_rms):
         progress.say(f"fine-tuned: {told}")

@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "config": {"errors"},
     "ops": {"geometry", "errors"},
     "tracing": {"ops", "geometry", "errors"},
-    "models": {"ops", "geometry", "errors", "config"},
+    "models": {"tracing", "ops", "geometry", "errors", "config"},
     "data": {"config", "errors", "atomic", "paths"},
     "train": {"models", "ops", "data", "config", "errors", "atomic", "settings", "environment"},
     "visualize": {"tracing", "ops", "models", "geometry", "errors"},

@@ -11,7 +11,7 @@ from cnnjax.errors import InputError
 from cnnjax.models import resnet
 from cnnjax.models.building import KnownNetwork
 from cnnjax.models.convnet import ConvNet
-from cnnjax.models.layers import Layer, layers
+from cnnjax.models.layers import FEW, Layer, kernels_of, layers, looked_into, stage_outputs, stages
 from cnnjax.models.lenet import lenet
 from cnnjax.models.mlp import mlp
 from cnnjax.models.zfnet import zfnet
@@ -21,7 +21,20 @@ Build = Callable[[ModelConfig, int], ConvNet | KnownNetwork]
 KNOWN: dict[str, Build] = {"resnet18": resnet.resnet18, "resnet50": resnet.resnet50}
 NETWORKS: dict[str, Build] = {"mlp": mlp, "lenet": lenet, "zfnet": zfnet, "zfnet_small": zfnet_small, **KNOWN}
 
-__all__ = ["KNOWN", "NETWORKS", "ConvNet", "KnownNetwork", "Layer", "build", "layers"]
+__all__ = [
+    "FEW",
+    "KNOWN",
+    "NETWORKS",
+    "ConvNet",
+    "KnownNetwork",
+    "Layer",
+    "build",
+    "kernels_of",
+    "layers",
+    "looked_into",
+    "stage_outputs",
+    "stages",
+]
 
 
 def build(config: ModelConfig, image_shape: tuple[int, ...], num_classes: int) -> ConvNet | KnownNetwork:
@@ -39,8 +52,5 @@ def build(config: ModelConfig, image_shape: tuple[int, ...], num_classes: int) -
         named = ", ".join(f"model.{name}" for name in sorted(given - fields))
         raise InputError(f"{named} must be None for {config.name}, which has no such field")
     network = NETWORKS[config.name](config, num_classes)
-    if isinstance(network, ConvNet):
-        layers(network, image_shape)
-    else:
-        jax.eval_shape(network.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
+    jax.eval_shape(network.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
     return network

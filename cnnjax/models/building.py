@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
 from cnnjax import ops
+from cnnjax.errors import named
 from cnnjax.geometry import Ints, Padding, Rounding, as_ints
 
 Mask = Num[Array | np.ndarray, " batch"] | Bool[Array | np.ndarray, " batch"] | None
@@ -40,7 +41,8 @@ class Layers:
         bias: bool = True,
     ) -> Array:
         """A convolution to `width` channels; the padding is zeros on each side."""
-        return Convolution(width, window, strides, padding, groups, bias, name=name)(x)
+        with named(name):
+            return Convolution(width, window, strides, padding, groups, bias, name=name)(x)
 
     def batch_norm(self, name: str, x: Array, *, epsilon: float = 1e-5) -> Array:
         return BatchNorm(epsilon, name=name)(x, train=self._train, mask=self._mask, momentum=self._momentum)
@@ -53,7 +55,8 @@ class Layers:
         self, name: str, x: Array, window: int, strides: int, *, padding: Padding = 0, rounding: Rounding = "floor"
     ) -> Array:
         """Rounding "ceil" is PyTorch's `ceil_mode`. Kept as the feature map `name`."""
-        return self.keep(name, ops.max_pool(x, window, strides=strides, padding=padding, rounding=rounding))
+        with named(name):
+            return self.keep(name, ops.max_pool(x, window, strides=strides, padding=padding, rounding=rounding))
 
     def keep(self, name: str, x: Array) -> Array:
         """`x`, which `apply` returns among the feature maps."""

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Num
 
 from cnnjax import geometry, ops
 from cnnjax.config import ModelConfig
-from cnnjax.errors import InputError
+from cnnjax.errors import InputError, named
 
 Init = Literal["small_first", "he", "paper"]
 Norm = Literal["none", "lrn", "batch"]
@@ -75,15 +75,18 @@ class ConvNet(nn.Module):
                 are the batch's. The variance among them is that of the batch itself, divided by its number of values
                 (PyTorch: by one less), and PyTorch's "momentum" is 1 minus this.
         """
+        hint = "; or leave the last pixels out with model.rounding floor" if self.rounding == "exact" else ""
         feature_maps: dict[str, Array] = {}
         x = jnp.asarray(images)
         for number, layer in enumerate(self.convolutions, 1):
             kernel_init = kernel_initializer(self.initializer, number)
-            x = jax.nn.relu(_Convolution(layer, self.rounding, kernel_init, name=f"conv{number}")(x))
+            with named(f"conv{number}", hint):
+                x = jax.nn.relu(_Convolution(layer, self.rounding, kernel_init, name=f"conv{number}")(x))
             feature_maps[f"conv{number}"] = x
             if layer.pool is not None:
                 pool = layer.pool
-                x = ops.max_pool(x, pool.window, strides=pool.stride, padding=pool.padding, rounding=self.rounding)
+                with named(f"pool{number}", hint):
+                    x = ops.max_pool(x, pool.window, strides=pool.stride, padding=pool.padding, rounding=self.rounding)
                 feature_maps[f"pool{number}"] = x
             if layer.norm == "lrn":
                 x = feature_maps[f"norm{number}"] = ops.local_response_norm(x)

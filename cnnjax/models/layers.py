@@ -1,76 +1,70 @@
-"""The table of a network's layers: sizes, receptive fields, weights and work, computed from the network itself."""
+"""The table of a network's layers: sizes, receptive fields, weights and work, traced from the network itself."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
-from cnnjax import geometry
-from cnnjax.errors import InputError
-from cnnjax.geometry import ReceptiveField
-from cnnjax.models.convnet import ConvNet
+import jax
+import jax.numpy as jnp
+import numpy as np
 
-
-class Layer(NamedTuple):
-    """One row of the table; sizes in pixels, work for one image."""
-
-    name: str  # as in feature_maps
-    input_shape: tuple[int, ...]  # height, width, channels, or units alone
-    output_shape: tuple[int, ...]
-    window: int  # side of the filter or of the pooling window; 0 where there is none
-    stride: int
-    padding: tuple[int, int]  # zeros at the low and at the high end
-    field: ReceptiveField | None  # None where a unit sees the whole image
-    weights: int
-    biases: int
-    multiply_adds: int
+from cnnjax.tracing.table import Layer, parameters_of, table
 
 
-def layers(network: ConvNet, image_shape: tuple[int, ...]) -> list[Layer]:
+def layers(network: Any, image_shape: tuple[int, ...]) -> list[Layer]:
     """The layers in network order, the logits last.
 
+    Args:
+        network: its `init(key, images)` and `apply(variables, images)` are traced, and nothing is computed.
+        image_shape: height, width, channels.
+
     Raises:
-        InputError: for a filter or a pool that does not fit, with the layer, the sizes and a padding that would fit.
+        InputError: for images that do not fit, as the network's own layers say it.
     """
-    rows: list[Layer] = []
-    shape, field = tuple(image_shape), ReceptiveField()
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    variables = jax.eval_shape(network.init, jax.random.key(0), images)
+    return table(network.apply, variables, images)
 
-    def slide(name: str, window: int, stride: int, padding: int, channels: int, weights: Callable[[int], int]) -> None:
-        nonlocal shape, field
-        try:
-            placed = geometry.place_windows(
-                shape[:2], window, strides=stride, padding=padding, rounding=network.rounding
-            )
-        except InputError as error:
-            floor = "; or leave the last pixels out with model.rounding floor" if network.rounding == "exact" else ""
-            raise InputError(f"{name}: {error}{floor}") from None
-        field = geometry.compose(field, window, stride, placed.padding[0])
-        output = (*placed.output, channels)
-        count = weights(shape[2])
-        work = count * output[0] * output[1]
-        biases = channels if count else 0
-        rows.append(Layer(name, shape, output, window, stride, placed.padding[0], field, count, biases, work))
-        shape = output
 
-    for number, layer in enumerate(network.convolutions, 1):
-        side, width = layer.filter, layer.width
-        slide(
-            f"conv{number}",
-            side,
-            layer.stride,
-            layer.padding,
-            width,
-            lambda depth: geometry.weight_count((side, side), depth, width, bias=False),  # noqa: B023 - called at once
-        )
-        if layer.pool is not None:
-            pool = layer.pool
-            slide(f"pool{number}", pool.window, pool.stride, pool.padding, width, lambda depth: 0)
-        if layer.norm != "none":
-            scales = width if layer.norm == "batch" else 0
-            rows.append(Layer(f"norm{number}", shape, shape, 0, 1, (0, 0), field, scales, scales, 0))
-    units = 1
-    for size in shape:
-        units *= size
-    for number, width in enumerate((*network.dense, network.num_classes), len(network.convolutions) + 1):
-        weights = units * width
-        rows.append(Layer(f"fc{number}", (units,), (width,), 0, 1, (0, 0), None, weights, width, weights))
-        units = width
-    return rows
+def kernels_of(variables: Any, row: Layer) -> list[np.ndarray]:
+    """The kernels that lead to this row, [*window, in channels, out channels]; of a sum or a concatenation, several."""
+    parameters = parameters_of(variables)
+    if row.kernel is not None:
+        return [np.transpose(np.asarray(parameters[row.kernel]), row.kernel_axes)]
+    held = [np.asarray(parameters[path]) for path in row.parameters]
+    return [kernel for kernel in held if kernel.ndim > 2]
+
+
+FEW = 8  # convolutions that a figure each is not too much for
+
+
+def stages(rows: Sequence[Layer]) -> list[list[Layer]]:
+    """The rows but for the logits in groups: what has weights, or joins branches, and the pools and norms behind it.
+
+    Those of a chain are the paper's layers.
+    """
+    groups: list[list[Layer]] = []
+    for row in rows[:-1]:
+        if row.kind not in ("pool", "norm") or not groups:
+            groups.append([])
+        groups[-1].append(row)
+    return groups
+
+
+def stage_outputs(rows: Sequence[Layer]) -> list[Layer]:
+    """The last row of each stage; where stages are many, of those that `looked_into` shows, and the last of all."""
+    groups = stages(rows)
+    if len(groups) > FEW:
+        shown = {row.name for row in looked_into(rows)}
+        groups = [group for group in groups[:-1] if shown.intersection(row.name for row in group)] + groups[-1:]
+    return [group[-1] for group in groups]
+
+
+def looked_into(rows: Sequence[Layer]) -> list[Layer]:
+    """The rows that a study shows where none are named: maps of units that each see a part of the image.
+
+    All convolutions where they are few; else the last convolution, sum or concatenation of each size of map.
+    """
+    maps = [row for row in rows if row.kind in ("conv", "sum", "concatenation") and len(row.output_shape) == 3]
+    if len(maps) <= FEW and all(row.kind == "conv" for row in maps):
+        return maps
+    return list({row.output_shape[:2]: row for row in maps}.values())

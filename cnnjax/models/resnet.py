@@ -34,7 +34,7 @@ def _body(layers: Layers, x: Array, *, depths, bottleneck: bool, width: float, c
             strides = 2 if stage > 1 and block == 0 else 1
             step = _bottleneck if bottleneck else _basic_block
             x = step(layers, f"layer{stage}.{block}", x, scaled(width, 64 * 2 ** (stage - 1)), strides)
-    return layers.dense("fc", x.mean((1, 2)), classes)
+    return layers.dense("fc", layers.keep("avgpool", x.mean((1, 2))), classes)
 
 
 def _basic_block(layers: Layers, name: str, x: Array, width: int, strides: int) -> Array:

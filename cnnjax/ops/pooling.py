@@ -141,7 +141,8 @@ def _pool_windows(images, window, strides, padding, rounding) -> PoolWindows:
     window = as_ints(window, len(spatial), "window")
     strides = window if strides is None else as_ints(strides, len(spatial), "strides")
     placement = place_windows(spatial, window, strides=strides, padding=padding, rounding=rounding)
-    windows = PoolWindows(spatial, window, strides, tuple(low for low, _ in placement.padding), placement.output)
+    lows, highs = zip(*placement.padding, strict=True)
+    windows = PoolWindows(spatial, window, strides, lows, placement.output, highs)
     for axis, (low, high) in enumerate(placement.padding):
         if _pixel_counts(windows, axis).min() < 1:
             raise InputError(

@@ -31,13 +31,14 @@ THIN_CHANNELS = 16  # fewer than these are pooled by forms of their own on a CPU
 
 
 class PoolWindows(NamedTuple):
-    """The static part of a pooling, one entry a spatial dimension; `low` is the padding before the first pixel."""
+    """The static part of a pooling, one entry a spatial dimension; padding stands before the first pixel and behind."""
 
     spatial: tuple[int, ...]
     window: tuple[int, ...]
     strides: tuple[int, ...]
     low: tuple[int, ...]
     output: tuple[int, ...]
+    high: tuple[int, ...]
 
     @property
     def choice_dtype(self):
@@ -189,7 +190,7 @@ def _pad(images, value, windows: PoolWindows):
     """Fills up to the last row of the last window; rows that no window reaches are cut off."""
     config = [
         (low, (output - 1) * stride + window - size - low, 0)
-        for size, window, stride, low, output in zip(*windows, strict=True)
+        for size, window, stride, low, output in zip(*windows[:5], strict=True)
     ]
     return lax.pad(images, jnp.asarray(value, images.dtype), ((0, 0, 0), *config, (0, 0, 0)))
 
@@ -207,7 +208,7 @@ def _shifted(padded, offset, windows: PoolWindows):
 
 def _first_real_offset(windows: PoolWindows):
     number = np.zeros((), np.int64)
-    for window, stride, low, output in zip(*windows[1:], strict=True):
+    for window, stride, low, output in zip(*windows[1:5], strict=True):
         number = np.add.outer(number * window, np.maximum(0, low - stride * np.arange(output)))
     return number[None, ..., None].astype(windows.choice_dtype)
 

@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from cnnjax.geometry import ReceptiveField
-from cnnjax.visualize.evolution import FeatureMaps, Strongest, make_projector, tile_units
+from cnnjax.visualize.evolution import FeatureMaps, Fields, Strongest, make_projector, tile_units
 
 
 class Activations(NamedTuple):
@@ -33,14 +32,14 @@ def tile_activations(
     maps: Sequence[int] | np.ndarray,
     images: np.ndarray,
     preprocess: Callable[[Any], Array],
-    field: ReceptiveField | None,
+    fields: Fields,
 ) -> Activations:
     """The projections of the strongest activations of the chosen maps, each beside the patch of its image.
 
     Args:
         strongest: of this layer, as `evolution.strongest_activations` finds them in `images`.
         images: the data set; only those that are among the strongest are read.
-        field: of the layer's units; None where they see the whole image.
+        fields: of the layer's units.
     """
     maps = np.asarray(maps)
     value, image, unit = (np.swapaxes(part[:, maps], 0, 1) for part in strongest)
@@ -52,7 +51,7 @@ def tile_activations(
         image.reshape(-1),
         unit.reshape(image.size, -1),
         np.repeat(maps, count),
-        field,
+        fields,
     )
     blocks = (len(maps), count, *projections.shape[1:])
     return Activations(maps, value, image, unit, projections.reshape(blocks), patches.reshape(blocks))

@@ -4,7 +4,8 @@ Zeiler & Fergus 2014, section 4.1, say of figure 4 that lower layers settle with
 after 40 to 50. These are the numbers that show whether it holds.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -32,18 +33,22 @@ def filter_distance(
 
 
 def convergence(
-    layers: tuple[str, ...], params_by_epoch: dict[int, Any], strongest_by_epoch: dict[int, dict[str, Strongest]]
+    kernels: Mapping[str, Sequence[Sequence[np.ndarray]]], strongest_by_epoch: dict[int, dict[str, Strongest]]
 ) -> Convergence:
-    """The curves of the named layers; parameters and strongest activations by epoch, in the same order."""
-    epochs = tuple(params_by_epoch)
-    final = params_by_epoch[epochs[-1]]
+    """The curves of some layers.
+
+    Args:
+        kernels: of each layer at every epoch those that lead to it, [..., filters].
+        strongest_by_epoch: in the same order.
+    """
+    layers, epochs = tuple(kernels), tuple(strongest_by_epoch)
     distance = np.zeros((len(layers), len(epochs)))
     dead, moved = np.zeros_like(distance), np.full_like(distance, np.nan)
     for row, layer in enumerate(layers):
         for column, epoch in enumerate(epochs):
             now = strongest_by_epoch[epoch][layer]
-            kernel, last = (np.asarray(params[layer]["kernel"]) for params in (params_by_epoch[epoch], final))
-            distance[row, column] = filter_distance(kernel, last).mean()
+            pairs = zip(kernels[layer][column], kernels[layer][-1], strict=True)
+            distance[row, column] = np.concatenate([filter_distance(*pair) for pair in pairs]).mean()
             dead[row, column] = np.mean(now.value <= 0)
             if column:
                 moved[row, column] = np.mean(now.image != strongest_by_epoch[epochs[column - 1]][layer].image)

@@ -19,6 +19,7 @@ from cnnjax.visualize.deconvnet import project
 
 GROUP = 64  # images in a forward pass or a projection: they stay in the cache; 128 took longer an image
 
+Fields = tuple[ReceptiveField, ...] | None  # of a layer's units, along height and width; None: they see the whole image
 FeatureMaps = Callable[[Any, Array], Mapping[str, Any]]  # (variables, images) -> activations by layer
 
 
@@ -155,13 +156,13 @@ def tile_evolution(
     maps: Sequence[int] | np.ndarray,
     images: np.ndarray,
     preprocess: Callable[[Any], Array],
-    field: ReceptiveField,
+    fields: Fields,
 ) -> Evolution:
     """The projections of one layer's chosen maps at every epoch, each beside the patch of its image.
 
     Args:
         images: the data set from which `strongest_by_epoch` was taken.
-        field: receptive field, jump and start of the layer's units.
+        fields: of the layer's units.
     """
     maps = np.asarray(maps)
     projector = make_projector(feature_maps, layer, preprocess)
@@ -169,7 +170,7 @@ def tile_evolution(
     for epoch, variables in variables_by_epoch.items():
         strongest = strongest_by_epoch[epoch]
         image, unit = np.asarray(strongest.image)[maps], np.asarray(strongest.unit)[maps]
-        projected, seen = tile_units(projector, variables, images, image, unit, maps, field)
+        projected, seen = tile_units(projector, variables, images, image, unit, maps, fields)
         values.append(np.maximum(strongest.value[maps], 0))
         indices.append(image)
         projections.append(projected)
@@ -200,14 +201,14 @@ def tile_units(
     image: Int[np.ndarray, " units"],
     unit: Int[np.ndarray, "units axes"],
     maps: Int[np.ndarray, " units"],
-    field: ReceptiveField | None,
+    fields: Fields,
 ) -> tuple[Float[np.ndarray, "units height width channels"], Float[np.ndarray, "units height width channels"]]:
     """What each unit's projection and each unit's image show within its receptive field.
 
     Args:
         projector: from `make_projector`.
         images: the data set; only those that `image` names are read.
-        field: of the layer's units; None: they see the whole image.
+        fields: of the layer's units.
 
     Returns:
         The projections, signed, in units of the network's input, 0 outside the image; and the patches, grey levels 0
@@ -220,26 +221,33 @@ def tile_units(
         filled = np.resize(np.arange(len(image))[rows], size)  # the last group with its own units once more
         pixels = projector(variables, images[image[filled]], np.column_stack([unit, maps])[filled])
         places = unit[rows]
-        projections += [crop(p, field, u, 0.0) for p, u in zip(np.asarray(pixels), places, strict=False)]
-        patches += [crop(images[i].astype(np.float32), field, u) for i, u in zip(image[rows], places, strict=True)]
+        projections += [crop(p, fields, u, 0.0) for p, u in zip(np.asarray(pixels), places, strict=False)]
+        patches += [crop(images[i].astype(np.float32), fields, u) for i, u in zip(image[rows], places, strict=True)]
     return np.stack(projections), np.stack(patches)
 
 
 def crop(
     image: Float[np.ndarray, "height width channels"],
-    field: ReceptiveField | None,
+    fields: Fields,
     unit: Int[np.ndarray, " axes"],
     fill: float = np.nan,
 ) -> Float[np.ndarray, "tile_height tile_width channels"]:
     """What the unit at (row, column) sees of the image, `fill` outside; the whole image where it sees as much."""
-    height, width = image.shape[:2]
-    if field is None or field.size >= max(height, width) or unit.size == 0:
+    if fields is None or unit.size == 0:
         return image
-    side = field.size
-    tile = np.full((side, side, image.shape[2]), fill, image.dtype)
-    top, left = (int(np.ceil(field.start + field.jump * int(p) - (side - 1) / 2)) for p in unit)
+    sides = [field.size for field in fields]
+    if min(sides) >= max(image.shape[:2]):
+        return image
+    tile = np.full((*sides, image.shape[2]), fill, image.dtype)
+    firsts = [
+        int(np.ceil(field.start + field.jump * int(place) - (field.size - 1) / 2))
+        for field, place in zip(fields, unit, strict=True)
+    ]
     # Clipped at both ends: a unit at the border may see nothing but padding.
-    rows = slice(*np.clip((top, top + side), 0, height))
-    columns = slice(*np.clip((left, left + side), 0, width))
+    rows, columns = (
+        slice(*np.clip((first, first + side), 0, length))
+        for first, side, length in zip(firsts, sides, image.shape, strict=False)
+    )
+    top, left = firsts
     tile[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = image[rows, columns]
     return tile

@@ -37,7 +37,7 @@ def test_the_study_writes_every_figure_with_its_numbers(tmp_path):
     dataset = load(config.data)
     network = models.build(config.model, dataset.image_shape, dataset.num_classes)
     with np.load(folder / "evolution_conv2.npz") as arrays:
-        side = {row.name: row for row in models.layers(network, dataset.image_shape)}["conv2"].field.size
+        side = {row.name: row for row in models.layers(network, dataset.image_shape)}["conv2"].fields[0].size
         side = min(side, dataset.image_shape[0])
         assert arrays["projections"].shape == (5, 3, side, side, 1)
         assert list(arrays["epochs"]) == [0, 1, 2]

@@ -32,10 +32,10 @@ def test_zfnet_is_the_network_of_figure_3():
     order = "conv1 pool1 norm1 conv2 pool2 norm2 conv3 conv4 conv5 pool5 fc6 fc7 fc8"
     assert " ".join(rows) == order
     assert sum(row.multiply_adds for row in rows.values()) == 1_168_032_896
-    assert [rows[name].field.size for name in names] == [7, 11, 27, 43, 75, 107, 139, 171]
-    assert [rows[name].field.jump for name in names] == [2, 4, 8, 16, 16, 16, 16, 32]
+    assert [rows[name].fields[0].size for name in names] == [7, 11, 27, 43, 75, 107, 139, 171]
+    assert [rows[name].fields[0].jump for name in names] == [2, 4, 8, 16, 16, 16, 16, 32]
     # The paper's centres count the first pixel's middle as 0.5, ours as 0.
-    assert [rows[name].field.start + 0.5 for name in names] == [2.5, 2.5, 10.5, 10.5, 10.5, 10.5, 10.5, 26.5]
+    assert [rows[name].fields[0].start + 0.5 for name in names] == [2.5, 2.5, 10.5, 10.5, 10.5, 10.5, 10.5, 26.5]
 
 
 def test_zfnet_rounded_up_without_padding_has_the_same_sizes():
@@ -43,7 +43,7 @@ def test_zfnet_rounded_up_without_padding_has_the_same_sizes():
     rows = {row.name: row for row in models.layers(models.build(config, (224, 224, 3), 10), (224, 224, 3))}
     names = ("conv1", "pool1", "conv2", "pool2", "conv3", "conv4", "conv5", "pool5")
     assert [rows[name].output_shape[0] for name in names] == [110, 55, 26, 13, 13, 13, 13, 6]
-    assert [rows[name].field.start + 0.5 for name in names] == [3.5, 5.5, 13.5, 21.5, 21.5, 21.5, 21.5, 37.5]
+    assert [rows[name].fields[0].start + 0.5 for name in names] == [3.5, 5.5, 13.5, 21.5, 21.5, 21.5, 21.5, 37.5]
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_the_receptive_field_is_the_support_of_the_gradient(layer):
     network = models.build(config, shape, 3)
     variables = jax.tree.map(jnp.abs, network.init(jax.random.key(0), jnp.zeros((1, *shape))))
     size = models.layers(network, shape)[0]
-    field = next(row for row in models.layers(network, shape) if row.name == layer).field
+    field = next(row for row in models.layers(network, shape) if row.name == layer).fields[0]
     maps = network.apply(variables, jnp.ones((1, *shape)))[1]
     unit = maps[layer].shape[1] // 2
     # A smooth mean instead of the max: every pixel of a window then has a gradient. Sum over random images instead:
@@ -100,7 +100,7 @@ def test_the_receptive_field_is_the_support_of_the_gradient(layer):
         support += np.abs(np.asarray(gradient))[0, :, :, 0]
     rows = np.flatnonzero(support.any(axis=1))
     centre = field.start + field.jump * unit
-    assert size.field.size == 7
+    assert size.fields[0].size == 7
     assert (rows[0], rows[-1]) == (centre - (field.size - 1) / 2, centre + (field.size - 1) / 2)
 
 

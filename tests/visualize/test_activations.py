@@ -155,8 +155,8 @@ def test_each_tile_is_the_projection_of_its_activation_beside_its_patch(split):
         return jnp.asarray(images).astype(jnp.float32) / 16
 
     found = strongest_activations(make_look(feature_maps, scaled, 4), 2.0, batches(split, 64))["conv1"]
-    field = ReceptiveField(1, 1, 0.0)
-    seen = tile_activations(feature_maps, "conv1", 2.0, found, [2, 0], split.images, scaled, field)
+    fields = (ReceptiveField(1, 1, 0.0),) * 2
+    seen = tile_activations(feature_maps, "conv1", 2.0, found, [2, 0], split.images, scaled, fields)
     assert seen.projections.shape == seen.patches.shape == (2, 4, 1, 1, 3)
     for row, channel in enumerate((2, 0)):
         for rank in range(4):

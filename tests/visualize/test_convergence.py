@@ -15,9 +15,8 @@ def test_the_distance_of_same_orthogonal_opposite_and_dead_filters():
 
 
 def test_the_curves_by_hand():
-    kernels = {0: np.array([[1.0, 0.0], [0.0, 1.0]]), 2: np.array([[1.0, 1.0], [0.0, 0.0]])}
-    params = {epoch: {"conv1": {"kernel": kernel}} for epoch, kernel in kernels.items()}
-    curves = convergence(("conv1",), params, {0: strongest([0, 1], [3, 4]), 2: strongest([2, 1], [3, 5])})
+    kernels = [[np.array([[1.0, 0.0], [0.0, 1.0]])], [np.array([[1.0, 1.0], [0.0, 0.0]])]]  # at either epoch one
+    curves = convergence({"conv1": kernels}, {0: strongest([0, 1], [3, 4]), 2: strongest([2, 1], [3, 5])})
     np.testing.assert_allclose(curves.filter_distance, [[0.5, 0]], atol=1e-12)
     np.testing.assert_allclose(curves.dead, [[0.5, 0]])
     np.testing.assert_allclose(curves.moved, [[np.nan, 0.5]])

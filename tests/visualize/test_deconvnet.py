@@ -764,8 +764,8 @@ def test_the_evolution_of_a_residual_network(layer):
         np.testing.assert_allclose(found[name].value, values.max(axis=(0, 1, 2)), rtol=1e-5)
         at = (found[name].image, *found[name].unit.T, np.arange(values.shape[-1]))
         np.testing.assert_allclose(np.asarray(values)[at], found[name].value, rtol=1e-5)
-    field = ReceptiveField(64, 1, 0.0)  # the whole image
-    tiles = tile_evolution(feature_maps, layer, {0: variables}, {0: found[layer]}, [0, 1], images, preprocess, field)
+    fields = (ReceptiveField(64, 1, 0.0),) * 2  # the whole image
+    tiles = tile_evolution(feature_maps, layer, {0: variables}, {0: found[layer]}, [0, 1], images, preprocess, fields)
     chosen = preprocess(jnp.asarray(images[found[layer].image[:2]]))
     units = np.column_stack([found[layer].unit[:2], [0, 1]])
     expected = jax.jit(lambda x: project(lambda x: feature_maps(variables, x)[layer], x, units))(chosen)

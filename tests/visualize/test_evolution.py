@@ -60,7 +60,7 @@ def test_maps_are_chosen_by_the_seed_and_dead_ones_only_to_fill_up():
 def test_a_crop_is_the_receptive_field_and_nan_outside(unit, rows, columns):
     """Field 3, jump 2, start 0: unit p sees pixels 2p - 1 to 2p + 1 of 8."""
     image = np.arange(64.0).reshape(8, 8, 1)
-    tile = crop(image, ReceptiveField(3, 2, 0.0), np.array(unit))
+    tile = crop(image, (ReceptiveField(3, 2, 0.0),) * 2, np.array(unit))
     seen = image[slice(*rows), slice(*columns)]
     assert tile.shape == (3, 3, 1)
     np.testing.assert_array_equal(tile[~np.isnan(tile)], seen.ravel())
@@ -74,14 +74,20 @@ def test_a_unit_that_sees_padding_alone_shows_nothing_else(unit, start):
     image = np.arange(64.0).reshape(8, 8, 1)
     wide = np.pad(image, ((40, 40), (40, 40), (0, 0)), constant_values=np.nan)
     top, left = (int(np.ceil(start + 2 * place - 1.5)) + 40 for place in unit)
-    tile = crop(image, ReceptiveField(4, 2, start), np.array(unit))
+    tile = crop(image, (ReceptiveField(4, 2, start),) * 2, np.array(unit))
     np.testing.assert_array_equal(tile, wide[top : top + 4, left : left + 4])
 
 
 def test_a_unit_that_sees_more_than_the_image_shows_all_of_it():
     image = np.zeros((8, 6, 3))
-    assert crop(image, ReceptiveField(9, 4, 0.0), np.array([0, 0])).shape == (8, 6, 3)
-    assert crop(image, ReceptiveField(3, 1, 0.0), np.array([], int)).shape == (8, 6, 3)
+    assert crop(image, (ReceptiveField(9, 4, 0.0),) * 2, np.array([0, 0])).shape == (8, 6, 3)
+    assert crop(image, (ReceptiveField(3, 1, 0.0),) * 2, np.array([], int)).shape == (8, 6, 3)
+
+
+def test_a_unit_may_see_a_strip():
+    image = np.arange(64.0).reshape(8, 8, 1)
+    tile = crop(image, (ReceptiveField(1, 2, 0.0), ReceptiveField(3, 2, 0.0)), np.array((1, 2)))
+    np.testing.assert_array_equal(tile, image[2:3, 3:6])
 
 
 def test_tiles_hold_the_projection_of_that_activation_and_its_patch(split):
@@ -91,8 +97,8 @@ def test_tiles_hold_the_projection_of_that_activation_and_its_patch(split):
     strongest = {
         epoch: strongest_activations(look, v, batches(split, 4))["conv1"].at_rank(0) for epoch, v in variables.items()
     }
-    field = ReceptiveField(1, 1, 0.0)
-    evolution = tile_evolution(two_layers, "conv1", variables, strongest, [0, 2], split.images, preprocess, field)
+    fields = (ReceptiveField(1, 1, 0.0),) * 2
+    evolution = tile_evolution(two_layers, "conv1", variables, strongest, [0, 2], split.images, preprocess, fields)
     assert evolution.projections.shape == (2, 2, 1, 1, 3)
     for row, channel in enumerate((0, 2)):
         for column, (epoch, scale) in enumerate(variables.items()):
