@@ -4,14 +4,14 @@ import io
 import itertools
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 
-from cnnjax.data.images import fit, num_channels
+from cnnjax.data.images import Picture, fit, num_channels
 from cnnjax.errors import InputError
 
 # Checked from the header, before the memory is asked for: a file of some kilobytes can declare gigabytes of pixels.
@@ -104,11 +104,17 @@ def _chunks(images: Iterable[Encoded]) -> Iterator[list[Encoded]]:
         yield chunk
 
 
+def _opened(encoded: Encoded) -> Picture:
+    from PIL import Image
+
+    return Image.open(io.BytesIO(encoded.read()), formats=[name for name in _FORMATS if name in Image.OPEN])
+
+
 def _decode(encoded: Encoded, fitting: Fitting, source: str) -> _Decoded:
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(encoded.read()), formats=[name for name in _FORMATS if name in Image.OPEN]) as image:
+        with _opened(encoded) as image:
             channels = num_channels(image)
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
@@ -147,3 +153,26 @@ def _require_alike(first: _Decoded, other: _Decoded, fitting: Fitting) -> None:
 def _side_text(decoded: _Decoded) -> str:
     height, width, _ = decoded.pixels.shape
     return f"{width}x{height}"
+
+
+def require_side(images: Sequence[Encoded], side: int, source: str) -> None:
+    """Raises InputError naming the first image whose shorter side has fewer than `side` pixels, by its header.
+
+    What cannot be read is not decided here; decoding says what is wrong with it.
+    """
+    with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        _prepare_pillow()
+        for encoded, size in zip(images, pool.map(_size, images), strict=True):
+            if size and min(size) < side:
+                raise InputError(
+                    f"{source}: an image must have at least {side} pixels at its shorter side, but {encoded.name} is "
+                    f"{size[0]}x{size[1]}"
+                )
+
+
+def _size(encoded: Encoded) -> tuple[int, int] | None:
+    try:
+        with _opened(encoded) as image:
+            return image.size
+    except Exception:  # a damaged file makes Pillow's plugins raise nearly anything
+        return None
