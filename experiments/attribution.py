@@ -15,7 +15,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from cnnjax import cli, ops
+from cnnjax import cli, models, ops
 from cnnjax.cli import Progress
 from cnnjax.config import check_seed
 from cnnjax.data import Purpose, address
@@ -99,10 +99,10 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
 def sanity(trained: Trained, methods: dict[str, Maps], options: Options, parts: Parts, progress: Progress) -> None:
     """The maps of the same images and classes with more and more random layers, compared with the trained network's."""
     chosen = np.arange(min(options.sanity_images, len(trained.dataset.test.labels)))
-    layers = [name for name, row in trained.layers.items() if row.weights]
+    groups = randomized_groups(trained)
     key = address(options.seed, Purpose.STUDY, 1)
     fresh = trained.network.init(key, np.zeros((1, *trained.dataset.image_shape), np.float32))
-    every = randomized_from_the_top(trained.variables["params"], fresh["params"], layers)
+    every = randomized_from_the_top(trained.variables["params"], fresh["params"], list(groups.values()))
 
     def compared(name: str) -> dict[str, Any]:
         stages = [
@@ -125,22 +125,35 @@ def sanity(trained: Trained, methods: dict[str, Maps], options: Options, parts: 
         for name in progress.over("randomizing layers", list(methods))
     }
     rank, structure = ({name: of[field] for name, of in found.items()} for field in ("rank", "structure"))
-    stages = ["none", *reversed(layers)]
+    stages = ["none", *reversed(groups)]
     note = f"Sanity check: mean over {len(chosen)} test images, epoch {trained.epoch}"
     arrays = {f"{slug(name)}-{field}": of[field] for name, of in found.items() for field in of}
     drawing = figure.draw_sanity(stages, rank, structure, note)
     files.save(trained.figures / "attribution_sanity.png", drawing, stages=stages, images=chosen, **arrays)
 
 
+def randomized_groups(trained: Trained) -> dict[str, list[str]]:
+    """The parameters that become random at a time, by the layer: each layer's, in deep networks each stage's."""
+    rows = list(trained.layers.values())
+    few = len(models.stages(rows)) <= models.FEW
+    ends = {row.name for row in rows if row.weights} if few else {*trained.shown, trained.logits}
+    groups, held = {}, []
+    for row in rows:
+        held += row.parameters
+        if row.name in ends:
+            groups[row.name], held = held, []
+    return groups
+
+
 def make_methods(trained: Trained, options: Options) -> dict[str, Maps]:
     """The compiled methods by name."""
-    convolutions = [name for name in trained.layers if name.startswith("conv")]
-    if not convolutions:
+    maps = [name for name, row in trained.layers.items() if row.relu is not None and len(row.output_shape) == 3]
+    if not maps:
         raise InputError(f"--run must be of a network with convolutions, got {trained.config.model.name!r}")
-    layer = options.layer or convolutions[-1]
-    if layer not in convolutions:
-        raise InputError(f"--layer must be one of {', '.join(convolutions)}, got {layer!r}")
-    relu = convolutions.index(layer)
+    layer = options.layer or maps[-1]
+    if layer not in maps:
+        raise InputError(f"--layer must be one of {', '.join(maps)}, got {layer!r}")
+    relu = trained.layers[layer].relu
 
     def compiled(method: Callable[..., jax.Array]) -> Maps:
         def maps(variables, images, classes, keys):

@@ -7,6 +7,7 @@ the training images do; the contrast is that of the one that excites the unit th
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -21,7 +22,7 @@ from cnnjax.data import Purpose, address, mean_image
 from cnnjax.errors import InputError
 from cnnjax.figures import files
 from cnnjax.figures import maximization as figure
-from cnnjax.visualize.deconvnet import feature_maps_of
+from cnnjax.tracing.relus import feature_maps_of
 from cnnjax.visualize.maximization import colour_directions, maximize
 from experiments.looking import RunOptions, Trained, open_run, require_at_most, studying
 
@@ -73,7 +74,7 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
         for layer in dead:
             progress.say(f"{layer} is left out: none of its units is alive on the training images")
             del found[layer]
-        last = list(trained.layers)[-1]
+        last = trained.logits
         labels = {
             layer: [trained.dataset.class_names[unit] if layer == last else f"map {unit}" for unit in of["units"]]
             for layer, of in found.items()
@@ -91,12 +92,15 @@ def excited(trained: Trained, layer: str, options: Options) -> dict[str, Any]:
 
     Where none is alive, `units` alone, of length 0. An image is what the unit sees, where that is less than the whole.
     """
-    index = [name for name, row in trained.layers.items() if row.weights and not name.startswith("norm")].index(layer)
+    relu, number = trained.layers[layer].relu, list(trained.layers).index(layer)
 
     def middles(images: jax.Array) -> jax.Array:
-        """Of every map, the unit in the middle, before the ReLU."""
-        logits, maps = feature_maps_of(lambda x: trained.network.apply(trained.variables, x)[0], before=True)(images)
-        outputs = [*maps, logits][index]
+        """Of every map, the unit in the middle, before the ReLU, if any."""
+        if relu is None:
+            outputs = trained.feature_maps(images)[layer]
+        else:
+            logits = functools.partial(trained.network.apply, trained.variables)
+            outputs = feature_maps_of(lambda x: logits(x)[0], before=True)(images)[1][relu]
         return outputs[:, outputs.shape[1] // 2, outputs.shape[2] // 2] if outputs.ndim == 4 else outputs
 
     split, mean = trained.dataset.train, mean_image(trained.dataset.train)
@@ -105,7 +109,7 @@ def excited(trained: Trained, layer: str, options: Options) -> dict[str, Any]:
     look = ops.jit(middles)
     found = np.concatenate([look(images[start : start + BATCH]) for start in range(0, len(images), BATCH)])
     best = found.max(axis=0)
-    alive = np.flatnonzero(best > 0) if layer != list(trained.layers)[-1] else np.arange(len(best))
+    alive = np.flatnonzero(best > 0) if layer != trained.logits else np.arange(len(best))
     units = alive[: options.units]
     if not len(units):
         return {"units": units}
@@ -122,7 +126,7 @@ def excited(trained: Trained, layer: str, options: Options) -> dict[str, Any]:
         search = {"steps": options.steps, "rate": options.rate, "decay": options.decay, "colours": colours}
         return maximize(objective, keys, shape, rms=contrast, jitter=min(options.jitter, min(shape[:2]) // 8), **search)
 
-    keys = jax.vmap(lambda unit: address(options.seed, Purpose.STUDY, 2, index, unit))(units)
+    keys = jax.vmap(lambda unit: address(options.seed, Purpose.STUDY, 2, number, unit))(units)
     result = ops.jit(climb)(keys, units)
     grey_levels = np.asarray(result.images) * trained.config.data.unit + np.asarray(mean)[rows, columns]
     return {"units": units, "images": grey_levels, "values": result.values, "best": best[units]}
@@ -130,24 +134,26 @@ def excited(trained: Trained, layer: str, options: Options) -> dict[str, Any]:
 
 def chosen_layers(trained: Trained, options: Options) -> tuple[str, ...]:
     """Raises InputError for layers that do not exist or hold no weights."""
-    last = list(trained.layers)[-1]
-    layers = options.layers or (*(name for name in trained.layers if name.startswith("conv")), last)
+    layers = options.layers or (*trained.shown, trained.logits)
+    good = [name for name, row in trained.layers.items() if row.relu is not None or name == trained.logits]
     for layer in layers:
-        if not layer.startswith(("conv", "fc")) or layer not in trained.layers:
-            good = ", ".join(name for name in trained.layers if name.startswith(("conv", "fc")))
-            raise InputError(f"--layers must be of {good}, got {layer!r}")
+        if options.layers and layer not in good:
+            raise InputError(f"--layers must be of {', '.join(good)}, got {layer!r}")
     return tuple(layers)
 
 
 def seen(trained: Trained, layer: str) -> tuple[slice, slice]:
     """The rows and columns of the image that the unit in the middle sees."""
     row, sides = trained.layers[layer], trained.dataset.image_shape[:2]
-    if row.field is None:
+    if row.fields is None:
         return slice(0, sides[0]), slice(0, sides[1])
-    centres = (row.field.start + row.field.jump * (units // 2) for units in row.output_shape[:2])
-    firsts = [math.ceil(centre - (row.field.size - 1) / 2) for centre in centres]
+    firsts = [
+        math.ceil(field.start + field.jump * (units // 2) - (field.size - 1) / 2)
+        for field, units in zip(row.fields, row.output_shape, strict=False)
+    ]
     height, width = (
-        slice(max(first, 0), min(first + row.field.size, side)) for first, side in zip(firsts, sides, strict=True)
+        slice(max(first, 0), min(first + field.size, side))
+        for first, field, side in zip(firsts, row.fields, sides, strict=True)
     )
     return height, width
 

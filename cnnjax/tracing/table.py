@@ -11,8 +11,10 @@ from typing import Any, Literal, NamedTuple
 import jax
 from jax.extend import core
 
+from cnnjax.errors import InputError
 from cnnjax.geometry import Pair, ReceptiveField
 from cnnjax.tracing import sights
+from cnnjax.tracing.relus import feature_maps_of
 from cnnjax.tracing.sights import Sights
 
 Kind = Literal["conv", "pool", "norm", "dense", "sum", "product", "concatenation", "other"]
@@ -24,6 +26,7 @@ class Layer(NamedTuple):
     name: str  # as in feature_maps
     kind: Kind  # what makes it, where ReLUs, biases and scales are left aside
     parameters: tuple[str, ...]  # paths of those between this row and the rows before, "conv1/kernel"
+    relu: int | None  # which ReLU's output it is, in the order of `feature_maps_of`; None: of none
     kernel: str | None  # path of the convolution's or product's own kernel
     kernel_axes: tuple[int, ...]  # of that kernel: those of the window, of the in channels and of the out channels
     input_shape: tuple[int, ...]  # height, width, channels, or units alone
@@ -69,19 +72,31 @@ def table(
         images: one image, [1, height, width, channels].
     """
     names: list[str] = []
+    relus: list[int] = []
 
-    def outputs(variables, images):
+    def ordered(variables, images):
         logits, maps = apply(variables, images)
-        names.extend(maps)
+        names[:] = maps
         return [*maps.values(), logits]
 
-    closed = jax.make_jaxpr(outputs)(variables, images)
+    def with_relus(variables, images):
+        found, of_relus = feature_maps_of(lambda images: ordered(variables, images))(images)
+        relus[:] = range(len(found), len(found) + len(of_relus))
+        return [*found, *of_relus]
+
+    try:
+        closed = jax.make_jaxpr(with_relus)(variables, images)
+    except InputError:  # a ReLU in a loop has no one map
+        relus.clear()
+        closed = jax.make_jaxpr(ordered)(variables, images)
     sizes = {path: math.prod(leaf.shape) for path, leaf in parameters_of(variables).items()}
     image = _Node(images.shape, sees=sights.of_images((1, 2), 4))
     nodes = _walk(closed.jaxpr, [*_constants(closed.consts), *_leaves(variables), image])
+    numbers = {nodes[place]: number for number, place in enumerate(relus)}
+    nodes = nodes[: len(names) + 1]
     rows, seen_before, claimed = [], {image}, set()
     for name, node in zip([*names, "logits"], nodes, strict=True):
-        rows.append(_row(name, node, seen_before - {node}, claimed, sizes))
+        rows.append(_row(name, node, seen_before - {node}, claimed, sizes)._replace(relu=numbers.get(node)))
         seen_before.add(node)
     return [*rows[:-1], _named(rows[-1], names)]
 
@@ -173,6 +188,7 @@ def _row(name: str, node: _Node, before: set[_Node], claimed: set[_Node], sizes:
         name,
         kind,
         tuple(sorted(weights | biases)),
+        None,
         *_kernel(main, kind),
         (source or _first_before(node, before)).shape[1:],
         node.shape[1:],

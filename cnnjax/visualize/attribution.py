@@ -4,7 +4,7 @@ Each is `f(logits, images, classes, ...) -> maps`, one class an image, in units 
 unless it says otherwise; pure, and as memory-hungry as one forward and backward pass of the batch.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from cnnjax.errors import InputError
-from cnnjax.visualize.deconvnet import Rule, feature_maps_of, with_offset, with_relu_rule
+from cnnjax.tracing.relus import feature_maps_of, with_offset
+from cnnjax.visualize.deconvnet import Rule, with_relu_rule
 
 Logits = Callable[[Array], Any]  # images to [batch, classes]
 Classes = Int[Array | np.ndarray, " batch"] | Sequence[int]  # one an image
@@ -130,15 +131,22 @@ def magnitude(maps: Float[Array | np.ndarray, "*batch height width channels"]) -
     return abs(maps).max(axis=-1)
 
 
-def randomized_from_the_top(params: dict[str, Any], fresh: Mapping[str, Any], layers: Sequence[str]) -> list[dict]:
-    """The parameters with the last 0, 1, 2, ... of the layers replaced by those of `fresh`.
+def randomized_from_the_top(params: Any, fresh: Any, groups: Sequence[Sequence[str]]) -> list[Any]:
+    """The parameters with the last 0, 1, 2, ... of the groups replaced by those of `fresh`.
 
     Args:
-        layers: names in network order.
+        groups: paths of the parameters of each layer, in network order.
 
     Source: Adebayo et al. 2018, section 3.1 (cascading randomization).
     """
-    return [params | {name: fresh[name] for name in layers[len(layers) - count :]} for count in range(len(layers) + 1)]
+
+    def replaced(paths: set[str]) -> Any:
+        def chosen(path, old, new):
+            return new if jax.tree_util.keystr(path, simple=True, separator="/") in paths else old
+
+        return jax.tree_util.tree_map_with_path(chosen, params, fresh)
+
+    return [replaced(set().union(*groups[len(groups) - count :])) for count in range(len(groups) + 1)]
 
 
 def similarity(

@@ -7,6 +7,7 @@ import pytest
 
 from cnnjax import models, ops
 from cnnjax.config import ModelConfig
+from cnnjax.tracing.relus import feature_maps_of
 from cnnjax.tracing.table import table
 from tests.cases import some
 
@@ -270,3 +271,26 @@ def test_what_has_no_place_sees_the_whole():
 
     rows = {row.name: row for row in traced(mixed)}
     assert rows["gated"].fields is rows["sorted"].fields is rows["dense"].fields is None
+
+
+def test_a_row_knows_which_relu_it_is():
+    network = models.build(ModelConfig("resnet18", width=0.05), (64, 64, 3), 3)
+    images = jax.random.normal(jax.random.key(0), (1, 64, 64, 3))
+    variables = network.init(jax.random.key(1), images)
+    numbers = {row.name: row.relu for row in models.layers(network, (64, 64, 3))}
+    found = ops.jit(
+        lambda x: (network.apply(variables, x)[1], feature_maps_of(lambda x: network.apply(variables, x))(x)[1])
+    )
+    maps, relus = found(images)
+    assert numbers["pool1"] is numbers["avgpool"] is numbers["fc"] is None
+    assert sorted(number for number in numbers.values() if number is not None) == list(range(len(relus)))
+    for name, number in numbers.items():
+        if number is not None:
+            np.testing.assert_allclose(relus[number], maps[name], rtol=1e-5, atol=1e-6)
+
+
+def test_a_relu_in_a_loop_is_the_map_of_no_row():
+    def looped(variables, x):
+        return {"a": jax.lax.scan(lambda x, _: (jax.nn.relu(x), None), x, length=2)[0], "end": x.sum((1, 2))}
+
+    assert traced(looped)[0].relu is None

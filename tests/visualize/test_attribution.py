@@ -206,7 +206,7 @@ def test_the_methods_of_captum():
 def test_layers_are_randomized_from_the_last_down():
     params, fresh = ({name: sign * number for number, name in enumerate("abc", 1)} for sign in (1, -1))
     expected = [{"a": 1, "b": 2, "c": 3}, {"a": 1, "b": 2, "c": -3}, {"a": 1, "b": -2, "c": -3}, fresh]
-    assert randomized_from_the_top(params, fresh, ["a", "b", "c"]) == expected
+    assert randomized_from_the_top(params, fresh, [["a"], ["b"], ["c"]]) == expected
 
 
 def test_similarity_is_one_with_itself_and_its_scalings_and_unknown_of_a_flat_map():

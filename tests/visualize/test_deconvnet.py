@@ -13,15 +13,9 @@ from cnnjax.config import ModelConfig
 from cnnjax.errors import InputError
 from cnnjax.geometry import ReceptiveField
 from cnnjax.models.building import Layers
+from cnnjax.tracing.relus import feature_maps_of, with_offset
 from cnnjax.visualize.attribution import grad_cam
-from cnnjax.visualize.deconvnet import (
-    BACKWARD,
-    feature_maps_of,
-    project,
-    project_by_switches,
-    with_offset,
-    with_relu_rule,
-)
+from cnnjax.visualize.deconvnet import BACKWARD, project, project_by_switches, with_relu_rule
 from cnnjax.visualize.evolution import make_look, strongest_activations, tile_evolution
 from tests.cases import normal
 

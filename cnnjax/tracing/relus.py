@@ -1,0 +1,63 @@
+"""Every ReLU of a function: its output, or something added to it."""
+
+from collections.abc import Callable
+from typing import Any
+
+from jaxtyping import Array
+
+from cnnjax.errors import InputError
+from cnnjax.tracing.walk import Walk, rectify, transformed
+
+
+def feature_maps_of(function: Callable[..., Any], *, before: bool = False) -> Callable[..., tuple[Any, list[Array]]]:
+    """The function of the same arguments that returns (output, [the output of every ReLU, in order]).
+
+    So the layers of any network, in one call; other nonlinearities may stand around them. A ReLU is known by its
+    spelling, as in `with_relu_rule`, whatever it is applied to. The maximum of a value and zero is none
+    where it is part of another function of JAX (gelu, softplus, hard_swish), and where the value is a sum of squares,
+    less that of the mean or not: normalizations guard a variance so. A `jax.nn.relu` always is one. Of a ReLU with a
+    bound (relu6, `jnp.clip(x, 0, 255)`) the map is what the bound leaves.
+
+    Args:
+        before: the input of every ReLU instead.
+
+    Raises:
+        InputError: when called, for a ReLU in a loop, a choice or a function with a `custom_vjp`, which has no one map.
+    """
+
+    def kept(*args):
+        maps: dict[object, Array] = {}
+
+        def relu(x, most, which):
+            rectified = rectify(x, most)
+            maps[which] = x if before else rectified
+            return rectified
+
+        output = transformed(function, args, Walk(relu, strict=False, loops=False))
+        return output, list(maps.values())
+
+    return kept
+
+
+def with_offset(function: Callable[..., Any], number: int) -> Callable[..., Any]:
+    """The function of (offset, *arguments) that adds `offset` to the output of ReLU `number`, counted from 0.
+
+    Its derivative by the offset, at zero, is that by this feature map.
+
+    Raises:
+        InputError: as `feature_maps_of`; when called, for a number that no ReLU has.
+    """
+
+    def moved(offset, *args):
+        numbers: dict[object, int] = {}
+
+        def relu(x, most, which):
+            rectified = rectify(x, most)
+            return rectified + offset if numbers.setdefault(which, len(numbers)) == number else rectified
+
+        output = transformed(function, args, Walk(relu, strict=False, loops=False))
+        if not 0 <= number < len(numbers):
+            raise InputError(f"number must be that of a ReLU, 0 to {len(numbers) - 1}, got {number}")
+        return output
+
+    return moved
