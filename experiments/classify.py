@@ -18,6 +18,7 @@ import csv
 import dataclasses
 import io
 import json
+import math
 import os
 import tempfile
 from collections.abc import Sequence
@@ -167,7 +168,7 @@ def _on_disk(split: str, shape: tuple[int, ...]) -> np.ndarray:
     """An array in a file that is gone when this process is, so that any number of images can be decoded."""
     with tempfile.TemporaryFile() as file:  # the array holds it open itself
         if hasattr(os, "posix_fallocate"):  # a mapped file on a full disk ends the process, not the call
-            os.posix_fallocate(file.fileno(), 0, int(np.prod(shape)))
+            os.posix_fallocate(file.fileno(), 0, math.prod(shape))
         return np.memmap(file, np.uint8, "w+", shape=shape)
 
 
@@ -282,14 +283,14 @@ def _index(name: str, names: Sequence[str], where: str) -> int:
 
 def part_size(trained: Trained, views: str) -> int:
     """Images in a part of the work, so that their views stay within MOST_BYTES."""
-    return max(1, min(1024, MOST_BYTES // (int(np.prod(trained.dataset.image_shape)) * (10 if views == "ten" else 1))))
+    return max(1, min(1024, MOST_BYTES // (math.prod(trained.dataset.image_shape) * (10 if views == "ten" else 1))))
 
 
 def make_say(trained: Trained, options: Options, images: Images) -> Any:
     """Returns the function from a slice of the images to what the network says of them."""
     shape = trained.dataset.image_shape
     many = options.views == "ten"
-    at_once = max(1, min(MOST_AT_ONCE, MOST_PIXELS // int(np.prod(shape)), len(images.names) * (10 if many else 1)))
+    at_once = max(1, min(MOST_AT_ONCE, MOST_PIXELS // math.prod(shape), len(images.names) * (10 if many else 1)))
 
     def outputs(variables: Any, pixels: Any) -> Any:
         maps = trained._replace(variables=variables).feature_maps(trained.preprocess(pixels))
