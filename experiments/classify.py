@@ -98,7 +98,7 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
         size = part_size(trained, options.views)
         say = make_say(trained, options, images)
         found = [
-            parts.get(f"images-{start}", partial(say, slice(start, start + size)))
+            parts.get(f"images-{start}-{start + size}", partial(say, slice(start, start + size)))
             for start in progress.over("classifying", range(0, len(images.names), size))
         ]
         table = {key: np.concatenate([part[key] for part in found]) for key in found[0]}

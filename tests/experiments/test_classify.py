@@ -119,6 +119,17 @@ def test_files_in_class_folders_are_answered_as_the_test_images_they_are(folder,
     assert errors(trained)["images"] == 6
 
 
+def test_in_parts_the_answers_are_the_same(folder, trained, monkeypatch):
+    classify.main(Options(run=folder, top=2), Quiet(), trained)
+    whole, measured = kept(trained), errors(trained)
+    monkeypatch.setattr(classify, "MOST_BYTES", 64 * 100)  # 100 images of 8×8 bytes
+    classify.main(Options(run=folder, top=2), Quiet(), trained)
+    assert len(list((folder / "parts" / "classify").rglob("images-*-100.npz"))) == 1
+    assert errors(trained) == measured
+    for key, array in kept(trained).items():
+        np.testing.assert_array_equal(array, whole[key])
+
+
 def test_images_without_labels_leave_the_errors_as_they_were(folder, trained, pictures):
     classify.main(Options(run=folder), Quiet(), trained)
     before = errors(trained)
