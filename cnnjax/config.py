@@ -136,11 +136,15 @@ class DataConfig:
     npz: str | None = None  # a file with x_train, y_train, x_test, y_test
     data_dir: str = "~/tensorflow_datasets"  # where prepared sets and decoded caches are kept
     manual_dir: str | None = None  # published files at hand: used instead of a download
-    image_size: int | None = None  # side in pixels; images of mixed sizes need it: shorter side scaled, centre cut
+    image_size: int | None = None  # side in pixels; images of mixed sizes need it: centre square cut and scaled
+    shorter_side: int | None = None  # scaled to this first, then the centre of image_size is cut, as torchvision does
+    interpolation: Literal["lanczos", "bilinear", "bicubic"] = "lanczos"  # of every scaling; torchvision: bilinear
     channels: Literal[1, 3] | None = None  # grey or RGB; None: as the images are, mixed modes refused
     test_fraction: float = 0.2  # of each class, where a folder has no test/ of its own
     split_seed: int = 0  # of a split that is made here
     unit: float = 64.0  # grey levels that count as 1 at the network's input; the paper uses 1
+    mean: tuple[float, ...] | None = None  # grey levels, one a channel, that are subtracted; None: the mean image
+    deviation: tuple[float, ...] | None = None  # grey levels that count as 1, one a channel; None: unit
     photos: PhotosConfig = PhotosConfig()
 
     def __post_init__(self):
@@ -151,8 +155,20 @@ class DataConfig:
             raise InputError(f"data.folder and data.npz exclude each other, got {self.folder!r} and {self.npz!r}")
         size = self.image_size
         _require(size is None or 1 <= size <= 4096, "data.image_size", "between 1 and 4096", size)
+        shorter = self.shorter_side
+        _require(shorter is None or 1 <= shorter <= 4096, "data.shorter_side", "between 1 and 4096", shorter)
+        if shorter is not None and (size is None or size > shorter):
+            rule = "must be given with data.image_size, and not be less"
+            raise InputError(f"data.shorter_side {rule}, got {shorter} for {size}")
         _require(0 < self.test_fraction < 1, "data.test_fraction", "between 0 and 1", self.test_fraction)
         _require(self.unit > 0 and math.isfinite(self.unit), "data.unit", "a finite number > 0", self.unit)
+        for name, least in (("mean", -math.inf), ("deviation", 0.0)):
+            value = getattr(self, name)
+            fits = value is None or (
+                len(value) in (1, 3) and all(least < entry and math.isfinite(entry) for entry in value)
+            )
+            rule = "1 or 3 finite numbers" + (" > 0" if name == "deviation" else "")
+            _require(fits, f"data.{name}", rule, value)
         check_seed("data.split_seed", self.split_seed)
 
 

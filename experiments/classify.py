@@ -32,9 +32,9 @@ from cnnjax import cli, ops
 from cnnjax.atomic import write_text
 from cnnjax.cli import Progress
 from cnnjax.data.dataset import array_sha256
-from cnnjax.data.decoding import Encoded, Fitting, decode_splits, require_side
+from cnnjax.data.decoding import Encoded, decode_splits, require_side
 from cnnjax.data.files import printable, read_regular
-from cnnjax.data.images import fit_arrays
+from cnnjax.data.images import Fitting, fit_arrays
 from cnnjax.errors import InputError
 from cnnjax.figures import classify as figure
 from cnnjax.figures import confusion as confusion_figure
@@ -150,7 +150,9 @@ def given(trained: Trained, options: Options, side: int | None, progress: Progre
     height, width, channels = trained.dataset.image_shape
     encoded = [Encoded(printable(str(one.path)), partial(read_regular, one.path)) for one in found]
     require_side(encoded, min(height, width), "--images")
-    fitting = Fitting(side or (height if height == width else None), channels, upright=True)
+    data = trained.config.data
+    size, shorter_side = (side, None) if side else (height if height == width else None, data.shorter_side)
+    fitting = Fitting(size, channels, True, shorter_side, data.interpolation)
     decoded = decode_splits(
         {"images": (len(encoded), encoded)}, fitting, _on_disk, progress, name="images", source="--images"
     )
@@ -301,7 +303,7 @@ def make_say(trained: Trained, options: Options, images: Images) -> Any:
     def say(rows: slice) -> dict[str, np.ndarray]:
         pixels = np.asarray(images.pixels[rows])
         if images.side is not None:
-            pixels = fit_arrays(pixels, image_size=images.side, channels=None)
+            pixels = fit_arrays(pixels, Fitting(images.side, interpolation=trained.config.data.interpolation))
         views = classification.ten_views(pixels, shape[0]) if many else pixels[:, None]
         probabilities = classification.mean_probabilities(partial(compiled, trained.variables), views, at_once)
         broken = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))

@@ -28,8 +28,9 @@ from cnnjax import cli
 from cnnjax.atomic import write_text
 from cnnjax.cli import Progress
 from cnnjax.config import check_seed
-from cnnjax.data.decoding import Encoded, Fitting, decode_splits
+from cnnjax.data.decoding import Encoded, decode_splits
 from cnnjax.data.files import read_regular
+from cnnjax.data.images import Fitting
 from cnnjax.errors import InputError
 from cnnjax.figures import correspondence as figure
 from cnnjax.figures import files
@@ -305,7 +306,9 @@ def _image(trained: Trained, path: Path, name: str) -> np.ndarray:
             raise InputError(f"--boxes must name one of the {len(images)} test images, from 0, got {name}")
         return images[int(name)]
     height, width, channels = trained.dataset.image_shape
-    fitting = Fitting(height if height == width else None, channels, upright=True)
+    data = trained.config.data
+    whole = (height, data.shorter_side) if height == width else (None, None)
+    fitting = Fitting(whole[0], channels, upright=True, shorter_side=whole[1], interpolation=data.interpolation)
     encoded = {"boxes": (1, [Encoded(name, partial(read_regular, path.parent / name))])}
     image = decode_splits(
         encoded, fitting, lambda _, shape: np.empty(shape, np.uint8), None, name=name, source="--boxes"

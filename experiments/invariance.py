@@ -18,7 +18,7 @@ import numpy as np
 
 from cnnjax import cli, models, ops
 from cnnjax.cli import Progress
-from cnnjax.data import mean_image
+from cnnjax.data import scale_of
 from cnnjax.data.dataset import Split
 from cnnjax.errors import InputError
 from cnnjax.figures import files
@@ -153,7 +153,7 @@ def chosen_images(trained: Trained, images: tuple[int, ...] | None) -> tuple[int
 def fill(trained: Trained, name: str) -> np.ndarray | None:
     """What is seen beyond the border of an image, in grey levels; None for its edge."""
     levels = {
-        "mean": lambda: mean_image(trained.dataset.train),
+        "mean": lambda: scale_of(trained.config.data, trained.dataset).mean,
         "grey": lambda: np.full(trained.dataset.image_shape, 128, np.float32),
         "zero": lambda: np.zeros(trained.dataset.image_shape, np.float32),
         "edge": lambda: None,

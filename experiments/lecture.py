@@ -17,7 +17,7 @@ from cnnjax import cli, geometry, models, ops
 from cnnjax.atomic import write_text
 from cnnjax.cli import Progress
 from cnnjax.config import Config, DataConfig, Hyperparams, ModelConfig, PhotosConfig, TrainConfig, check_seed
-from cnnjax.data import Batch, epoch_order, load, mean_image, photos
+from cnnjax.data import Batch, epoch_order, load, photos, scale_of
 from cnnjax.errors import InputError
 from cnnjax.figures import files, settings
 from cnnjax.figures import lecture as figures
@@ -254,7 +254,7 @@ def train(config: Config, updates: int, progress: Progress) -> Course:
     """The five steps on handwritten digits; the training images are measured after every few updates."""
     split = (dataset := load(config.data)).train
     network = models.build(config.model, dataset.image_shape, dataset.num_classes)
-    preprocess = training.make_preprocess(jnp.asarray(mean_image(split)), config.data.unit)
+    preprocess = training.make_preprocess(*scale_of(config.data, dataset))
     size = config.train.batch_size
     an_epoch = -(-len(split) // size)
     train_step = ops.jit(training.make_train_step(network, config.train, preprocess, an_epoch))

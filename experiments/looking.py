@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import cnnjax
@@ -20,7 +19,7 @@ from cnnjax import models
 from cnnjax.atomic import replacing, write_text
 from cnnjax.cli import Progress
 from cnnjax.config import Config, DataConfig, to_json
-from cnnjax.data import Dataset, Split, batches, fingerprint, load, mean_image
+from cnnjax.data import Dataset, Split, batches, fingerprint, load, scale_of
 from cnnjax.errors import InputError
 from cnnjax.figures import files
 from cnnjax.figures.settings import check as check_matplotlib
@@ -128,7 +127,7 @@ def open_network(options: NetworkOptions, place: Place, option: str, progress: P
     run.check_data(options.run, dataset)
     network = run.build(config, dataset)
     state = run.load_epoch(options.run, config, network, dataset, epoch)
-    preprocess = make_preprocess(jnp.asarray(mean_image(dataset.train)), config.data.unit)
+    preprocess = make_preprocess(*scale_of(config.data, dataset))
     return opened(run.Run(config, network, preprocess, {epoch: state}, []), dataset, options.run)
 
 
@@ -244,7 +243,7 @@ def identity_of(trained: Trained, settings: Mapping[str, Any]) -> str:
         "epoch": trained.epoch,
         "weights": trained.variables,
         "data": fingerprint(trained.dataset),
-        "network": (to_json(trained.config)["model"], trained.config.data.unit),
+        "network": (to_json(trained.config)["model"], *scale_of(trained.config.data, trained.dataset)),
         "settings": settings,
         "code": _code(),
         "versions": {name: importlib.metadata.version(name) for name in packages},

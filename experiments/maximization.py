@@ -18,7 +18,7 @@ import numpy as np
 from cnnjax import cli, ops
 from cnnjax.cli import Progress
 from cnnjax.config import check_seed
-from cnnjax.data import Purpose, address, mean_image
+from cnnjax.data import Purpose, address, scale_of
 from cnnjax.errors import InputError
 from cnnjax.figures import files
 from cnnjax.figures import maximization as figure
@@ -103,7 +103,7 @@ def excited(trained: Trained, layer: str, options: Options) -> dict[str, Any]:
             outputs = feature_maps_of(lambda x: logits(x)[0], before=True)(images)[1][relu]
         return outputs[:, outputs.shape[1] // 2, outputs.shape[2] // 2] if outputs.ndim == 4 else outputs
 
-    split, mean = trained.dataset.train, mean_image(trained.dataset.train)
+    split, scale = trained.dataset.train, scale_of(trained.config.data, trained.dataset)
     images = trained.preprocess(split.images[: options.images])
     colours = colour_directions(np.asarray(images))
     look = ops.jit(middles)
@@ -128,7 +128,7 @@ def excited(trained: Trained, layer: str, options: Options) -> dict[str, Any]:
 
     keys = jax.vmap(lambda unit: address(options.seed, Purpose.STUDY, 2, number, unit))(units)
     result = ops.jit(climb)(keys, units)
-    grey_levels = np.asarray(result.images) * trained.config.data.unit + np.asarray(mean)[rows, columns]
+    grey_levels = np.asarray(result.images) * scale.deviation + scale.mean[rows, columns]
     return {"units": units, "images": grey_levels, "values": result.values, "best": best[units]}
 
 

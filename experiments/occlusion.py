@@ -15,7 +15,7 @@ import numpy as np
 from cnnjax import cli
 from cnnjax.cli import Progress
 from cnnjax.config import check_seed
-from cnnjax.data import Purpose, address, mean_image
+from cnnjax.data import Purpose, address, scale_of
 from cnnjax.errors import InputError
 from cnnjax.figures import files
 from cnnjax.figures import occlusion as occlusion_figure
@@ -136,7 +136,8 @@ def checked_settings(options: Options, trained: Trained) -> Settings:
     side = max(1, shorter // 4) if options.side is None else options.side
     step = max(1, shorter // 16) if options.step is None else options.step
     corners_along(shorter, side, step)
-    grey = round(float(mean_image(trained.dataset.train).mean())) if options.grey is None else options.grey
+    mean = float(scale_of(trained.config.data, trained.dataset).mean.mean())
+    grey = round(min(max(mean, 0.0), 255.0)) if options.grey is None else options.grey
     return Settings(layer, options.activity, side, step, grey)
 
 

@@ -60,7 +60,7 @@ class Options(NetworkOptions):
         self.hyper.check()
         check_draws(self.per_class, self.test_per_class, self.folds, self.hyper.seed)
         require_at_most(self, folds=1000, steps=10**6)
-        for name in ("image_size", "channels"):
+        for name in ("image_size", "channels", "shorter_side", "mean", "deviation"):
             if getattr(self.data, name) is not None:
                 raise InputError(f"--data.{name.replace('_', '-')} must be None: the network's input decides it")
         if not 0 < self.tuning_rate < np.inf:
@@ -72,12 +72,13 @@ class Options(NetworkOptions):
             raise InputError(f"--strengths must be finite numbers > 0, got {self.strengths}")
 
 
-def fitted_data(data: DataConfig, image_shape: tuple[int, int, int], progress: Progress) -> Dataset:
-    """The data set in the size and the channels of the network's input."""
-    height, width, channels = image_shape
+def fitted_data(data: DataConfig, trained: Trained, progress: Progress) -> Dataset:
+    """The data set in the size and the channels of the network's input, scaled as its own images were."""
+    height, width, channels = image_shape = trained.dataset.image_shape
     if height != width:
         raise InputError(f"--run must be of a network for square images, which others can be cut to, got {image_shape}")
-    return load(dataclasses.replace(data, image_size=height, channels=channels), progress)
+    how = {name: getattr(trained.config.data, name) for name in ("shorter_side", "interpolation")}
+    return load(dataclasses.replace(data, image_size=height, channels=channels, **how), progress)
 
 
 def frozen_accuracy(trained: Trained, train: Split, classes: int, test: Split, strengths: tuple[float, ...]) -> float:
@@ -136,7 +137,7 @@ def main(options: Options, progress: Progress) -> None:
     trained = open_network(options, options.run_data, "--run-data", progress)
     if len(trained.layers) < 2:
         raise InputError("--run must be of a network with a hidden layer to keep, got one layer")
-    target = fitted_data(options.data, trained.dataset.image_shape, progress)
+    target = fitted_data(options.data, trained, progress)
     classes, most = target.num_classes, max(options.per_class)
     last = trained.logits
     kept = {name: values for name, values in trained.variables["params"].items() if name != last}

@@ -15,6 +15,7 @@ from cnnjax.data.batches import Batch, batches, epoch_order
 from cnnjax.data.dataset import Dataset, Split, checked_dataset, fingerprint, mean_image
 from cnnjax.data.files import printable
 from cnnjax.data.randomness import Purpose, address
+from cnnjax.data.scale import Scale, scale_of
 
 __all__ = [
     "EMBEDDED",
@@ -22,6 +23,7 @@ __all__ = [
     "Dataset",
     "Progress",
     "Purpose",
+    "Scale",
     "Split",
     "address",
     "augment",
@@ -31,6 +33,7 @@ __all__ = [
     "fingerprint",
     "load",
     "mean_image",
+    "scale_of",
 ]
 
 _logger = logging.getLogger(__name__)

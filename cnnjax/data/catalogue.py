@@ -10,7 +10,8 @@ from cnnjax.config import DataConfig
 from cnnjax.data import prepared
 from cnnjax.data.cache import Contents, load_or_decode
 from cnnjax.data.dataset import Dataset
-from cnnjax.data.decoding import Allocate, Encoded, Fitting, decode_splits
+from cnnjax.data.decoding import Allocate, Encoded, decode_splits
+from cnnjax.data.images import Fitting
 from cnnjax.data.preparation import prepare
 from cnnjax.data.prepared import Prepared
 from cnnjax.data.published import FILES
@@ -71,7 +72,7 @@ def _unknown(text: str, embedded: Sequence[str], set_name: str = "", data_dir: s
 
 def _decoded(found: Prepared, name: str, config: DataConfig, progress: Progress | None) -> Dataset:
     test = next((split for split in found.shards if split != "train"), None)
-    fitting = Fitting(config.image_size, config.channels, upright=False)  # pixels as they were published
+    fitting = Fitting.of(config, upright=False)  # pixels as they were published
 
     def decode(allocate: Allocate) -> Contents:
         parts = _parts(found, test, config)
@@ -86,7 +87,7 @@ def _decoded(found: Prepared, name: str, config: DataConfig, progress: Progress 
     recipe = {
         "catalogue": found.full_name,
         "files": found.sha256,
-        "fitting": fitting,
+        "fitting": fitting.recipe,
         "split": test or [config.test_fraction, config.split_seed],
     }
     return load_or_decode(config.data_dir, name, recipe, decode)

@@ -11,11 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from cnnjax.data.images import Picture, fit, num_channels
+from cnnjax.data.images import MAX_PIXELS, Fitting, Picture, fit, num_channels
 from cnnjax.errors import InputError
 
-# Checked from the header, before the memory is asked for: a file of some kilobytes can declare gigabytes of pixels.
-MAX_PIXELS = 64_000_000
 # Pixels only. Left out above all: EPS, for which Pillow starts an interpreter of PostScript.
 _FORMATS = (
     "AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "SGI", "TGA", "TIFF", "WEBP",
@@ -30,14 +28,6 @@ class Encoded(NamedTuple):
 
     name: str  # for error messages
     read: Callable[[], bytes]  # the file's content
-
-
-class Fitting(NamedTuple):
-    """What is done to every image; see `images.fit`."""
-
-    image_size: int | None
-    channels: int | None
-    upright: bool  # turn as the EXIF orientation says
 
 
 class _Decoded(NamedTuple):
@@ -116,12 +106,13 @@ def _decode(encoded: Encoded, fitting: Fitting, source: str) -> _Decoded:
     try:
         with _opened(encoded) as image:
             channels = num_channels(image)
+            # From the header, before the memory is asked for: a file of some kilobytes can declare gigabytes of pixels.
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
-            if fitting.image_size is not None:
+            if fitting.image_size is not None and fitting.shorter_side is None:
                 # A JPEG is decoded at a fraction of its size, but not below twice the size wanted.
                 image.draft(image.mode, (2 * fitting.image_size, 2 * fitting.image_size))
-            pixels = fit(image, image_size=fitting.image_size, channels=fitting.channels, upright=fitting.upright)
+            pixels = fit(image, fitting)
             return _Decoded(encoded.name, channels, pixels)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(

@@ -4,7 +4,7 @@ import numpy as np
 
 from cnnjax.config import DataConfig
 from cnnjax.data.dataset import Dataset, checked_dataset
-from cnnjax.data.images import fit_arrays
+from cnnjax.data.images import Fitting, fit_arrays
 from cnnjax.data.shipped import shipped_file
 from cnnjax.data.splits import stratified_split
 
@@ -20,7 +20,7 @@ def load(config: DataConfig) -> Dataset:
     pixels_and_label = np.loadtxt(path, delimiter=",", dtype=np.int64)
     images, labels = pixels_and_label[:, :-1], pixels_and_label[:, -1]
     grey = np.rint(images.reshape(-1, 8, 8, 1) * (255 / _WHITE)).astype(np.uint8)
-    grey = fit_arrays(grey, image_size=config.image_size, channels=config.channels)
+    grey = fit_arrays(grey, Fitting.of(config))
     train, test = stratified_split(labels, test_fraction=config.test_fraction, seed=config.split_seed, name="digits")
     return checked_dataset(
         "digits",

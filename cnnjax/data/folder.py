@@ -10,8 +10,9 @@ import numpy as np
 from cnnjax.config import DataConfig
 from cnnjax.data.cache import Contents, load_or_decode
 from cnnjax.data.dataset import Dataset
-from cnnjax.data.decoding import Allocate, Encoded, Fitting, decode_splits
+from cnnjax.data.decoding import Allocate, Encoded, decode_splits
 from cnnjax.data.files import files_sha256, printable, read_regular
+from cnnjax.data.images import Fitting
 from cnnjax.data.splits import stratified_split
 from cnnjax.errors import InputError
 from cnnjax.paths import expanded
@@ -49,7 +50,7 @@ def load(config: DataConfig, progress: Callable[[str, int, int], None] | None = 
     except OSError as error:
         raise InputError(f"data.folder must be readable, got {str(root)!r}: {error}") from error
     name = root.resolve().name
-    fitting = Fitting(config.image_size, config.channels, upright=True)
+    fitting = Fitting.of(config, upright=True)
 
     def decode(allocate: Allocate) -> Contents:
         splits = {
@@ -59,7 +60,7 @@ def load(config: DataConfig, progress: Callable[[str, int, int], None] | None = 
         decode_splits(splits, fitting, allocate, progress, name=name, source="data.folder")
         return Contents(class_names, {split: part.labels for split, part in parts.items()})
 
-    recipe = {"files": files, "fitting": fitting}
+    recipe = {"files": files, "fitting": fitting.recipe}
     return load_or_decode(config.data_dir, name, recipe, decode)
 
 

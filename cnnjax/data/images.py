@@ -1,15 +1,19 @@
 """One image at a time, by Pillow: from any mode and size to uint8 `[height, width, channels]`."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
+
+from cnnjax.config import DataConfig
+from cnnjax.errors import InputError
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 else:
     Picture = Any  # Pillow is imported only where it is used
 
+MAX_PIXELS = 64_000_000  # of one image
 _GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N")
 _ORIENTATION, _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 0x0112, 0x0102, 0x0106, 0x0153  # tags of EXIF and TIFF
 _SIGNED = 2  # of the sample formats
@@ -35,18 +39,31 @@ def _is_16_bit_grey_with_alpha(image: Picture) -> bool:
     return any(part[3] == "LA;16B" for part in getattr(image, "tile", ()))
 
 
-def fit(
-    image: Picture, *, image_size: int | None, channels: int | None, upright: bool = False
-) -> UInt8[np.ndarray, "height width channels"]:
+class Fitting(NamedTuple):
+    """What is done to every image, in the terms of `DataConfig`."""
+
+    image_size: int | None = None  # side of the result in pixels; None: the size is kept
+    channels: int | None = None  # 1 (grey: ITU-R 601 luma) or 3 (RGB); None: what `num_channels` says
+    upright: bool = False  # turn as the EXIF orientation says; an EXIF block that cannot be read says nothing
+    shorter_side: int | None = None  # scaled to this first; None: the centre square is cut first, then scaled
+    interpolation: str = "lanczos"
+
+    @classmethod
+    def of(cls, config: DataConfig, *, upright: bool = False) -> "Fitting":
+        return cls(config.image_size, config.channels, upright, config.shorter_side, config.interpolation)
+
+    @property
+    def recipe(self) -> list:
+        """For the key of a cache: as it was before there were the last fields, where these are at their defaults."""
+        return list(self if self[3:] != Fitting()[3:] else self[:3])
+
+
+def fit(image: Picture, fitting: Fitting) -> UInt8[np.ndarray, "height width channels"]:
     """The image in 1 or 3 channels and, if a size is asked for, as a square.
 
     16-bit grey keeps its upper 8 bits, 12-bit grey too; alpha is dropped.
 
-    Args:
-        image_size: side of the result in pixels: the shorter side is scaled to it and the centre square cut.
-            None: the size is kept.
-        channels: 1 (grey: ITU-R 601 luma) or 3 (RGB). None: what `num_channels` says.
-        upright: turn as the EXIF orientation says; an EXIF block that cannot be read says nothing.
+    With a `shorter_side` the pixels are those of torchvision's Resize and CenterCrop of a PIL image.
 
     Raises:
         ValueError: for a mode that has no fixed white (32-bit integers, floats, numbers with a sign) or cannot be
@@ -54,18 +71,17 @@ def fit(
     """
     from PIL import Image
 
-    channels = num_channels(image) if channels is None else channels
+    channels = num_channels(image) if fitting.channels is None else fitting.channels
     image.load()  # by which Pillow turns a TIFF, and forgets its orientation
-    turn = _TURNS.get(_orientation(image)) if upright else None
+    turn = _TURNS.get(_orientation(image)) if fitting.upright else None
     image = _eight_bits(image)
     if turn:
         image = image.transpose(Image.Transpose[turn])
     mode = "L" if channels == 1 else "RGB"
     if image.mode != mode:
         image = image.convert(mode)
-    if image_size is not None and image.size != (image_size, image_size):
-        # Antialiased: Pillow widens the filter with the scale when it shrinks.
-        image = image.resize((image_size, image_size), Image.Resampling.LANCZOS, box=_centre_square(*image.size))
+    if fitting.image_size is not None:
+        image = _square(image, fitting.image_size, fitting.shorter_side, fitting.interpolation)
     return np.asarray(image).reshape(image.height, image.width, channels)
 
 
@@ -94,6 +110,28 @@ def _eight_bits(image: Picture) -> Picture:
     return Image.fromarray(upper.astype(np.uint8))
 
 
+def _square(image: Picture, side: int, shorter_side: int | None, interpolation: str) -> Picture:
+    """Antialiased: Pillow widens the filter with the scale when it shrinks."""
+    from PIL import Image
+
+    resampling = Image.Resampling[interpolation.upper()]
+    if shorter_side is None:
+        if image.size == (side, side):
+            return image
+        return image.resize((side, side), resampling, box=_centre_square(*image.size))
+    short = min(image.size)
+    if short != shorter_side:
+        # The longer side is rounded down, and half a pixel of the crop to the even one, as torchvision does.
+        size = tuple(shorter_side if edge == short else int(shorter_side * edge / short) for edge in image.size)
+        if size[0] * size[1] > MAX_PIXELS:  # a line of pixels would become as many squares
+            raise InputError(
+                f"data.shorter_side {shorter_side} makes {size[0]}x{size[1]} of an image, over {MAX_PIXELS:,}"
+            )
+        image = image.resize(size, resampling)  # pyright: ignore[reportArgumentType]
+    left, top = (round((edge - side) / 2) for edge in image.size)
+    return image.crop((left, top, left + side, top + side))
+
+
 def _centre_square(width: int, height: int) -> tuple[float, float, float, float]:
     side = min(width, height)
     left, top = (width - side) / 2, (height - side) / 2
@@ -101,13 +139,14 @@ def _centre_square(width: int, height: int) -> tuple[float, float, float, float]
 
 
 def fit_arrays(
-    images: UInt8[np.ndarray, "n height width channels"], *, image_size: int | None, channels: int | None
+    images: UInt8[np.ndarray, "n height width channels"], fitting: Fitting
 ) -> UInt8[np.ndarray, "n new_height new_width new_channels"]:
     """`fit` for images that are arrays already; they come back as they are if nothing is to be changed."""
     from PIL import Image
 
-    same_size = image_size is None or images.shape[1:3] == (image_size, image_size)
-    if same_size and channels in (None, images.shape[3]):
+    side = fitting.image_size
+    same_size = side is None or (images.shape[1:3] == (side, side) and fitting.shorter_side in (None, side))
+    if same_size and fitting.channels in (None, images.shape[3]):
         return images
     pictures = (Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image) for image in images)
-    return np.stack([fit(picture, image_size=image_size, channels=channels) for picture in pictures])
+    return np.stack([fit(picture, fitting) for picture in pictures])

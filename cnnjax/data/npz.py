@@ -12,7 +12,7 @@ import numpy as np
 from cnnjax.config import DataConfig
 from cnnjax.data.dataset import Dataset, checked_dataset
 from cnnjax.data.files import open_regular
-from cnnjax.data.images import fit_arrays
+from cnnjax.data.images import Fitting, fit_arrays
 from cnnjax.data.memory import require_memory
 from cnnjax.errors import InputError
 from cnnjax.paths import expanded
@@ -41,7 +41,7 @@ def load(config: DataConfig) -> Dataset:
     # Checked first as the file has it, so that `fit_arrays` sees nothing but good images.
     dataset = checked_dataset(path.stem, names, train=(x_train, y_train), test=(x_test, y_test))
     fitted = {
-        part: (fit_arrays(split.images, image_size=config.image_size, channels=config.channels), split.labels)
+        part: (fit_arrays(split.images, Fitting.of(config)), split.labels)
         for part, split in (("train", dataset.train), ("test", dataset.test))
     }
     return checked_dataset(path.stem, names, **fitted)

@@ -11,7 +11,7 @@ from jaxtyping import Int, UInt8
 
 from cnnjax.config import DataConfig
 from cnnjax.data.dataset import Dataset, checked_dataset
-from cnnjax.data.images import fit_arrays
+from cnnjax.data.images import Fitting, fit_arrays
 from cnnjax.data.shipped import shipped_file
 from cnnjax.data.splits import random_state
 
@@ -48,12 +48,7 @@ def load(config: DataConfig) -> Dataset:
     """
     pictures = photographs(config)
     boxes = _boxes(config, [picture.shape[:2] for picture in pictures])
-    train, test = (
-        fit_arrays(
-            _cut(pictures, part, config.photos.patch_size), image_size=config.image_size, channels=config.channels
-        )
-        for part in boxes
-    )
+    train, test = (fit_arrays(_cut(pictures, part, config.photos.patch_size), Fitting.of(config)) for part in boxes)
     return checked_dataset("photos", CLASS_NAMES, train=(train, boxes.train[:, 0]), test=(test, boxes.test[:, 0]))
 
 

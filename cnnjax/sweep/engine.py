@@ -24,7 +24,8 @@ from jax.sharding import PartitionSpec as P
 
 from cnnjax import ops
 from cnnjax.config import Config, Hyperparams
-from cnnjax.data.dataset import Dataset, mean_image
+from cnnjax.data.dataset import Dataset
+from cnnjax.data.scale import scale_of
 from cnnjax.environment import usable_cores
 from cnnjax.errors import InputError
 from cnnjax.sweep.space import Member
@@ -90,7 +91,7 @@ def programs(group: Group, dataset: Dataset, sequential: bool, devices: int = 1)
     """
     config = group.config
     network = build(config, dataset)
-    preprocess = make_preprocess(jnp.asarray(mean_image(dataset.train)), config.data.unit)
+    preprocess = make_preprocess(*scale_of(config.data, dataset))
     image_shape = dataset.train.images.shape[1:]
 
     def init(hyper):

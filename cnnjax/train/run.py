@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from cnnjax import models
 from cnnjax.atomic import check_tree, read_text, write_text
 from cnnjax.config import Config, differences, from_json, to_json
-from cnnjax.data.dataset import Dataset, fingerprint, mean_image
+from cnnjax.data.dataset import Dataset, fingerprint
+from cnnjax.data.scale import scale_of
 from cnnjax.environment import changes, environment
 from cnnjax.errors import InputError
 from cnnjax.settings import pinned
@@ -69,7 +70,7 @@ def run(
     report = progress or (lambda description, done, total: None)
     check(workdir, config)
     network = build(config, dataset)
-    preprocess = make_preprocess(jnp.asarray(mean_image(dataset.train)), config.data.unit)
+    preprocess = make_preprocess(*scale_of(config.data, dataset))
     misfit = of_run(config, dataset)
     with claimed(workdir, config, dataset, say), Checkpoints(workdir, say, misfit) as checkpoints:
         if set(config.train.kept_epochs) - set(checkpoints.epochs()):

@@ -58,9 +58,12 @@ class TrainState(NamedTuple):
     rate_scale: Float[Array, ""]  # of the learning rate; halved at each rewind
 
 
-def make_preprocess(mean: Float[Array, "height width channels"], unit: float) -> Preprocess:
-    """uint8 images to the network's input: the mean image subtracted, `unit` grey levels counted as 1."""
-    return lambda images: (jnp.asarray(images).astype(jnp.float32) - mean) / unit
+def make_preprocess(
+    mean: Float[Array | np.ndarray, "height width channels"], deviation: float | Float[np.ndarray, " channels"]
+) -> Preprocess:
+    """uint8 images to the network's input: `mean` subtracted, `deviation` grey levels counted as 1; `data.scale_of`."""
+    mean = jnp.asarray(mean)
+    return lambda images: (jnp.asarray(images).astype(jnp.float32) - mean) / deviation
 
 
 def zero_metrics() -> Metrics:

@@ -234,3 +234,26 @@ def test_one_image_with_odd_metadata_refuses_no_set(image_folder, config_of):
     dataset = load(config_of(root))
     found = {bytes(image) for split in (dataset.train, dataset.test) for image in split.images}
     assert bytes(np.ascontiguousarray(COLOUR[0][::-1, ::-1])) in found
+
+
+def test_a_shorter_side_and_an_interpolation_reach_the_pixels_and_are_kept_apart(image_folder, config_of):
+    large = {f"{name}/{index}.png": random_images(index, 40, 30, 3) for name in ("a", "b") for index in range(4)}
+    root = image_folder(large)
+    first = Image.fromarray(large["a/0.png"])
+    seen = {}
+    for how in (
+        {},
+        {"interpolation": "bicubic"},
+        {"shorter_side": 12},
+        {"shorter_side": 12, "interpolation": "bilinear"},
+    ):
+        dataset = load(config_of(root, image_size=10, test_fraction=0.25, **how))
+        resampling = Image.Resampling[how.get("interpolation", "lanczos").upper()]
+        if "shorter_side" in how:
+            expected = np.asarray(first.resize((12, 16), resampling))[3:13, 1:11]
+        else:
+            expected = np.asarray(first.resize((10, 10), resampling, box=(0, 5, 30, 35)))
+        images = np.concatenate([dataset.train.images, dataset.test.images])
+        assert (images == expected).all(axis=(1, 2, 3)).sum() == 2, how
+        seen[images.tobytes()] = how
+    assert len(seen) == 4

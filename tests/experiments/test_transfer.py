@@ -70,7 +70,7 @@ def test_without_steps_to_move_them_the_runs_features_stay(folder, target):
     """At a rate near 0 a fine-tuned network answers as its own layers under a random last one; so layers are kept."""
     options = small(folder, target, hyper=Hyperparams(learning_rate=1e-9, weight_decay=0.0), steps=1)
     trained = open_run(RunOptions(run=folder), Quiet())
-    dataset = transfer.fitted_data(target, trained.dataset.image_shape, Quiet())
+    dataset = transfer.fitted_data(target, trained, Quiet())
     assert dataset.image_shape == trained.dataset.image_shape == (8, 8, 1)
     last = list(trained.layers)[-1]
     kept = {name: values for name, values in trained.variables["params"].items() if name != last}
