@@ -18,10 +18,12 @@ from typing import Any, NamedTuple
 from cnnjax import cli
 from cnnjax.atomic import read_text
 from cnnjax.cli import Progress
+from cnnjax.data.files import printable
 from cnnjax.errors import InputError
 from cnnjax.figures import challenge as figure
 from cnnjax.figures import files, settings
 from cnnjax.figures.challenge import Entry, Point
+from cnnjax.figures.classify import shortened
 from cnnjax.paths import expanded
 from cnnjax.train.lock import locked
 
@@ -110,7 +112,10 @@ def point_of_text(text: str) -> Point:
         percent = math.nan
     if not sign or not 0 <= percent <= 100 or not re.fullmatch(r"[\d.eE+-]+", number.strip()):
         raise InputError(f"--points must be NAME=PERCENT with a number from 0 to 100, got {text!r}")
-    return Point(_name(name.strip(), "--points"), percent)
+    name = name.strip()
+    if not 1 <= len(name) <= LONGEST or not name.isprintable():
+        raise InputError(f"--points must have names of 1 to {LONGEST} printable characters, got {name!r}")
+    return Point(name, percent)
 
 
 def point_of_run(folder: str) -> Point:
@@ -138,8 +143,8 @@ def point_of_run(folder: str) -> Point:
             f"--runs must have a top-5 error, and the network of {folder} has only {found['classes']} classes"
         )
     note = f"{found['classes']:,} classes, {found['images']:,} images, {found['views']} views"
-    name = path.resolve().name
-    return Point(_name(name, "--runs"), 100 * found["top5"], note.replace("centre views", "one view"))
+    name = shortened(printable(folder), LONGEST)  # as it was given: two runs may be called alike
+    return Point(name, 100 * found["top5"], note.replace("centre views", "one view"))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -153,12 +158,6 @@ def _read(path: Path) -> dict[str, Any]:
     if not sound:
         raise InputError(f"{path} must be as experiments.classify writes it, and is not; measure anew")
     return found
-
-
-def _name(name: str, option: str) -> str:
-    if not 1 <= len(name) <= LONGEST or not name.isprintable():
-        raise InputError(f"{option} must have names of 1 to {LONGEST} printable characters, got {name!r}")
-    return name
 
 
 if __name__ == "__main__":

@@ -77,11 +77,8 @@ def test_the_errors_of_the_test_split_are_those_of_the_training(folder, trained)
     counts = kept(trained, "confusion")["counts"]
     np.testing.assert_array_equal(counts.sum(axis=1), np.bincount(split.labels, minlength=10))
     assert 1 - np.trace(counts) / len(split) == pytest.approx(found["top1"])
-    assert challenge.point_of_run(str(folder)) == (
-        "run",
-        100 * found["top5"],
-        f"10 classes, {len(split)} images, one view",
-    )
+    point = challenge.point_of_run(str(folder))
+    assert (point.percent, point.note) == (100 * found["top5"], f"10 classes, {len(split)} images, one view")
     with open(trained.figures / "classify.csv") as file:
         header, first, *rest = list(csv.reader(file))
     assert (
