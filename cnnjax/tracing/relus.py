@@ -39,6 +39,40 @@ def feature_maps_of(function: Callable[..., Any], *, before: bool = False) -> Ca
     return kept
 
 
+def named_feature_maps_of(function: Callable[..., Any]) -> Callable[..., tuple[Any, dict[str, Array]]]:
+    """As `feature_maps_of`, the maps by name: the scopes (`jax.named_scope`, a Flax module's name) and a number.
+
+    The scope that all are in is left out; numbers count the ReLUs of a scope, from 1, where it has several.
+    """
+
+    def kept(*args):
+        maps: dict[object, Array] = {}
+        scopes: dict[object, list[str]] = {}
+
+        def relu(x, most, which):
+            maps[which] = rectify(x, most)
+            scopes[which] = [part for scope in walk.scope for part in scope.split("/") if part]
+            return maps[which]
+
+        walk = Walk(relu, strict=False, loops=False)
+        output = transformed(function, args, walk)
+        return output, dict(zip(_names(list(scopes.values())), maps.values(), strict=True))
+
+    return kept
+
+
+def _names(scopes: list[list[str]]) -> list[str]:
+    while scopes and all(scope and scope[0] == scopes[0][0] for scope in scopes):
+        scopes = [scope[1:] for scope in scopes]
+    joined = [".".join(scope) for scope in scopes]
+    names = []
+    for place, scope in enumerate(joined):
+        number = joined[: place + 1].count(scope)
+        several = joined.count(scope) > 1 or not scope
+        names.append(".".join(part for part in (scope, f"relu{number}" if several else "") if part))
+    return names
+
+
 def with_offset(function: Callable[..., Any], number: int) -> Callable[..., Any]:
     """The function of (offset, *arguments) that adds `offset` to the output of ReLU `number`, counted from 0.
 

@@ -174,7 +174,7 @@ def _reverse(params, sight, of, shape):
 
 
 def _reduce(params, sight, of, shape):
-    return sight.without(params["axes"], of)
+    return sight.without([int(axis) for axis in params["axes"]], of)
 
 
 def _sum_channels(params, sight, of, shape):

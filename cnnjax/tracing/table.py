@@ -90,15 +90,55 @@ def table(
         relus.clear()
         closed = jax.make_jaxpr(ordered)(variables, images)
     sizes = {path: math.prod(leaf.shape) for path, leaf in parameters_of(variables).items()}
-    image = _Node(images.shape, sees=sights.of_images((1, 2), 4))
+    image = _images(images)
     nodes = _walk(closed.jaxpr, [*_constants(closed.consts), *_leaves(variables), image])
     numbers = {nodes[place]: number for number, place in enumerate(relus)}
     nodes = nodes[: len(names) + 1]
     rows, seen_before, claimed = [], {image}, set()
     for name, node in zip([*names, "logits"], nodes, strict=True):
-        rows.append(_row(name, node, seen_before - {node}, claimed, sizes)._replace(relu=numbers.get(node)))
-        seen_before.add(node)
+        own = _unmoved(node)
+        row = _row(name, node, seen_before - {node, own}, claimed, sizes)
+        rows.append(row._replace(relu=numbers.get(own)))
+        seen_before |= {node, own}
     return [*rows[:-1], _named(rows[-1], names)]
+
+
+def layout_of(
+    apply: Callable[[Any, Any], tuple[Any, Mapping[str, Any]]], variables: Any, images: jax.ShapeDtypeStruct
+) -> dict[str, tuple[int, ...] | None]:
+    """Which axes of each feature map are the image's height and width; None where it cannot be told.
+
+    Args:
+        apply: as `table` takes it, but for the order of its maps' axes.
+    """
+    names: list[str] = []
+
+    def maps_of(variables, images):
+        _, maps = apply(variables, images)
+        names[:] = maps
+        return list(maps.values())
+
+    closed = jax.make_jaxpr(maps_of)(variables, images)
+    nodes = _walk(closed.jaxpr, [*_constants(closed.consts), *_leaves(variables), _images(images)])
+    return {name: _places(node) for name, node in zip(names, nodes, strict=True)}
+
+
+def _places(node: _Node) -> tuple[int, ...] | None:
+    if node.sees is None or None in node.sees:
+        return None
+    axes = [[axis for axis, jump in enumerate(sight.jumps) if jump] for sight in node.sees if sight is not None]
+    return tuple(of[0] for of in axes) if all(len(of) == 1 for of in axes) else None
+
+
+def _images(images: jax.ShapeDtypeStruct) -> _Node:
+    return _Node(images.shape, sees=sights.of_images((1, 2), 4))
+
+
+def _unmoved(node: _Node) -> _Node:
+    """What a transposed map is made of: the same map."""
+    while node.made_by == "transpose":
+        node = node.data[0]
+    return node
 
 
 def _named(logits: Layer, names: Sequence[str]) -> Layer:

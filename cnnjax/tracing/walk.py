@@ -42,6 +42,7 @@ class Walk:
     strict: bool = True  # other nonlinearities are refused
     loops: bool = True  # ReLUs may stand in the body of a loop or the branch of a choice
     relus: dict[Value, tuple[Value, object]] = dataclasses.field(default_factory=dict)  # output -> input, which
+    scope: list[str] = dataclasses.field(default_factory=list)  # `jax.named_scope`s around what is evaluated now
 
     def settled(self, value: Value) -> Value:
         """A nonlinear function, where that is allowed, is data again. Variances are kept, to tell them from ReLUs."""
@@ -81,6 +82,7 @@ def _evaluate(jaxpr: core.Jaxpr, consts, inputs: Sequence[Value], walk: Walk, wi
     done: dict[Any, list[Value]] = {}
     for equation in jaxpr.eqns:
         inputs = [read(variable) for variable in equation.invars]
+        walk.scope.append(str(equation.source_info.name_stack))
         relu = _relu(equation, inputs, walk, within)
         if relu is not None:
             shared = any(uses[v] > 1 for v, x in zip(equation.invars, inputs, strict=True) if x in walk.relus)
@@ -94,6 +96,7 @@ def _evaluate(jaxpr: core.Jaxpr, consts, inputs: Sequence[Value], walk: Walk, wi
             if written not in done:
                 done[written] = _evaluate_equation(equation, inputs, walk, within)
             outputs = done[written]
+        walk.scope.pop()
         known.update(zip(equation.outvars, outputs, strict=True))
     return [read(variable) for variable in jaxpr.outvars]
 
