@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "tracing": {"ops", "geometry", "errors"},
     "models": {"tracing", "ops", "geometry", "errors", "config"},
     "data": {"config", "errors", "atomic", "paths"},
-    "train": {"models", "ops", "data", "config", "errors", "atomic", "settings", "environment"},
+    "train": {"models", "ops", "data", "config", "errors", "atomic", "paths", "settings", "environment"},
     "visualize": {"tracing", "ops", "models", "geometry", "errors"},
     "figures": {"geometry", "errors", "atomic"},
     "sweep": {"train", "models", "ops", "data", "config", "errors", "atomic", "settings", "environment"},

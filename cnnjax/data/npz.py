@@ -58,10 +58,13 @@ def _path(text: str) -> Path:
     raise InputError(f"data.npz must be a file, got {text!r}, which {kind}")
 
 
-def read(path: Path, required: Sequence[str], optional: Sequence[str] = (), *, called: str) -> dict[str, np.ndarray]:
+def read(
+    path: Path, required: Sequence[str] | None, optional: Sequence[str] = (), *, called: str
+) -> dict[str, np.ndarray]:
     """The arrays of these names in an npz file; what declares more than the file can hold is never asked memory for.
 
     Args:
+        required: None for all that there are.
         called: the option that named the file.
 
     Raises:
@@ -84,9 +87,10 @@ def read(path: Path, required: Sequence[str], optional: Sequence[str] = (), *, c
 
 
 def _members(
-    path: Path, archive: zipfile.ZipFile, required: Sequence[str], optional: Sequence[str], called: str
+    path: Path, archive: zipfile.ZipFile, required: Sequence[str] | None, optional: Sequence[str], called: str
 ) -> dict[str, zipfile.ZipInfo]:
     names = [name.removesuffix(".npy") for name in archive.namelist()]
+    required = names if required is None else required
     missing = [name for name in required if name not in names]
     if missing:
         raise InputError(
