@@ -7,6 +7,7 @@ serves every value and `jax.vmap` can run over them. Everything else here is sta
 import dataclasses
 import json
 import math
+import re
 import types
 import typing
 from typing import Any, Literal
@@ -94,6 +95,16 @@ def check_seed(name: str, seed: int) -> None:
     _require(0 <= seed <= MOST_SEED, name, f"between 0 and {MOST_SEED}", seed)
 
 
+def check_class_names(name: str, classes: tuple[str, ...] | None) -> None:
+    """Raises InputError for fewer than two names, or one that could act on a terminal, a figure or a file name."""
+    if classes is None:
+        return
+    _require(2 <= len(classes) <= 65536, name, "between 2 and 65536 names", len(classes))
+    for label in classes:
+        if not label.isprintable() or not 1 <= len(label) <= 255:
+            raise InputError(f"{name} must be names of 1 to 255 printable characters, got {ascii(label)[:300]}")
+
+
 @dataclasses.dataclass(frozen=True)
 class PhotosConfig:
     """How the embedded photographs are cut into patches. Sizes in pixels."""
@@ -177,6 +188,7 @@ class ModelConfig:
     """Which network. A field that is None takes the network's own value; a tuple has one entry a layer."""
 
     name: str = "zfnet_small"  # mlp, lenet, zfnet, zfnet_small
+    classes: tuple[str, ...] | None = None  # what the outputs are called; None: the classes of the data
     width: float | None = None  # of a known network: all its widths times this
     widths: tuple[int, ...] | None = None  # filters of each convolution
     filters: tuple[int, ...] | None = None  # side of the square filter of each convolution
@@ -191,6 +203,7 @@ class ModelConfig:
     def __post_init__(self):
         _check_types(self, "model")
         _require(self.width is None or 0 < self.width <= 64, "model.width", "above 0 and at most 64", self.width)
+        check_class_names("model.classes", self.classes)
         for name, least in (("widths", 1), ("filters", 1), ("strides", 1), ("paddings", 0), ("pools", 1), ("dense", 1)):
             value = getattr(self, name)
             _require(
@@ -205,12 +218,15 @@ class ModelConfig:
 class TrainConfig:
     """The course of a training: what is not a number of the update itself."""
 
-    epochs: int = 64  # times that every training image is seen
+    epochs: int = 64  # times that every training image is seen; 0 with start: its weights as they are
     batch_size: int = 128  # images a step
     keep_epochs: tuple[int, ...] = PAPER_EPOCHS  # checkpoints kept for ever; the last epoch always is
     loss: Literal["cross_entropy", "squared_error"] = "cross_entropy"  # squared_error: the lecture's total error
     optimizer: Literal["sgd", "adamw"] = "sgd"  # sgd: with momentum
     schedule: Literal["constant", "cosine", "steps"] = "cosine"  # steps: a tenth after 1/2 and after 3/4
+    start: str | None = None  # a file of weights to begin with, .safetensors or .npz; None: random ones
+    start_sha256: str | None = None  # of that file; None: as it is found
+    freeze: tuple[str, ...] = ()  # layers that stay as they begin: their names, or what these begin with before a dot
     warmup_epochs: float = 0.0  # the rate rises linearly from 0
     save_every_seconds: float = 30.0  # the newest state, for resuming
     onednn: bool = False  # convolutions by oneDNN, on a CPU where XLA has it: faster steps, compiled at every start
@@ -218,7 +234,8 @@ class TrainConfig:
 
     def __post_init__(self):
         _check_types(self, "train")
-        _require(1 <= self.epochs <= 10**5, "train.epochs", "between 1 and 100000", self.epochs)
+        least = 1 if self.start is None else 0
+        _require(least <= self.epochs <= 10**5, "train.epochs", f"between {least} and 100000", self.epochs)
         _require(1 <= self.batch_size <= 65536, "train.batch_size", "between 1 and 65536", self.batch_size)
         _require(
             all(epoch >= 1 for epoch in self.keep_epochs), "train.keep_epochs", "epochs of at least 1", self.keep_epochs
@@ -229,6 +246,11 @@ class TrainConfig:
             f"between 0 and train.epochs ({self.epochs})",
             self.warmup_epochs,
         )
+        _require(self.start != "", "train.start", "a name that is not empty", self.start)
+        digest = self.start_sha256
+        fits = digest is None or (self.start is not None and re.fullmatch("[0-9a-f]{64}", digest) is not None)
+        _require(fits, "train.start_sha256", "the 64 hexadecimal digits of the train.start that is given", digest)
+        _require(all(self.freeze), "train.freeze", "names of layers", self.freeze)
         _require(self.save_every_seconds > 0, "train.save_every_seconds", "> 0", self.save_every_seconds)
 
     @property
@@ -305,6 +327,11 @@ class Config:
 
     def __post_init__(self):
         self.hyper.check()
+        if self.model.classes is not None and self.train.epochs > 0:
+            rule = "must be None for a training, which takes the classes of its data"
+            raise InputError(
+                f"model.classes {rule}, got {len(self.model.classes)} with train.epochs {self.train.epochs}"
+            )
 
 
 def to_json(config: Config) -> dict[str, Any]:
@@ -323,8 +350,10 @@ def from_json(tree: Any) -> Config:
 
 
 # Settings that change where things are kept or how often, and no result. Which images a run is of, its record says by
-# their SHA-256.
-WITHOUT_EFFECT = ("data.folder", "data.npz", "data.data_dir", "data.manual_dir", "train.save_every_seconds")
+# their SHA-256; which weights it begins with, train.start_sha256.
+WITHOUT_EFFECT = (
+    "data.folder", "data.npz", "data.data_dir", "data.manual_dir", "train.save_every_seconds", "train.start",
+)  # fmt: skip
 
 
 def differences(ours: Config, theirs: Config) -> list[str]:
@@ -341,7 +370,12 @@ def differences(ours: Config, theirs: Config) -> list[str]:
 
     here, there = flat(to_json(ours)), flat(to_json(theirs))
     return [
-        f"{name}: {here[name]} here, {there[name]} there"
+        f"{name}: {_brief(here[name])} here, {_brief(there[name])} there"
         for name in here
         if here[name] != there[name] and name not in WITHOUT_EFFECT
     ]
+
+
+def _brief(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 200 else f"{text[:197]}..."

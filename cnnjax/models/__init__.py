@@ -40,17 +40,22 @@ __all__ = [
 def build(config: ModelConfig, image_shape: tuple[int, ...], num_classes: int) -> ConvNet | KnownNetwork:
     """The network that `config` names, checked to fit images of `image_shape` (height, width, channels).
 
+    It has `num_classes` outputs, or those that `config.classes` names.
+
     Raises:
         InputError: for a name that does not exist, a field that the network does not have, or a layer that does not
             fit.
     """
     if config.name not in NETWORKS:
         raise InputError(f"model.name must be one of {', '.join(NETWORKS)}, got {config.name!r}")
-    given = {field.name for field in dataclasses.fields(config) if getattr(config, field.name) is not None} - {"name"}
+    given = {field.name for field in dataclasses.fields(config) if getattr(config, field.name) is not None} - {
+        "name",
+        "classes",
+    }
     fields = {"width"} if config.name in KNOWN else given - {"width"}
     if given - fields:
         named = ", ".join(f"model.{name}" for name in sorted(given - fields))
         raise InputError(f"{named} must be None for {config.name}, which has no such field")
-    network = NETWORKS[config.name](config, num_classes)
+    network = NETWORKS[config.name](config, num_classes if config.classes is None else len(config.classes))
     jax.eval_shape(network.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
     return network
