@@ -23,8 +23,16 @@ Mask = Num[Array | np.ndarray, " batch"] | Bool[Array | np.ndarray, " batch"] | 
 class Layers:
     """The layers of one call of a network; what is worth looking at is kept in `feature_maps`, in network order."""
 
-    def __init__(self, module: nn.Module, train: bool, mask: Mask, dropout_rate: Any, batch_norm_momentum: Any):
-        self._module, self._train, self._mask = module, train, mask
+    def __init__(
+        self,
+        module: nn.Module,
+        train: bool,
+        mask: Mask,
+        dropout_rate: Any,
+        batch_norm_momentum: Any,
+        frozen: tuple[str, ...] = (),
+    ):
+        self._module, self._train, self._mask, self._frozen = module, train, mask, frozen
         self._dropout_rate, self._momentum = dropout_rate, batch_norm_momentum
         self.feature_maps: dict[str, Array] = {}
 
@@ -45,7 +53,8 @@ class Layers:
             return Convolution(width, window, strides, padding, groups, bias, name=name)(x)
 
     def batch_norm(self, name: str, x: Array, *, epsilon: float = 1e-5) -> Array:
-        return BatchNorm(epsilon, name=name)(x, train=self._train, mask=self._mask, momentum=self._momentum)
+        train = self._train and not is_of(name, self._frozen)
+        return BatchNorm(epsilon, name=name)(x, train=train, mask=self._mask, momentum=self._momentum)
 
     def relu(self, name: str, x: Array, *, most: float | None = None) -> Array:
         """The ReLU, bounded by `most` (6 for ReLU6), kept as the feature map `name`."""
@@ -78,9 +87,11 @@ class KnownNetwork(nn.Module):
 
     Attributes:
         body: (layers, images) -> logits, in terms of `Layers`.
+        frozen: layers (`is_of`) whose batch normalization keeps to its running statistics in a training too.
     """
 
     body: Callable[[Layers, Array], Array]
+    frozen: tuple[str, ...] = ()
 
     @nn.compact
     def __call__(
@@ -93,7 +104,7 @@ class KnownNetwork(nn.Module):
         batch_norm_momentum: float | Float[Array, ""] = 0.9,
     ) -> tuple[Float[Array, "batch classes"], dict[str, Array]]:
         """The logits and the feature maps of each image; arguments as `ConvNet`'s."""
-        layers = Layers(self, train, mask, dropout_rate, batch_norm_momentum)
+        layers = Layers(self, train, mask, dropout_rate, batch_norm_momentum, self.frozen)
         logits = self.body(layers, jnp.asarray(images))
         return logits, layers.feature_maps
 
@@ -145,6 +156,11 @@ class BatchNorm(nn.Module):
                 running_variance.value = momentum * running_variance.value + (1 - momentum) * unbiased
         factor = scale * jax.lax.rsqrt(variance + self.epsilon)
         return (x - mean) * factor + bias
+
+
+def is_of(layer: str, names: tuple[str, ...]) -> bool:
+    """Whether the layer is among these names, or inside of one: `layer1.0.conv1` is of `layer1`."""
+    return any(layer == name or layer.startswith(f"{name}.") for name in names)
 
 
 def flattened(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch units"]:

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Num
 from cnnjax import geometry, ops
 from cnnjax.config import ModelConfig
 from cnnjax.errors import InputError, named
+from cnnjax.models.building import is_of
 
 Init = Literal["small_first", "he", "paper"]
 Norm = Literal["none", "lrn", "batch"]
@@ -54,6 +55,7 @@ class ConvNet(nn.Module):
     num_classes: int
     rounding: geometry.Rounding = "floor"
     initializer: Init = "paper"
+    frozen: tuple[str, ...] = ()  # layers whose batch normalization keeps to its running statistics in a training too
 
     @nn.compact
     def __call__(
@@ -93,7 +95,7 @@ class ConvNet(nn.Module):
             elif layer.norm == "batch":
                 # Flax's fast variance, mean(x^2) - mean(x)^2, has no right digit where the mean is 1000 deviations.
                 normalize = nn.BatchNorm(
-                    use_running_average=not train,
+                    use_running_average=not train or is_of(f"norm{number}", self.frozen),
                     momentum=batch_norm_momentum,  # pyright: ignore[reportArgumentType] - may be traced
                     use_fast_variance=False,
                     name=f"norm{number}",

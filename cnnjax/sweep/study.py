@@ -121,6 +121,10 @@ def check_config(config: Config) -> None:
     """Raises InputError for a config whose members no sweep can train."""
     if config.train.on_nan != "stop":
         raise InputError(f"train.on_nan must be stop in a sweep, whose members stand still, got {config.train.on_nan}")
+    if config.train.start is not None:
+        raise InputError(
+            f"train.start must be None in a sweep, whose members begin at random, got {config.train.start}"
+        )
 
 
 def begun_with(workdir: Path) -> list[Any] | None:

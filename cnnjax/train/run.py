@@ -1,6 +1,7 @@
 """The edge of training: a run folder that the same command fills, goes on with, or finds finished."""
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import logging
@@ -20,7 +21,10 @@ from cnnjax.data.dataset import Dataset, fingerprint
 from cnnjax.data.scale import scale_of
 from cnnjax.environment import changes, environment
 from cnnjax.errors import InputError
+from cnnjax.models import weights
+from cnnjax.models.building import is_of
 from cnnjax.settings import pinned
+from cnnjax.train import weight_files
 from cnnjax.train.checkpoints import KINDS, Checkpoints, Damaged, Kept, Misfit, numbers, read_epoch, verify
 from cnnjax.train.lock import locked
 from cnnjax.train.step import TrainState, initial_state, make_preprocess
@@ -39,12 +43,22 @@ class Run(NamedTuple):
     metrics: list[dict[str, float]]  # a line an epoch, epoch 0 included
 
 
-def build(config: Config, dataset: Dataset) -> models.ConvNet:
-    """The network of the config for the images of the data set, checked to fit."""
+def build(config: Config, dataset: Dataset) -> models.ConvNet | models.KnownNetwork:
+    """The network of the config for the images of the data set, checked to fit, with its frozen layers."""
     if config.train.batch_size > len(dataset.train):
         rule = f"at most the number of training images ({len(dataset.train)})"
         raise InputError(f"train.batch_size must be {rule}, got {config.train.batch_size}")
-    return models.build(config.model, dataset.image_shape, dataset.num_classes)
+    network = models.build(config.model, dataset.image_shape, dataset.num_classes)
+    frozen = config.train.freeze
+    if not frozen:
+        return network
+    layers = sorted(weights.like(network, dataset.image_shape)["params"])
+    for name in frozen:
+        if not any(is_of(layer, (name,)) for layer in layers):
+            raise InputError(f"train.freeze must be of {', '.join(layers)}, or what these begin with, got {name!r}")
+    if all(is_of(layer, frozen) for layer in layers):
+        raise InputError(f"train.freeze must leave a layer to train, got {', '.join(frozen)}")
+    return network.clone(frozen=frozen)
 
 
 @pinned()
@@ -68,8 +82,12 @@ def run(
             training diverges, or if a checkpoint cannot be saved.
     """
     report = progress or (lambda description, done, total: None)
+    config = identified(config)
     check(workdir, config)
     network = build(config, dataset)
+    start = None if config.train.start is None else Start(config, network, dataset, say)
+    if start is not None and 0 not in kept_epochs(workdir):
+        start.read()  # what is wrong with the file is said before anything is written
     preprocess = make_preprocess(*scale_of(config.data, dataset))
     misfit = of_run(config, dataset)
     with claimed(workdir, config, dataset, say), Checkpoints(workdir, say, misfit) as checkpoints:
@@ -77,7 +95,7 @@ def run(
             _record_environment(workdir, say)
         programs = compiled(config, network, preprocess, dataset)
         texts = {"config.json": read_text(workdir / "config.json")}
-        training = Training(config, programs, dataset, workdir, checkpoints, report, say, texts)
+        training = Training(config, programs, dataset, workdir, checkpoints, report, say, texts, start)
         kept = _trained(training) or _trained(training)  # what turns out to be damaged when it is read is made anew
         if kept is None:
             raise InputError(f"--workdir must keep what is written there, and {workdir} does not")
@@ -98,6 +116,68 @@ def _trained(training: Training) -> dict[int, Kept] | None:
     kept = {epoch: checkpoints.load("epochs", epoch, training.like) for epoch in epochs}
     sound = {epoch: one for epoch, one in kept.items() if one is not None}
     return sound if len(sound) == len(kept) else None
+
+
+def identified(config: Config) -> Config:
+    """The config with the SHA-256 of the file that its training starts from, by which a resumed one knows it again.
+
+    Raises:
+        InputError: there is no such file, or it is not the one that the config says.
+    """
+    train = config.train
+    if train.start is None:
+        return config
+    found = weight_files.sha256(train.start, "train.start")
+    if train.start_sha256 not in (None, found):
+        raise InputError(f"train.start {train.start} must have the SHA-256 {train.start_sha256}, got {found}")
+    return dataclasses.replace(config, train=dataclasses.replace(train, start_sha256=found))
+
+
+class Start:
+    """The weights that a training begins with, from a file; called with the random initial state, it puts them there.
+
+    A last layer for other classes stays random, which is said.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        network: nn.Module,
+        dataset: Dataset,
+        say: Callable[[str], None],
+        option: str = "train.start",
+    ):
+        """`option`, in errors, is what named the file."""
+        self._option = option
+        self._config, self._network, self._dataset, self._say = config, network, dataset, say
+        self._variables: dict[str, Any] | None = None
+
+    def read(self) -> None:
+        """Raises InputError where the file is not one of the network's weights; reads it but once for one call."""
+        config, shape = self._config, self._dataset.image_shape
+        file = weight_files.read(config.train.start or "", self._option)
+        like = weights.like(self._network, shape)
+        classes = self._dataset.num_classes if config.model.classes is None else len(config.model.classes)
+        known = weights.layout(config.model, shape, classes)
+        theirs = weights.classes_of(file.arrays, known)
+        head: frozenset[str] = frozenset()
+        if theirs is not None and theirs != classes:
+            head, like = known.head, weights.without(like, known.head)
+            layers = ", ".join(sorted({name.rpartition(".")[0] for name in head}))
+            self._say(
+                f"{file.called}: {layers} is for {theirs} classes and left out; for {classes} it begins at random"
+            )
+        flattened = weights.flattened_maps(self._network, shape)
+        self._variables = weights.variables_of(
+            file.arrays, like, flattened, left_out=head, called=file.called, say=self._say
+        )
+
+    def __call__(self, state: TrainState) -> TrainState:
+        if self._variables is None:
+            self.read()
+        found, self._variables = self._variables or {}, None  # the steps give the state's arrays away
+        params, batch_stats = state.params | found["params"], state.batch_stats | found.get("batch_stats", {})
+        return state._replace(params=params, batch_stats=batch_stats)
 
 
 def of_run(config: Config, dataset: Dataset) -> Misfit:
@@ -145,6 +225,7 @@ def check(workdir: Path, config: Config) -> None:
         InputError: it is no folder, has other files, holds a run of another config (naming the fields), or has links
             or other things in it that are neither files nor folders.
     """
+    config = identified(config)
     try:
         if _is_begun(workdir):
             check_tree(workdir)

@@ -20,6 +20,7 @@ from cnnjax.config import Hyperparams, TrainConfig
 from cnnjax.data.augment import augment
 from cnnjax.data.batches import Batch, epoch_order
 from cnnjax.data.randomness import Purpose, address
+from cnnjax.models.building import is_of
 from cnnjax.train.losses import LOSSES
 from cnnjax.train.optimizers import kernels, learning_rate, make_optimizer
 
@@ -100,11 +101,19 @@ def all_finite(tree: Any) -> Bool[Array, ""]:
     return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
+def _kept(old: Any, new: Any, frozen: tuple[str, ...]) -> Any:
+    """By layer: the old where it is frozen, else the new."""
+    if not frozen:
+        return new
+    return {name: old[name] if is_of(name, frozen) else values for name, values in new.items()}
+
+
 def make_objective(network: Network, config: TrainConfig, preprocess: Preprocess, steps_per_epoch: int):
     """Returns the pure (params, hyper, state, batch) -> mean loss, (metrics, new batch_stats, feature_maps)."""
     loss_function = LOSSES[config.loss]
 
     def objective(params: Any, hyper: Hyperparams, state: TrainState, batch: Batch):
+        params = _kept(jax.lax.stop_gradient(params), params, config.freeze)
         epoch = state.step // steps_per_epoch
         images = augment(address(hyper.seed, Purpose.AUGMENT, epoch, state.step), preprocess(batch.images), hyper)
         counts = jnp.asarray(batch.mask) > 0
@@ -180,7 +189,8 @@ def make_train_step(
         gradient, (metrics, batch_stats) = gradients(hyper, state, batch)
         rate = learning_rate(config, hyper.learning_rate, state.step, steps_per_epoch) * state.rate_scale
         updates, opt_state = make_optimizer(config, hyper, rate).update(gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params = _kept(state.params, optax.apply_updates(state.params, updates), config.freeze)
+        batch_stats = _kept(state.batch_stats, batch_stats, config.freeze)
         sound = jnp.isfinite(metrics.loss) & all_finite(gradient)
         goes_on = config.on_nan == "skip"
         taken = sound if goes_on else sound & (state.unsound == 0)

@@ -16,6 +16,7 @@ from cnnjax.atomic import append_text, write_text
 from cnnjax.config import Config
 from cnnjax.data.dataset import Dataset
 from cnnjax.errors import InputError
+from cnnjax.models.building import is_of
 from cnnjax.train import interruption
 from cnnjax.train.checkpoints import Checkpoints, Kept
 from cnnjax.train.memory import check_memory
@@ -29,6 +30,7 @@ from cnnjax.train.step import (
     make_first_unsound,
     make_order,
     make_train_chunk,
+    zero_metrics,
 )
 
 Progress = Callable[[str, int, int], None]  # description, done, total
@@ -78,15 +80,16 @@ class Training:
         report: Progress,
         say: Callable[[str], None],
         texts: Mapping[str, str],
+        start: Callable[[TrainState], TrainState] | None = None,
     ):
-        """`texts` are files of the run that are kept beside each state."""
+        """`texts` are files of the run that are kept beside each state; `start` changes the random initial state."""
         self.config, self.programs, self.dataset = config, programs, dataset
         self.workdir, self.checkpoints, self.report, self.say = workdir, checkpoints, report, say
         self.steps_per_epoch = -(-len(dataset.train) // config.train.batch_size)
         self.kept_epochs: tuple[int, ...] = config.train.kept_epochs
         self.hyper: Any = jax.tree.map(jnp.asarray, config.hyper)
         self._first_unsound = make_first_unsound(programs.network, config.train, programs.preprocess)
-        self.texts = dict(texts)
+        self.texts, self.start = dict(texts), start
         self.state: TrainState | None = None
         self.step = 0  # of the state
         self.lines: list[str] = []  # of metrics.jsonl, for the epochs that the state has finished
@@ -110,7 +113,7 @@ class Training:
         self._write_metrics()
         train_arrays = self.programs.place((self.dataset.train.images, self.dataset.train.labels))
         test_arrays = self.programs.place((self.dataset.test.images, self.dataset.test.labels))
-        if least < 0:
+        if least < 0 and self.config.train.epochs:
             self._check_memory(train_arrays, test_arrays)
         with interruption.deferred() as asked:
             self._end_epoch(test_arrays)
@@ -146,10 +149,14 @@ class Training:
         """The state before the first step."""
         check_memory("model: the initial state", self.programs.init, self.hyper)
         self.state, self.step, self.lines = self.programs.init(self.hyper), 0, []
+        if self.start is not None:
+            self.state = self.start(self.state)
         self._tell_of_scaling()
 
     def _tell_of_scaling(self) -> None:
-        told = scaled_at_first(self._state.params, float(self.hyper.filter_rms))
+        frozen = self.config.train.freeze
+        params = {name: values for name, values in self._state.params.items() if not is_of(name, frozen)}
+        told = scaled_at_first(params, float(self.hyper.filter_rms))
         if told:
             self.say(told)
 
@@ -222,7 +229,9 @@ class Training:
         if position:
             return
         if self._writes_metrics_of(epoch):
-            line = metrics_line(epoch, state.metrics, self.programs.evaluate(self.hyper, state, *test_arrays))
+            of_its_classes = self.config.model.classes is None  # else the labels say nothing of the outputs
+            test = self.programs.evaluate(self.hyper, state, *test_arrays) if of_its_classes else zero_metrics()
+            line = metrics_line(epoch, state.metrics, test)
             self.lines.append(line)
             append_text(self.workdir / "metrics.jsonl", line)
         if epoch in self.kept_epochs and epoch not in self.checkpoints.epochs():

@@ -96,6 +96,7 @@ BAD = [
     (["--sweep.seed", "0:2", "--members", "members.csv"], "--members and --sweep exclude each other"),
     (["--members", "missing.csv"], "--members must be a CSV file, got missing.csv"),
     (["--sweep.seed", "0:2", "--train.on-nan", "skip"], "train.on_nan must be stop in a sweep"),
+    (["--sweep.seed", "0:2", "--train.start", "a.npz"], "train.start must be None in a sweep"),
     (["--sweep.model.filters", "3,30"], "conv1: a 30×30 filter with stride 1 does not fit 8×8"),
 ]
 
