@@ -9,7 +9,7 @@ import re
 import runpy
 import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -29,6 +29,7 @@ class Arguments(NamedTuple):
     workdir: Path
     options: Any
     taken: Any = None  # what the script took from the command line itself
+    given: frozenset[str] = frozenset()  # the options on the command line, as "--data.image-size"
 
 
 def run(
@@ -113,12 +114,18 @@ def check_platform() -> None:
 def refuse_twice(arguments: Sequence[str]) -> None:
     """Raises InputError for an option that is given twice: one of the two would not be heard."""
     seen: dict[str, str] = {}
-    for option in (argument.split("=")[0] for argument in arguments if argument.startswith("--")):
-        name = re.sub(r"(^--|\.)no-", r"\1", option.replace("_", "-"))  # tyro's --no-NAME is --NAME's other value
+    for name, option in _options(arguments):
         if name in seen:
             both = option if seen[name] == option else f"{seen[name]} and {option}"
             raise InputError(f"{both} must be given once, got it twice")
         seen[name] = option
+
+
+def _options(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The options among the arguments, each by its name in one spelling and as it stands there."""
+    for option in (argument.split("=")[0] for argument in arguments if argument.startswith("--")):
+        # tyro's --no-NAME is --NAME's other value
+        yield re.sub(r"(^--|\.)no-", r"\1", option.replace("_", "-")), option
 
 
 def parse(
@@ -159,7 +166,7 @@ def parse(
     told = _told(everything, rest, prog=prog, description=description)
     whole = Config(**{field: getattr(told, field) for field, _, _ in parts})
     chosen = dataclasses.replace(options, **{field: getattr(told, field) for field, _, _ in own}) if options else None
-    return Arguments(whole, _workdir(told.workdir), chosen)
+    return Arguments(whole, _workdir(told.workdir), chosen, given=frozenset(name for name, _ in _options(arguments)))
 
 
 def parse_options(

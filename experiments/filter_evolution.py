@@ -40,6 +40,7 @@ class Options:
 
 
 def main(arguments: Arguments, progress: Progress) -> None:
+    arguments = train.started(arguments, progress)
     config, options, folder = arguments.config, arguments.options, arguments.workdir / "figures"
     settings.check()
     dataset, rows = train.prepared(arguments, progress)

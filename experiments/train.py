@@ -3,7 +3,8 @@
 from cnnjax import cli, models
 from cnnjax.cli import Arguments, Progress
 from cnnjax.data import Dataset, load
-from cnnjax.train import run
+from cnnjax.train import run, weight_files
+from experiments.import_weights import as_expected
 
 
 def prepared(arguments: Arguments, progress: Progress) -> tuple[Dataset, list[models.Layer]]:
@@ -22,14 +23,23 @@ def trained(arguments: Arguments, dataset: Dataset, rows: list[models.Layer], pr
     progress.say(cli.layer_table(rows, title))
     finished = run.run(config, dataset, arguments.workdir, progress, progress.say)
     last = finished.metrics[-1]
-    progress.say(
-        f"{dataset.name}: test error {100 * last['test_error']:.2f} % after epoch {last['epoch']}, "
-        f"in {arguments.workdir}"
-    )
+    # A run that was not trained here may have none.
+    error = f"test error {100 * last['test_error']:.2f} % " if "test_error" in last else ""
+    progress.say(f"{dataset.name}: {error}after epoch {last['epoch']}, in {arguments.workdir}")
     return finished
 
 
+def started(arguments: Arguments, progress: Progress) -> Arguments:
+    """The arguments with what the weights expect that `--train.start` names."""
+    start = arguments.config.train.start
+    if start is None or "--train.start" not in arguments.given:
+        return arguments
+    file = weight_files.read(start, "--train.start")
+    return arguments._replace(config=as_expected(arguments.config, arguments.given, file, progress))
+
+
 def main(arguments: Arguments, progress: Progress) -> None:
+    arguments = started(arguments, progress)
     trained(arguments, *prepared(arguments, progress), progress)
 
 

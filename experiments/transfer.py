@@ -15,12 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnnjax import cli, ops
+from cnnjax import cli, models, ops
 from cnnjax.cli import Progress
 from cnnjax.config import DataConfig, Hyperparams, TrainConfig
 from cnnjax.data import Dataset, Split, batches, fingerprint, load
 from cnnjax.errors import InputError
 from cnnjax.figures import files
+from cnnjax.models import weights
 from cnnjax.train.optimizers import scaled_at_first
 from cnnjax.train.step import initial_state, make_order, make_train_chunk
 from cnnjax.visualize.probes import class_accuracy, layer_features, make_features, prepared, probe
@@ -105,7 +106,9 @@ def make_training(trained: Trained, options: Options, count: int, classes: int) 
 
     `start` are the parameters to start from, without those of the last layer; {} for random ones.
     """
-    network = trained.network.clone(num_classes=classes)
+    network = models.build(
+        dataclasses.replace(trained.config.model, classes=None), trained.dataset.image_shape, classes
+    )
     batch_size = min(options.batch_size, count)
     steps_per_epoch = -(-count // batch_size)
     config = TrainConfig(epochs=-(-options.steps // steps_per_epoch), batch_size=batch_size)
@@ -139,8 +142,11 @@ def main(options: Options, progress: Progress) -> None:
         raise InputError("--run must be of a network with a hidden layer to keep, got one layer")
     target = fitted_data(options.data, trained, progress)
     classes, most = target.num_classes, max(options.per_class)
-    last = trained.logits
-    kept = {name: values for name, values in trained.variables["params"].items() if name != last}
+    # Filters that were not bounded where the weights come from are not bounded here.
+    least = max(options.hyper.filter_rms, trained.config.hyper.filter_rms)
+    options = dataclasses.replace(options, hyper=dataclasses.replace(options.hyper, filter_rms=least))
+    head = weights.layout(trained.config.model, trained.dataset.image_shape, classes).head
+    kept = weights.without({"params": trained.variables["params"]}, head)["params"]
     if told := scaled_at_first(kept, options.hyper.filter_rms):
         progress.say(f"fine-tuned: {told}")
     trainings = {count: make_training(trained, options, count * classes, classes) for count in options.per_class}
