@@ -12,9 +12,11 @@ In other files the same array may have another name: all may begin with `module.
 by its position. A momentum is no weight, and so in no file: PyTorch's is 1 minus `batch_norm_momentum` here.
 """
 
+import concurrent.futures
 import dataclasses
 import functools
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -31,6 +33,8 @@ _NAMES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "runnin
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # heads that only a training needs, of GoogLeNet and Inception
 _TIMM_VGG = {"pre_logits.fc1": "classifier.0", "pre_logits.fc2": "classifier.3", "head.fc": "classifier.6"}
 _LISTED = 4  # names in a report
+_ALIGNED = 64  # bytes: where an array begins that JAX takes as it is
+_BLOCK = (256, 256)  # of the last two axes, copied at once
 _FLOATS = tuple(np.dtype(kind) for kind in (np.float32, np.float16, ml_dtypes.bfloat16, np.float64))
 
 Map = tuple[int, int, int]  # height, width, channels
@@ -117,8 +121,13 @@ def variables_of(
         if array.dtype != np.float32:
             with np.errstate(over="ignore"):  # what is too large for float32 is refused as an infinity
                 array = array.astype(np.float32)
-        _check_values(array, part, f"{called}: {_shown(place)}")
-        return _to_device(array, part, leaf.shape, (flattened or {}).get(layer))
+        what = f"{called}: {_shown(place)}"
+        if part == "kernel":
+            array = array.reshape(leaf.shape[-1], -1)  # a dense kernel may be a convolution over the whole map
+            view = _from_torch(array, leaf.shape, (flattened or {}).get(layer))
+            return jax.device_put(_copied(view, what).reshape(leaf.shape))
+        _check_values(array, what, least=0.0 if part == "var" else -math.inf)
+        return jax.device_put(array.copy())  # the file's own memory may change
 
     return jax.tree_util.tree_map_with_path(read, dict(like))
 
@@ -131,28 +140,43 @@ def _to_torch(array: np.ndarray, part: str, of: Map | None) -> np.ndarray:
     return np.moveaxis(array, (-1, -2), (0, 1))
 
 
-def _to_device(array: np.ndarray, part: str, shape: tuple[int, ...], of: Map | None) -> jax.Array:
-    """JAX copies with any strides, and faster than NumPy does, so that no copy is made here."""
-    if part != "kernel":
-        return jax.device_put(np.array(array))  # not the file's own memory, which may change
-    array = array.reshape(shape[-1], shape[-2], *shape[:-2])  # a dense kernel may be a convolution over the whole map
+def _from_torch(array: np.ndarray, shape: tuple[int, ...], of: Map | None) -> np.ndarray:
+    """The kernel [out, everything else] as it is seen in our order of axes, out last."""
     if of is not None:
         height, width, channels = of
-        array = array.reshape(-1, channels, height, width).transpose(2, 3, 1, 0)
-    else:
-        array = np.moveaxis(array, (0, 1), (-1, -2))
-    if array.flags.c_contiguous:
-        array = array.copy()
-    return jax.device_put(array).reshape(shape)
+        return array.reshape(-1, channels, height, width).transpose(2, 3, 1, 0)
+    return np.moveaxis(array.reshape(shape[-1], shape[-2], *shape[:-2]), (0, 1), (-1, -2))
 
 
-def _check_values(array: np.ndarray, part: str, what: str) -> None:
+def _copied(view: np.ndarray, what: str) -> np.ndarray:
+    """A copy of `view`, whose values are checked on the way.
+
+    A block at a time, so that both sides of the copy stay in the processor's cache: several times faster than NumPy
+    alone. The copy begins where JAX takes it as it is on a CPU, without another one.
+    """
+    raw = np.empty(view.nbytes + _ALIGNED, np.uint8)
+    start = -raw.ctypes.data % _ALIGNED
+    copy = raw[start : start + view.nbytes].view(np.float32).reshape(view.shape)
+    rows, columns = _BLOCK
+
+    def band(first: int) -> None:
+        for begin in range(0, view.shape[-1], columns):
+            block = (..., slice(first, first + rows), slice(begin, begin + columns))
+            copy[block] = view[block]
+            _check_values(copy[block], what)
+
+    with concurrent.futures.ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        list(pool.map(band, range(0, view.shape[-2], rows)))
+    return copy
+
+
+def _check_values(array: np.ndarray, what: str, least: float = -math.inf) -> None:
     # The extremes are NaN where anything is, and need no memory.
-    least, most = (float(extreme) for extreme in (array.min(initial=0), array.max(initial=0)))
-    if not math.isfinite(least) or not math.isfinite(most):
+    lowest, highest = (float(extreme) for extreme in (array.min(initial=0), array.max(initial=0)))
+    if not math.isfinite(lowest) or not math.isfinite(highest):
         raise InputError(f"{what} must be finite numbers, and has a NaN or an infinity")
-    if part == "var" and least < 0:
-        raise InputError(f"{what} must be variances of at least 0, got {least:.3g}")
+    if lowest < least:
+        raise InputError(f"{what} must be variances of at least {least:g}, got {lowest:.3g}")
 
 
 class _Matches(NamedTuple):

@@ -211,6 +211,28 @@ def test_nothing_is_taken_by_its_place_or_its_size():
         weights.variables_of(flat, like)
 
 
+def test_a_kernel_of_many_blocks_comes_whole_and_a_nan_anywhere_in_it_is_found():
+    network = KnownNetwork(lambda layers, x: layers.dense("b", layers.dense("a", x.reshape(len(x), -1), 601), 2))
+    like = weights.like(network, (23, 23, 1))
+    generator = np.random.default_rng(3)
+    arrays = {name: generator.normal(size=shape).astype(np.float32) for name, shape in weights.shapes(like).items()}
+    kernel = weights.variables_of(arrays, like)["params"]["a"]["kernel"]
+    np.testing.assert_array_equal(kernel, arrays["a.weight"].T)
+    for place in ((0, 0), (600, 528), (255, 256), (256, 255), (300, 528)):
+        broken = arrays["a.weight"].copy()
+        broken[place] = np.nan
+        with pytest.raises(InputError, match="a.weight must be finite numbers"):
+            weights.variables_of(arrays | {"a.weight": broken}, like)
+
+
+def test_what_was_read_is_apart_from_the_array_that_it_was_read_from():
+    arrays = {name: array.copy() for name, array in ARRAYS.items()}
+    found = weights.variables_of(arrays, LIKE)
+    for array in arrays.values():
+        array[...] = 0
+    same(found, VARIABLES)
+
+
 def test_a_known_network_is_recognized_by_names_and_shapes():
     shapes = weights.shapes(weights.like(models.build(ModelConfig("resnet18"), (64, 64, 3), 1000), (64, 64, 3)))
     assert weights.look_alike(shapes) == "they look like resnet18"
