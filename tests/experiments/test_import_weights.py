@@ -66,6 +66,7 @@ def folder(resnet, images, tmp_path_factory):
     names.write_text("crane\nmaillot\ncrane\n  tench \ngoldfish\n")
     words = ["--model.name", "resnet18", "--model.width", WIDTH, "--weights", path, "--workdir", folder]
     words += ["--data.npz", images, "--data.image-size", 32, "--data.mean", 100, 110, 120, "--data.deviation", 60]
+    words += ["--data.interpolation", "bilinear"]
     said = imported(*words, "--classes", names)
     return folder, said
 
@@ -114,7 +115,7 @@ def test_exported_the_arrays_are_the_same_bytes_and_say_what_they_are(resnet, im
         assert np.asarray(file.arrays[name]).tobytes() == array.tobytes()
     assert file.arrays.keys() == resnet[1].keys() and len(progress.lines) == 1
     said = imported("--weights", path, "--workdir", tmp_path / "again", "--data.npz", images)
-    assert said[0].startswith("expected by the weights: image_size 32, channels 3, mean 100 110 120, deviation 60")
+    assert said[0].startswith("expected by the weights: image_size 32, channels 3, interpolation bilinear, mean 100")
     configs = [run.read_config(workdir / "config.json") for workdir in (folder[0], tmp_path / "again")]
     assert configs[0].model == configs[1].model
     assert dataclasses.replace(configs[0].data, channels=3) == configs[1].data
