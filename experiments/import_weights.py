@@ -141,9 +141,12 @@ def with_classes(
     config: Config, dataset: Dataset, file: WeightFile, names: tuple[str, ...] | None, progress: Progress
 ) -> Config:
     """The config with the classes of the weights, where these are not those of the data; and with a batch that fits."""
-    model, train = dataclasses.replace(config.model, classes=None), config.train
+    train = dataclasses.replace(config.train, batch_size=min(config.train.batch_size, len(dataset.train)))
+    config = dataclasses.replace(config, train=train)
+    model = dataclasses.replace(config.model, classes=None)
     count = weights.classes_of(file.arrays, weights.layout(model, dataset.image_shape, dataset.num_classes))
-    count = dataset.num_classes if count is None else count
+    if count is None:
+        return config  # of another network, which is refused where its arrays are read
     told = told_by(file)
     if names is None and told is not None:
         names = told.model.classes
@@ -158,8 +161,7 @@ def with_classes(
         names = names or tuple(str(number) for number in range(count))
         model = dataclasses.replace(model, classes=names)
         progress.say(f"the {count} outputs are not the {dataset.num_classes} classes of {dataset.name}")
-    train = dataclasses.replace(train, batch_size=min(train.batch_size, len(dataset.train)))
-    return dataclasses.replace(config, model=model, train=train)
+    return dataclasses.replace(config, model=model)
 
 
 def initial(config: Config, dataset: Dataset, progress: Progress) -> TrainState:
