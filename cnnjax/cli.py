@@ -15,7 +15,7 @@ from typing import Annotated, Any, NamedTuple
 
 import cnnjax
 from cnnjax.compilation_cache import compiled_programs_kept
-from cnnjax.config import Config, from_json
+from cnnjax.config import Config, ModelConfig, from_json
 from cnnjax.environment import flags_of_user
 from cnnjax.errors import InputError, Terminated
 from cnnjax.paths import expanded
@@ -128,6 +128,15 @@ def _options(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
         yield re.sub(r"(^--|\.)no-", r"\1", option.replace("_", "-")), option
 
 
+def _value_of(option: str, arguments: Sequence[str]) -> str | None:
+    """What is given for the option, as NAME VALUE or NAME=VALUE; None where it is not given."""
+    for argument, following in zip(arguments, [*arguments[1:], None], strict=False):
+        name, equals, value = argument.partition("=")
+        if name.replace("_", "-") == option:
+            return value if equals else following
+    return None
+
+
 def parse(
     arguments: Sequence[str],
     options: Any = None,
@@ -150,6 +159,9 @@ def parse(
     refuse_twice(arguments)
     name, rest = _take_config(list(arguments), config)
     found = load_config(name)
+    network = _value_of("--model.name", rest)
+    if network not in (None, found.model.name):  # what the config says of its own network is not of this one
+        found = dataclasses.replace(found, model=ModelConfig(name=network))
     where = workdir.format(Path(name).parent.name if name.endswith(".json") else Path(name).stem)
     names = ", ".join(known_configs())
     ours = [

@@ -187,7 +187,8 @@ class DataConfig:
 class ModelConfig:
     """Which network. A field that is None takes the network's own value; a tuple has one entry a layer."""
 
-    name: str = "zfnet_small"  # mlp, lenet, zfnet, zfnet_small
+    name: str = "zfnet_small"  # mlp, lenet, zfnet, zfnet_small, a known network, or FILE.py:NAME, your own
+    code_sha256: str | None = None  # of that file; None: as it is found
     classes: tuple[str, ...] | None = None  # what the outputs are called; None: the classes of the data
     width: float | None = None  # of a known network: all its widths times this
     widths: tuple[int, ...] | None = None  # filters of each convolution

@@ -190,11 +190,12 @@ def main(arguments: Arguments, progress: Progress) -> None:
     check_tree(folder)
     dataset = load(config.data, progress)
     network = run.build(config, dataset)
-    if not network.convolutions:
-        raise InputError(f"model.name must be a network with convolutions, got {config.model.name!r}")
+    if not isinstance(network, models.ConvNet) or not network.convolutions:
+        chains = ", ".join(sorted(models.NETWORKS.keys() - models.KNOWN.keys() - {"mlp"}))
+        raise InputError(f"model.name must be one of {chains}, whose layers can be changed, got {config.model.name!r}")
     configs = {name: variant(config, network, name) for name in options.variants}
     for name, changed in configs.items():  # all of them, before anything is written
-        first = run.build(changed, dataset).convolutions[0].filter
+        first = models.layers(run.build(changed, dataset), dataset.image_shape)[0].window[0]
         if first > min(dataset.image_shape[:2]):
             rule = f"images of at least {first} pixels, got {dataset.image_shape}"
             raise InputError(f"--variants: {name} needs {rule}")

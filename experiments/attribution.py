@@ -76,8 +76,8 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
             ]
             for name in progress.over("attributing", list(methods))
         }
-        names = trained.dataset.class_names
-        labels = trained.dataset.test.labels[chosen]
+        names = trained.class_names
+        labels = trained.targets(trained.dataset.test)[chosen]
         rows = [
             names[said] if said == label else f"{names[said]}\n(is {names[label]})"
             for said, label in zip(explained, labels, strict=True)
@@ -153,7 +153,7 @@ def make_methods(trained: Trained, options: Options) -> dict[str, Maps]:
     layer = options.layer or maps[-1]
     if layer not in maps:
         raise InputError(f"--layer must be one of {', '.join(maps)}, got {layer!r}")
-    relu = trained.layers[layer].relu
+    relu = trained.layers[layer].relu or 0
 
     def compiled(method: Callable[..., jax.Array]) -> Maps:
         def maps(variables, images, classes, keys):
@@ -187,7 +187,7 @@ def chosen_images(trained: Trained, images: tuple[int, ...] | None) -> np.ndarra
 def classes(trained: Trained, chosen: np.ndarray, options: Options) -> np.ndarray:
     """The class of each image that is explained."""
     if options.explain == "label":
-        return trained.dataset.test.labels[chosen]
+        return trained.targets(trained.dataset.test)[chosen]
     logits = trained.network.apply(trained.variables, trained.preprocess(trained.dataset.test.images[chosen]))[0]
     return np.asarray(logits.argmax(axis=1))
 

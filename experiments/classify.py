@@ -91,7 +91,7 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
     trained = opened or open_run(options, progress)
     side = scaled_side(trained, options.views)
     images = given(trained, options, side, progress) if options.images else of_test_split(trained, side)
-    names = trained.dataset.class_names
+    names = trained.class_names
     sha256 = array_sha256(images.pixels)
     settings = {"images": sha256, "side": images.side, "labels": images.labels, "views": options.views}
     with studying(trained, "classify", settings | {"top": options.top}, progress) as parts:
@@ -137,13 +137,14 @@ def scaled_side(trained: Trained, views: str) -> int | None:
 def of_test_split(trained: Trained, side: int | None) -> Images:
     split = trained.dataset.test
     names = [str(number) for number in range(len(split))]
-    return Images(split.images, side, names, split.labels, f"the test images of {trained.dataset.name}")
+    labels = split.labels if trained.class_names == trained.dataset.class_names else None
+    return Images(split.images, side, names, labels, f"the test images of {trained.dataset.name}")
 
 
 def given(trained: Trained, options: Options, side: int | None, progress: Progress) -> Images:
     """The images of `--images`, decoded, with their labels. Raises InputError naming what is wrong."""
     found = find(options.images)
-    names = trained.dataset.class_names
+    names = trained.class_names
     labels = labels_of_file(options.labels, found, names) if options.labels else labels_of_folders(found, names)
     if labels is None and any(one.folder for one in found):
         progress.say("no folder has the name of a class of the network: errors are not measured")
@@ -364,7 +365,7 @@ def save_errors(
 ) -> str:
     """Writes the errors and the confusions; returns the errors in words."""
     assert images.labels is not None
-    names, ranks = trained.dataset.class_names, table["place"] - 1
+    names, ranks = trained.class_names, table["place"] - 1
     few = len(names) <= CHALLENGE
     errors = {
         "top1": classification.top_error(ranks, 1),

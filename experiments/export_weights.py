@@ -15,7 +15,7 @@ from cnnjax import cli
 from cnnjax.cli import Progress
 from cnnjax.config import to_json
 from cnnjax.errors import InputError
-from cnnjax.models import weights
+from cnnjax.models import foreign, weights
 from cnnjax.train import weight_files
 from experiments.import_weights import EXPECTED, METADATA
 from experiments.looking import RunOptions, Trained, open_run
@@ -36,7 +36,10 @@ def main(options: Options, progress: Progress) -> None:
     if options.to.is_dir() or (options.to.exists() and not options.overwrite):
         raise InputError(f"--to must be a new file, or one that --overwrite may replace, got {options.to}")
     trained = open_run(options, progress)
-    arrays = weights.named(trained.variables, weights.flattened_maps(trained.network, trained.dataset.image_shape))
+    if isinstance(trained.network, foreign.Foreign):
+        arrays = foreign.arrays_of(trained.variables)
+    else:
+        arrays = weights.named(trained.variables, weights.flattened_maps(trained.network, trained.dataset.image_shape))
     weight_files.write(options.to, arrays, {METADATA: json.dumps(described(trained))})
     count = sum(array.size for array in arrays.values())
     progress.say(f"{len(arrays)} arrays, {count:,} numbers of epoch {trained.epoch} in {options.to}")

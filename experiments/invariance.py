@@ -66,8 +66,9 @@ class Options(RunOptions):
 def main(options: Options, progress: Progress, opened: Trained | None = None) -> None:
     """`opened` is the run at that epoch, where it is open already."""
     trained = opened or open_run(options, progress)
-    split, layers, values = trained.dataset.test, chosen_layers(trained, options), amounts(trained, options)
-    images = chosen_images(trained, options.images)
+    layers, values = chosen_layers(trained, options), amounts(trained, options)
+    split = dataclasses.replace(trained.dataset.test, labels=trained.targets(trained.dataset.test))
+    images = chosen_images(split.labels, options.images)
     background = fill(trained, options.fill)
 
     def outputs(variables: Any, images: jax.Array):
@@ -96,12 +97,12 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
             name: warped(split.images[list(images)], name, at, background, options.interpolation)
             for name, at in shown.items()
         }
-        names = [f"{trained.dataset.class_names[split.labels[index]]} ({index})" for index in images]
+        names = [f"{trained.class_names[split.labels[index]]} ({index})" for index in images]
         drawing = figure.draw(pictures, shown, values, *curves(chosen, values, options.distance), names, layers, unit)
         arrays = {f"{name}/values": every for name, every in values.items()}
         files.save(trained.figures / "invariance.png", drawing, images=images, layers=layers, **arrays, **chosen)
         if options.per_class:
-            labels = range(trained.dataset.num_classes)
+            labels = range(len(trained.class_names))
             firsts = [np.flatnonzero(split.labels == label)[: options.per_class] for label in labels]
             # One class after another in turn, so that the other image is mostly of another class
             order = [int(of[rank]) for rank in range(options.per_class) for of in firsts if rank < len(of)]
@@ -140,8 +141,7 @@ def amounts(trained: Trained, options: Options) -> dict[str, np.ndarray]:
     return {name: np.linspace(*of, dtype=np.float32) for name, of in ranges.items()}
 
 
-def chosen_images(trained: Trained, images: tuple[int, ...] | None) -> tuple[int, ...]:
-    labels = trained.dataset.test.labels
+def chosen_images(labels: np.ndarray, images: tuple[int, ...] | None) -> tuple[int, ...]:
     if images is None:
         return tuple(int(np.argmax(labels == label)) for label in np.unique(labels)[:5])
     for index in images:

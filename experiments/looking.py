@@ -9,21 +9,22 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
 
 import cnnjax
-from cnnjax import models
+from cnnjax import models, ops
 from cnnjax.atomic import replacing, write_text
 from cnnjax.cli import Progress
-from cnnjax.config import Config, DataConfig, to_json
-from cnnjax.data import Dataset, Split, batches, fingerprint, load, scale_of
+from cnnjax.config import Config, DataConfig, ModelConfig, to_json
+from cnnjax.data import Dataset, Split, batches, checked_dataset, fingerprint, load, scale_of
 from cnnjax.errors import InputError
 from cnnjax.figures import files
 from cnnjax.figures.settings import check as check_matplotlib
-from cnnjax.train import run
+from cnnjax.models import foreign
+from cnnjax.train import run, weight_files
 from cnnjax.train.lock import locked
 from cnnjax.train.step import Preprocess, make_preprocess
 from cnnjax.visualize.activations import Activations, tile_activations
@@ -48,18 +49,40 @@ class Place:
 
 
 @dataclasses.dataclass(frozen=True)
+class Images(Place):
+    """Where the images of a run are now; or with --network, which they are, and what that network takes."""
+
+    name: str | None = None  # with --network: photos, digits, or any name in TensorFlow Datasets
+    image_size: int | None = None  # with --network: side in pixels; shorter side scaled, centre cut
+    channels: Literal[1, 3] | None = None  # with --network: grey or RGB; none: as the images are
+    shorter_side: int | None = None  # with --network: scaled to this first; none: image_size
+    interpolation: str | None = None  # with --network: of the scaling
+    mean: tuple[float, ...] | None = None  # with --network: grey levels a channel; none: the mean training image
+    deviation: tuple[float, ...] | None = None  # with --network: grey levels that count as 1, a channel; none: 64
+
+    def described(self) -> dict[str, Any]:
+        """What a run knows by itself."""
+        places = {field.name for field in dataclasses.fields(Place)}
+        given = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        return {name: value for name, value in given.items() if name not in places}
+
+
+@dataclasses.dataclass(frozen=True)
 class NetworkOptions:
-    """Which network."""
+    """Which network: that of a run, or one of your own."""
 
     run: Path = Path("runs/photos")  # the folder of a trained run
     epoch: int | None = None  # one of the epochs that the run has kept; none: its last
+    network: str | None = None  # FILE.py:NAME, code that is run: your own network instead
+    weights: Path | None = None  # of --network, .safetensors or .npz: arrays by their paths in it
+    workdir: Path | None = None  # for figures of --network; none: runs/NAME
 
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions(NetworkOptions):
     """Which network; a study's own options are added by a subclass."""
 
-    data: Place = Place()  # where the run's images are now
+    data: Images = Images()  # where the run's images are now
 
 
 class Trained(NamedTuple):
@@ -73,6 +96,28 @@ class Trained(NamedTuple):
     layers: dict[str, models.Layer]  # by name, in network order, the logits last
     epoch: int
     folder: Path  # the run's
+    code: str = ""  # SHA-256 of the file that the network is written in, if it is somebody's own
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What the network's outputs are called."""
+        if self.config.model.classes is not None:
+            return self.config.model.classes
+        (count,) = self.layers[self.logits].output_shape
+        names = self.dataset.class_names
+        return names if count == len(names) else tuple(f"class {number}" for number in range(count))
+
+    def targets(self, split: Split) -> np.ndarray:
+        """The class of each image, among the network's.
+
+        Its label, where the classes of the data are the network's; else what the network itself says of it, because
+        the labels say nothing of its outputs.
+        """
+        if self.class_names == self.dataset.class_names:
+            return split.labels
+        logits = ops.jit(lambda variables, images: self.network.apply(variables, self.preprocess(images))[0])
+        answers = [np.argmax(logits(self.variables, batch.images), axis=1) for batch in batches(split, GROUP)]
+        return np.concatenate(answers)[: len(split)].astype(np.int32)
 
     @property
     def figures(self) -> Path:
@@ -108,13 +153,99 @@ def open_run(options: RunOptions, progress: Progress) -> Trained:
         InputError: no run folder, no checkpoints, an epoch that was not kept, or data that are not there any more or no
             longer the same.
     """
+    if options.network is not None and not is_of_code(options.run):
+        return open_own(options, progress)
+    described = [f"--data.{name.replace('_', '-')}" for name in options.data.described()]
+    for name, given in (("--weights", options.weights), ("--workdir", options.workdir)):
+        described += [name] if given is not None else []
+    if described:
+        raise InputError(f"{described[0]} goes with --network, and a run knows it by itself")
     return open_network(options, options.data, "--data", progress)
+
+
+def is_of_code(folder: Path) -> bool:
+    """Whether a run of somebody's own network is there."""
+    path = folder / "config.json"
+    return path.exists() and foreign.is_code(run.read_config(path).model.name)
+
+
+def allowed(config: Config, options: NetworkOptions) -> Config:
+    """Runs the code of a run's network, if `--network` names the file that it was trained with."""
+    name = config.model.name
+    if options.network is None:
+        raise InputError(f"--network must name the code that {options.run} was trained with to have it run ({name})")
+    if options.weights is not None:
+        raise InputError(f"--weights must not be given for a run, whose weights it has kept, got {options.weights}")
+    _, _, within = options.network.rpartition(":")
+    found = foreign.code_sha256(options.network) if foreign.is_code(options.network) else ""
+    if found != config.model.code_sha256 or within != name.rpartition(":")[2]:
+        raise InputError(f"--network must be {name} as it was when {options.run} was trained, got {options.network}")
+    foreign.allow(options.network, name)
+    return config
+
+
+def open_own(options: RunOptions, progress: Progress) -> Trained:
+    """Somebody's own network with the weights of a file, over the images that the options name; writes nothing."""
+    check_matplotlib()
+    if options.epoch is not None:
+        raise InputError(f"--epoch goes with --run, got {options.epoch} with --network")
+    network, code = foreign.from_file(options.network or "")
+    file = None if options.weights is None else weight_files.read(options.weights, "--weights")
+    data = dataclasses.replace(options.data.of(DataConfig()), **options.data.described())
+    dataset = load(data, progress)
+    with foreign.readable(network):
+        variables = foreign.variables_from(network, file and file.arrays, dataset.image_shape)
+        trained = of_network(network, variables, dataset, data=data, folder=options.workdir, code=code)
+    if trained.class_names == dataset.class_names:
+        progress.say(f"the outputs of {network.name} are taken for the classes of {dataset.name}, in order")
+    return trained
+
+
+def of_network(
+    network: Any,
+    variables: Any | None,
+    images: np.ndarray | Dataset,
+    *,
+    data: DataConfig | None = None,
+    folder: Path | None = None,
+    code: str = "",
+) -> Trained:
+    """What every study takes, of a network that was trained elsewhere.
+
+    Args:
+        network: one with `apply(variables, images) -> (logits, feature_maps)`, or anything that
+            `cnnjax.models.foreign.wrapped` takes.
+        variables: its own; of a Linen module {"params": …, "batch_stats": …}; None: those that an NNX or Equinox module
+            holds.
+        images: uint8 [n, height, width, channels], or a data set.
+        data: its `mean` and `deviation` in grey levels make of images what the network takes.
+        folder: where figures go; none: runs/NAME.
+
+    Raises:
+        InputError: images or outputs that do not fit; a network whose answer depends on the images beside an image.
+    """
+    if not isinstance(network, foreign.Foreign | models.ConvNet | models.KnownNetwork):
+        network = foreign.wrapped(network)
+    name = network.name if isinstance(network, foreign.Foreign) else type(network).__name__
+    if not isinstance(images, Dataset):
+        split = (images, np.zeros(len(images), np.int32))
+        images = checked_dataset("images", ("images", "others"), train=split, test=split)
+    config = Config(data or DataConfig(), ModelConfig(name))
+    variables = network.own(images.image_shape) if variables is None else variables
+    assert variables is not None
+    layers = {row.name: row for row in models.layers_of(network, variables, images.image_shape)}
+    preprocess = make_preprocess(*scale_of(config.data, images))
+    foreign.check_images_apart(network, variables, preprocess(images.train.images[:2]), name)
+    folder = folder or Path("runs") / name.rpartition(":")[2]
+    return Trained(config, images, network, variables, preprocess, layers, 0, folder, code)
 
 
 def open_network(options: NetworkOptions, place: Place, option: str, progress: Progress) -> Trained:
     """As `open_run`, with the images at `place`, of which `option` tells."""
     check_matplotlib()
     config = run.read_config(options.run / "config.json")
+    if foreign.is_code(config.model.name):
+        config = allowed(config, options)
     kept = run.kept_epochs(options.run)
     epoch = kept[-1] if options.epoch is None and kept else options.epoch
     if epoch not in kept:
@@ -215,6 +346,7 @@ def studying(trained: Trained, study: str, settings: Mapping[str, Any], progress
     Raises:
         InputError: another process is at the same study of the same epoch, or a folder of the run is a link.
     """
+    trained.folder.mkdir(parents=True, exist_ok=True)
     files.make_folder(trained.folder, *trained.figures.relative_to(trained.folder).parts)
     at_work = files.make_folder(trained.folder, "parts", study, f"epoch-{trained.epoch}")
     with locked(at_work):
@@ -243,7 +375,7 @@ def identity_of(trained: Trained, settings: Mapping[str, Any]) -> str:
         "epoch": trained.epoch,
         "weights": trained.variables,
         "data": fingerprint(trained.dataset),
-        "network": (to_json(trained.config)["model"], *scale_of(trained.config.data, trained.dataset)),
+        "network": (trained.code, to_json(trained.config)["model"], *scale_of(trained.config.data, trained.dataset)),
         "settings": settings,
         "code": _code(),
         "versions": {name: importlib.metadata.version(name) for name in packages},

@@ -76,7 +76,7 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
             del found[layer]
         last = trained.logits
         labels = {
-            layer: [trained.dataset.class_names[unit] if layer == last else f"map {unit}" for unit in of["units"]]
+            layer: [trained.class_names[unit] if layer == last else f"map {unit}" for unit in of["units"]]
             for layer, of in found.items()
         }
         values, best = ({layer: of[field] for layer, of in found.items()} for field in ("values", "best"))

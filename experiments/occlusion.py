@@ -62,7 +62,7 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
     """`opened` is the run at that epoch, where it is open already."""
     trained = opened or open_run(options, progress)
     test = trained.dataset.test
-    settings = checked_settings(options, trained)
+    settings, labels = checked_settings(options, trained), trained.targets(test)
     with studying(
         trained, "occlusion", {**settings._asdict(), "others": options.others, "tested": options.tested}, progress
     ) as parts:
@@ -74,9 +74,9 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
         respond = make_respond(feature_maps, settings.layer, trained.logits, trained.preprocess, settings.activity)
 
         def compare() -> dict[str, Any]:
-            images, labels = test.images[: options.tested], test.labels[: options.tested]
-            centre, corners, whole = falls(respond, trained.variables, images, labels, **square)
-            return {"centre": centre, "corners": corners, "whole": whole, "labels": labels}
+            images, classes = test.images[: options.tested], labels[: options.tested]
+            centre, corners, whole = falls(respond, trained.variables, images, classes, **square)
+            return {"centre": centre, "corners": corners, "whole": whole, "labels": classes}
 
         compared = parts.get("compared", compare)
         key = address(options.seed, Purpose.STUDY, 3)
@@ -101,8 +101,8 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
                     "map": watched,
                     "activity": seen.covered.activity[..., watched],
                     "whole_activity": seen.whole.activity[watched],
-                    "probability": seen.covered.probabilities[..., test.labels[number]],
-                    "whole_probability": seen.whole.probabilities[test.labels[number]],
+                    "probability": seen.covered.probabilities[..., labels[number]],
+                    "whole_probability": seen.whole.probabilities[labels[number]],
                     "best": np.argmax(seen.covered.probabilities, axis=-1),
                     "projections": projections(projector, trained, settings.layer, number, watched, found),
                 }
@@ -110,8 +110,8 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
             part: dict[str, Any] = {
                 key: array if array.ndim else array.item() for key, array in parts.get(f"image_{number}", cover).items()
             }
-            rows.append(occlusion_figure.Row(int(number), int(test.labels[number]), test.images[number], **part))
-        figure = occlusion_figure.draw(rows, trained.dataset.class_names, settings.layer, settings.activity, **square)
+            rows.append(occlusion_figure.Row(int(number), int(labels[number]), test.images[number], **part))
+        figure = occlusion_figure.draw(rows, trained.class_names, settings.layer, settings.activity, **square)
         arrays = {f"{name}_{row.number}": value for row in rows for name, value in row._asdict().items()}
         files.save(trained.figures / "occlusion.png", figure, **arrays, **compared, interval=interval)
         progress.say(sentence(settings, compared, more, interval))

@@ -3,6 +3,7 @@
 from cnnjax import cli, models
 from cnnjax.cli import Arguments, Progress
 from cnnjax.data import Dataset, load
+from cnnjax.models import foreign
 from cnnjax.train import run, weight_files
 from experiments.import_weights import as_expected
 
@@ -10,10 +11,17 @@ from experiments.import_weights import as_expected
 def prepared(arguments: Arguments, progress: Progress) -> tuple[Dataset, list[models.Layer]]:
     """The data, and the table of the network's layers; nothing has been written yet."""
     config = arguments.config
+    allow_code(arguments)
     run.check(arguments.workdir, config)
     dataset = load(config.data, progress)
     rows = models.layers(run.build(config, dataset), dataset.image_shape)
     return dataset, rows
+
+
+def allow_code(arguments: Arguments) -> None:
+    """Runs the file of one's own network, if the command line itself names it."""
+    if foreign.is_code(arguments.config.model.name) and "--model.name" in arguments.given:
+        foreign.allow(arguments.config.model.name)
 
 
 def trained(arguments: Arguments, dataset: Dataset, rows: list[models.Layer], progress: Progress) -> run.Run:

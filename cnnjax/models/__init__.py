@@ -8,10 +8,10 @@ import jax.numpy as jnp
 
 from cnnjax.config import ModelConfig
 from cnnjax.errors import InputError
-from cnnjax.models import resnet
+from cnnjax.models import foreign, resnet
 from cnnjax.models.building import KnownNetwork
 from cnnjax.models.convnet import ConvNet
-from cnnjax.models.layers import FEW, Layer, kernels_of, layers, looked_into, stage_outputs, stages
+from cnnjax.models.layers import FEW, Layer, kernels_of, layers, layers_of, looked_into, stage_outputs, stages
 from cnnjax.models.lenet import lenet
 from cnnjax.models.mlp import mlp
 from cnnjax.models.zfnet import zfnet
@@ -31,13 +31,16 @@ __all__ = [
     "build",
     "kernels_of",
     "layers",
+    "layers_of",
     "looked_into",
     "stage_outputs",
     "stages",
 ]
 
 
-def build(config: ModelConfig, image_shape: tuple[int, ...], num_classes: int) -> ConvNet | KnownNetwork:
+def build(
+    config: ModelConfig, image_shape: tuple[int, ...], num_classes: int
+) -> ConvNet | KnownNetwork | foreign.Foreign:
     """The network that `config` names, checked to fit images of `image_shape` (height, width, channels).
 
     It has `num_classes` outputs, or those that `config.classes` names.
@@ -46,16 +49,35 @@ def build(config: ModelConfig, image_shape: tuple[int, ...], num_classes: int) -
         InputError: for a name that does not exist, a field that the network does not have, or a layer that does not
             fit.
     """
+    if foreign.is_code(config.name):
+        return _own(config, image_shape, num_classes)
     if config.name not in NETWORKS:
         raise InputError(f"model.name must be one of {', '.join(NETWORKS)}, got {config.name!r}")
-    given = {field.name for field in dataclasses.fields(config) if getattr(config, field.name) is not None} - {
-        "name",
-        "classes",
-    }
-    fields = {"width"} if config.name in KNOWN else given - {"width"}
-    if given - fields:
-        named = ", ".join(f"model.{name}" for name in sorted(given - fields))
-        raise InputError(f"{named} must be None for {config.name}, which has no such field")
+    _check_fields(config, {"width"} if config.name in KNOWN else _fields(config) - {"width", "code_sha256"})
     network = NETWORKS[config.name](config, num_classes if config.classes is None else len(config.classes))
     jax.eval_shape(network.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
     return network
+
+
+def _own(config: ModelConfig, image_shape: tuple[int, ...], num_classes: int) -> foreign.Foreign:
+    """A network of the user's, checked to have as many outputs as there are classes."""
+    _check_fields(config, {"code_sha256"})
+    network, images = foreign.allowed(config.name), jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    with foreign.readable(network):
+        variables = jax.eval_shape(network.init, jax.random.key(0), images)
+        _, count = jax.eval_shape(network.apply, variables, images)[0].shape
+    if count != num_classes:
+        raise InputError(f"{config.name} must have an output for each of the {num_classes} classes, and has {count}")
+    return network
+
+
+def _fields(config: ModelConfig) -> set[str]:
+    """The fields that say something of the network itself."""
+    fields = {field.name for field in dataclasses.fields(config) if getattr(config, field.name) is not None}
+    return fields - {"name", "classes"}
+
+
+def _check_fields(config: ModelConfig, known: set[str]) -> None:
+    if other := _fields(config) - known:
+        named = ", ".join(f"model.{name}" for name in sorted(other))
+        raise InputError(f"{named} must be None for {config.name}, which has no such field")

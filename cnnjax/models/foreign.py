@@ -5,11 +5,12 @@ plain function of images, or of (weights, images). Feature maps are what it retu
 every ReLU's output, named by its scope. All maps come out with the batch first and the channels last.
 """
 
+import contextlib
 import hashlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,27 @@ class Foreign:
     Attributes:
         name: as the user named it.
         trainable: whether `init` draws weights; else they come from a file, or stand in the function.
+        holds: whether the object that was handed in holds its weights.
     """
 
-    def __init__(self, name: str, init: Callable[..., Any] | None, call: Callable[..., tuple[Outputs, Any]]):
+    def __init__(
+        self,
+        name: str,
+        init: Callable[..., Any] | None,
+        call: Callable[..., tuple[Outputs, Any]],
+        *,
+        holds: bool = False,
+    ):
         """`call`: (variables, images, train, rngs) -> (outputs, changed variables or {})."""
-        self.name, self.trainable, self._init, self._call = name, init is not None, init, call
+        self.name, self.trainable, self.holds, self._init, self._call = name, init is not None, holds, init, call
+
+    def own(self, image_shape: tuple[int, ...]) -> Any:
+        """The variables that the object holds. Raises InputError where it holds none."""
+        if not self.trainable:
+            return {"params": {}}
+        if not self.holds:
+            raise InputError(f"variables must be given: {self.name} is a module without weights of its own")
+        return self.init(jax.random.key(0), jnp.zeros((1, *image_shape)))
 
     def init(self, key: Any, images: Images, **_) -> Any:
         """Raises InputError for a function, whose weights nobody knows how to draw."""
@@ -132,11 +149,16 @@ def wrapped(network: Any, name: str = "the network") -> Foreign:
     if inspect.isclass(network) and _is_nnx(network):
         from flax import nnx
 
-        return _nnx(lambda: network(rngs=nnx.Rngs(0)), None, name)
+        try:
+            make: Any = network
+            module = make(rngs=nnx.Rngs(0))
+        except TypeError as error:
+            raise InputError(f"{name} must be made by {network.__name__}(rngs=...), or be a module: {error}") from None
+        return _nnx(module, lambda key: make(rngs=nnx.Rngs(key)), name, holds=False)
     if isinstance(network, nn.Module):
         return _linen(network, name)
     if _is_nnx(type(network)):
-        return _nnx(lambda: network, network, name)
+        return _nnx(network, lambda key: network, name, holds=True)
     if inspect.isclass(network):
         raise InputError(f"{name} must be a network and not its class; make one, as NAME = {network.__name__}(...)")
     if not callable(network):
@@ -160,15 +182,19 @@ def _accepted(function: Callable, train: bool) -> dict[str, bool]:
     return {name: value for name, value in known.items() if name in parameters}
 
 
-def _linen(module: nn.Module, name: str) -> Foreign:
+def _linen(network: nn.Module, name: str) -> Foreign:
+    module: Any = network  # whose options are its own
+
     def init(key, images):
-        return dict(module.init({"params": key, "dropout": key}, images, **_accepted(module.__call__, False)))
+        variables = dict(module.init({"params": key, "dropout": key}, images, **_accepted(module.__call__, False)))
+        if others := variables.keys() - {"params", "batch_stats"}:
+            raise InputError(f"{name} must keep nothing but params and batch_stats, and keeps {', '.join(others)}")
+        return variables
 
     def call(variables, images, train, rngs):
         options = _accepted(module.__call__, train)
-        others = [kind for kind in variables if kind != "params"]
-        if train and others:
-            return module.apply(variables, images, **options, rngs=rngs, mutable=others)
+        if train and variables.get("batch_stats"):
+            return module.apply(variables, images, **options, rngs=rngs, mutable=["batch_stats"])
         return module.apply(variables, images, **options, rngs=rngs), {}
 
     return Foreign(name, init, call)
@@ -178,37 +204,39 @@ def _is_nnx(kind: type) -> bool:
     return any(base.__module__.startswith("flax.nnx") for base in kind.__mro__)
 
 
-def _nnx(make: Callable[[], Any], given: Any, name: str) -> Foreign:
+def _nnx(module: Any, make: Callable[[Any], Any], name: str, holds: bool) -> Foreign:
+    """`make`: key -> a module of the same shapes with initial weights."""
     from flax import nnx
 
-    try:
-        module = given if given is not None else nnx.eval_shape(make)
-    except TypeError as error:
-        raise InputError(f"{name} must be made by NAME(rngs=...), or be a module: {error}") from None
-    graph, params, rest = nnx.split(module, nnx.Param, ...)
+    graph, params, statistics, rest = _parts(module)
 
-    def variables_of(params, rest):
-        return {"params": nnx.to_pure_dict(params), "state": nnx.to_pure_dict(rest)}
+    def variables_of(params, statistics):
+        return {"params": nnx.to_pure_dict(params), "batch_stats": nnx.to_pure_dict(statistics)}
 
     def init(key, images):
-        fresh = make() if given is None else module
-        _, params, rest = nnx.split(fresh, nnx.Param, ...)
-        return variables_of(params, rest)
+        return variables_of(*_parts(make(key))[1:3])
 
     def call(variables, images, train, rngs):
         states = []
-        for kind, of in (("params", params), ("state", rest)):
-            state = jax.tree.map(lambda leaf: leaf, of)  # a copy
-            nnx.replace_by_pure_dict(state, variables[kind])
-            states.append(state)
-        merged = nnx.merge(graph, *states)
-        (merged.train if train else merged.eval)()
-        outputs = merged(images)
-        if not train:
-            return outputs, {}
-        return outputs, {"state": nnx.to_pure_dict(nnx.split(merged, nnx.Param, ...)[2])}
+        for kind, of in (("params", params), ("batch_stats", statistics)):
+            states.append(jax.tree.map(lambda leaf: leaf, of))  # a copy
+            nnx.replace_by_pure_dict(states[-1], variables[kind])
+        own = nnx.merge(graph, *states, jax.tree.map(lambda leaf: leaf, rest))
+        (own.train if train else own.eval)()
+        if train and rngs:
+            nnx.reseed(own, **rngs)
+        outputs = own(images)
+        return outputs, {"batch_stats": nnx.to_pure_dict(_parts(own)[2])} if train else {}
 
-    return Foreign(name, init, call)
+    return Foreign(name, init, call, holds=holds)
+
+
+def _parts(module: Any) -> tuple[Any, Any, Any, Any]:
+    """Graph, weights, batch statistics, and the rest (keys of dropout)."""
+    from flax import nnx
+
+    graph, params, statistics, rest = nnx.split(module, nnx.Param, nnx.BatchStat, ...)
+    return graph, params, statistics, rest
 
 
 def _pytree(network: Any, name: str) -> Foreign:
@@ -223,7 +251,7 @@ def _pytree(network: Any, name: str) -> Foreign:
         options = {"key": None} if "key" in inspect.signature(own).parameters else {}
         return jax.vmap(lambda image: own(image, **options))(jnp.moveaxis(images, -1, 1)), {}
 
-    return Foreign(name, lambda key, images: {"params": weights}, call)
+    return Foreign(name, lambda key, images: {"params": weights}, call, holds=True)
 
 
 def _is_array(leaf: Any) -> bool:
@@ -277,6 +305,105 @@ def from_file(given: str) -> tuple[Foreign, str]:
         known = ", ".join(entry for entry in vars(module) if not entry.startswith("_")) or "nothing"
         raise InputError(f"--network must name what {file} holds ({known}), got {name!r}")
     return wrapped(getattr(module, name), given), hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def variables_from(network: Foreign, arrays: Mapping[str, Any] | None, image_shape: tuple[int, ...]) -> dict[str, Any]:
+    """The network's variables, from arrays by name: the path of each in the network's own tree, in its own layout.
+
+    `Conv_0.kernel` or `params.Conv_0.kernel`, `batch_stats.BatchNorm_0.mean` of Flax, `layers.0.weight` of Equinox. A
+    function of (weights, images) is handed all arrays by their names.
+
+    Raises:
+        InputError: names that are missing or not expected, and arrays of other shapes, all at once.
+    """
+    if not network.trainable:
+        return {"params": {name: jnp.asarray(array) for name, array in (arrays or {}).items()}}
+    if arrays is None:
+        raise InputError(f"--weights must be given: {network.name} is a module, whose weights are in a file")
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    like = jax.eval_shape(network.init, jax.random.key(0), images)
+    named = {_dotted(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(like)[0]}
+    given = {name if name in named else f"params.{name}": array for name, array in arrays.items()}
+    missing, unexpected = sorted(named.keys() - given.keys()), sorted(given.keys() - named.keys())
+    other = [
+        f"{name} {tuple(given[name].shape)} for {leaf.shape}"
+        for name, leaf in named.items()
+        if name in given and tuple(given[name].shape) != leaf.shape
+    ]
+    if missing or unexpected or other:
+        lists = {"missing": missing, "unexpected": unexpected, "of another shape": other}
+        told = "; ".join(f"{what}: {_few(names)}" for what, names in lists.items() if names)
+        raise InputError(f"--weights must be those of {network.name}; {told}")
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jnp.asarray(np.asarray(given[_dotted(path)]), leaf.dtype), dict(like)
+    )
+
+
+@contextlib.contextmanager
+def readable(network: Foreign) -> Iterator[None]:
+    """Makes an InputError of what somebody's code raises when it is called."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        first = str(error).strip().splitlines()[:1] or [""]
+        raise InputError(
+            f"{network.name} must take the images, and raises {type(error).__name__}: {first[0]}"
+        ) from None
+
+
+def arrays_of(variables: Any) -> dict[str, np.ndarray]:
+    """Each array by its path in the network's own tree, as `variables_from` takes them."""
+    return {_dotted(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(variables)[0]}
+
+
+def _dotted(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def _few(names: list[str], most: int = 4) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+_ALLOWED: dict[str, Foreign] = {}  # by name in a config
+
+
+def is_code(name: str) -> bool:
+    """Whether a config's model.name is FILE.py:NAME."""
+    return ".py:" in name
+
+
+def code_sha256(name: str) -> str:
+    """The SHA-256 of FILE.py, which is not run. Raises InputError if there is no such file."""
+    path = Path(name.rpartition(":")[0])
+    if not path.is_file():
+        raise InputError(f"model.name must name a file that exists, got {name!r}")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def allow(given: str, name: str | None = None) -> str:
+    """Runs the file, as the user asks for on the command line: from now on `models.build` knows the network.
+
+    Args:
+        given: FILE.py:NAME.
+        name: how a config names it, where it stands elsewhere now.
+
+    Returns:
+        The file's SHA-256.
+    """
+    network, digest = from_file(given)
+    network.name = name or given
+    _ALLOWED[name or given] = network
+    return digest
+
+
+def allowed(name: str) -> Foreign:
+    """Raises InputError for code that no user has asked to be run: a run's record or a config alone runs nothing."""
+    if name not in _ALLOWED:
+        raise InputError(f"model.name {name} is code, which runs only where --model.name or --network names it")
+    return _ALLOWED[name]
 
 
 def check_images_apart(network: Any, variables: Any, images: Any, name: str) -> None:

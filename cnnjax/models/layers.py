@@ -21,8 +21,13 @@ def layers(network: Any, image_shape: tuple[int, ...]) -> list[Layer]:
         InputError: for images that do not fit, as the network's own layers say it.
     """
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    variables = jax.eval_shape(network.init, jax.random.key(0), images)
-    return table(network.apply, variables, images)
+    return layers_of(network, jax.eval_shape(network.init, jax.random.key(0), images), image_shape)
+
+
+def layers_of(network: Any, variables: Any, image_shape: tuple[int, ...]) -> list[Layer]:
+    """As `layers`, of a network whose variables are there, or their shapes."""
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), variables)
+    return table(network.apply, shapes, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
 
 
 def kernels_of(variables: Any, row: Layer) -> list[np.ndarray]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.extend import core
 
 from cnnjax.errors import InputError
@@ -154,7 +155,7 @@ def _walk(jaxpr: core.Jaxpr, inputs: Sequence[_Node]) -> list[_Node]:
     known: dict[Any, _Node] = dict(zip([*jaxpr.constvars, *jaxpr.invars], inputs, strict=True))
 
     def read(variable) -> _Node:
-        return _Node(variable.aval.shape) if isinstance(variable, core.Literal) else known[variable]
+        return _Node(jnp.shape(variable.val)) if isinstance(variable, core.Literal) else known[variable]
 
     for equation in jaxpr.eqns:
         held = tuple(read(variable) for variable in equation.invars)
@@ -186,7 +187,7 @@ def _outputs(equation, inputs: tuple[_Node, ...]) -> list[_Node]:
 
 
 def _constants(values: Iterable[Any]) -> list[_Node]:
-    return [_Node(jax.numpy.shape(value)) for value in values]
+    return [_Node(jnp.shape(value)) for value in values]
 
 
 def _leaves(variables: Any) -> list[_Node]:
@@ -371,8 +372,10 @@ def _window(main: _Node, kind: Kind) -> tuple[tuple, tuple, tuple, tuple, int]:
         return window, strides, padding, tuple(params["rhs_dilation"]), params["feature_group_count"]
     if main.made_by.startswith("reduce_window"):
         axes = [axis for axis, size in enumerate(params["window_dimensions"]) if size > 1]
-        chosen = [tuple(params[name][axis] for axis in axes) for name in ("window_dimensions", "window_strides")]
-        return *chosen, tuple(tuple(params["padding"][axis]) for axis in axes), (1,) * len(axes), 1
+        window, strides = (
+            tuple(params[name][axis] for axis in axes) for name in ("window_dimensions", "window_strides")
+        )
+        return window, strides, tuple(tuple(params["padding"][axis]) for axis in axes), (1,) * len(axes), 1
     return _window_seen(main)
 
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -21,13 +20,13 @@ from cnnjax.data.dataset import Dataset, fingerprint
 from cnnjax.data.scale import scale_of
 from cnnjax.environment import changes, environment
 from cnnjax.errors import InputError
-from cnnjax.models import weights
+from cnnjax.models import foreign, weights
 from cnnjax.models.building import is_of
 from cnnjax.settings import pinned
 from cnnjax.train import weight_files
 from cnnjax.train.checkpoints import KINDS, Checkpoints, Damaged, Kept, Misfit, numbers, read_epoch, verify
 from cnnjax.train.lock import locked
-from cnnjax.train.step import TrainState, initial_state, make_preprocess
+from cnnjax.train.step import Network, TrainState, initial_state, make_preprocess
 from cnnjax.train.training import Progress, Training, compiled, metrics_line
 
 _logger = logging.getLogger(__name__)
@@ -37,13 +36,13 @@ class Run(NamedTuple):
     """What a finished run hands to those who look into it."""
 
     config: Config
-    network: nn.Module
+    network: Network
     preprocess: Callable
     states: dict[int, TrainState]  # by kept epoch
     metrics: list[dict[str, float]]  # a line an epoch, epoch 0 included
 
 
-def build(config: Config, dataset: Dataset) -> models.ConvNet | models.KnownNetwork:
+def build(config: Config, dataset: Dataset) -> models.ConvNet | models.KnownNetwork | foreign.Foreign:
     """The network of the config for the images of the data set, checked to fit, with its frozen layers."""
     if config.train.batch_size > len(dataset.train):
         rule = f"at most the number of training images ({len(dataset.train)})"
@@ -52,6 +51,8 @@ def build(config: Config, dataset: Dataset) -> models.ConvNet | models.KnownNetw
     frozen = config.train.freeze
     if not frozen:
         return network
+    if isinstance(network, foreign.Foreign):
+        raise InputError(f"train.freeze must be empty for {config.model.name}, got {', '.join(frozen)}")
     layers = sorted(weights.like(network, dataset.image_shape)["params"])
     for name in frozen:
         if not any(is_of(layer, (name,)) for layer in layers):
@@ -119,11 +120,19 @@ def _trained(training: Training) -> dict[int, Kept] | None:
 
 
 def identified(config: Config) -> Config:
-    """The config with the SHA-256 of the file that its training starts from, by which a resumed one knows it again.
+    """The config with the SHA-256 of its network's code and of the file that its training starts from, if any.
+
+    By these a training that goes on knows them again.
 
     Raises:
         InputError: there is no such file, or it is not the one that the config says.
     """
+    if foreign.is_code(config.model.name):
+        found = foreign.code_sha256(config.model.name)
+        if config.model.code_sha256 not in (None, found):
+            rule = f"must have the SHA-256 {config.model.code_sha256}, got {found}"
+            raise InputError(f"model.name {config.model.name} {rule}")
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, code_sha256=found))
     train = config.train
     if train.start is None:
         return config
@@ -142,7 +151,7 @@ class Start:
     def __init__(
         self,
         config: Config,
-        network: nn.Module,
+        network: Network,
         dataset: Dataset,
         say: Callable[[str], None],
         option: str = "train.start",
@@ -156,6 +165,9 @@ class Start:
         """Raises InputError where the file is not one of the network's weights; reads it but once for one call."""
         config, shape = self._config, self._dataset.image_shape
         file = weight_files.read(config.train.start or "", self._option)
+        if isinstance(self._network, foreign.Foreign):
+            self._variables = foreign.variables_from(self._network, file.arrays, shape)
+            return
         like = weights.like(self._network, shape)
         classes = self._dataset.num_classes if config.model.classes is None else len(config.model.classes)
         known = weights.layout(config.model, shape, classes)
@@ -306,7 +318,7 @@ def check_record(record: dict[str, Any], workdir: Path, dataset: Dataset) -> Non
 
 
 @pinned()
-def load_epoch(workdir: Path, config: Config, network: nn.Module, dataset: Dataset, epoch: int) -> TrainState:
+def load_epoch(workdir: Path, config: Config, network: Network, dataset: Dataset, epoch: int) -> TrainState:
     """The state of the run at the end of a kept epoch; writes nothing.
 
     Raises:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,6 +22,7 @@ from cnnjax.train.memory import check_memory
 from cnnjax.train.optimizers import learning_rate, scaled_at_first
 from cnnjax.train.step import (
     Metrics,
+    Network,
     Preprocess,
     TrainState,
     initial_state,
@@ -41,7 +41,7 @@ MOST_REWINDS = 10  # a learning rate that has been halved this often is not halv
 class Programs(NamedTuple):
     """A network, and the compiled functions that train it."""
 
-    network: nn.Module
+    network: Network
     preprocess: Preprocess
     init: Callable[..., TrainState]  # (hyper)
     order: Callable[..., tuple]  # (hyper, epoch): what `chunk` takes for the steps of that epoch
@@ -50,7 +50,7 @@ class Programs(NamedTuple):
     place: Callable[[Any], Any] = jax.device_put  # brings the data to where the programs run
 
 
-def compiled(config: Config, network: nn.Module, preprocess: Preprocess, dataset: Dataset) -> Programs:
+def compiled(config: Config, network: Network, preprocess: Preprocess, dataset: Dataset) -> Programs:
     """The programs of one training; they are compiled when they are first called."""
     image_shape, num_images = dataset.train.images.shape[1:], len(dataset.train)
     return Programs(

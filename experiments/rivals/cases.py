@@ -44,7 +44,7 @@ class Case:
     precision: Precision = "float32"
     turn: int = 0
 
-    def network(self) -> models.ConvNet:
+    def network(self) -> Any:
         assert self.model is not None
         return models.build(self.model, self.shape, CLASSES)
 

@@ -95,8 +95,8 @@ def test_an_nnx_module(given):
     rows = layers(network, (12, 16, 3))
     assert [row.kind for row in rows] == ["conv", "conv", "dense"]
     assert rows[1].strides == (2, 2) and rows[0].kernel == "conv1/kernel"
-    _, changed = network.apply(variables, IMAGES, train=True, mutable=["state"])
-    assert not np.array_equal(changed["state"]["norm"]["mean"], variables["state"]["norm"]["mean"])
+    _, changed = network.apply(variables, IMAGES, train=True, mutable=["batch_stats"])
+    assert not np.array_equal(changed["batch_stats"]["norm"]["mean"], variables["batch_stats"]["norm"]["mean"])
 
 
 @pytest.mark.extra
@@ -154,7 +154,10 @@ FILES = {
     "lacks": ("def other(x): return x", r"must name what .* holds \(other\), got 'NAME'"),
     "number": ("NAME = 3", "must be a module or a function of images, got int"),
     "class": ("import flax.linen as nn\nclass NAME(nn.Module): pass", "must be a network and not its class"),
-    "three": ("def NAME(a, b, c): return a", r"must be a function of \(images\) or of \(weights, images\), and takes 3"),
+    "three": (
+        "def NAME(a, b, c): return a",
+        r"must be a function of \(images\) or of \(weights, images\), and takes 3",
+    ),
     "syntax": ("def NAME(:", "must be code that runs, and .* raises SyntaxError"),
 }
 
