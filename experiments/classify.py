@@ -131,7 +131,18 @@ def scaled_side(trained: Trained, views: str) -> int | None:
     height, width, _ = trained.dataset.image_shape
     if height != width:
         raise InputError(f"--views must be centre for images of {height}×{width} px, which are no squares, got {views}")
-    return round(classification.ENLARGED * height)
+    own = trained.config.data.shorter_side
+    return own if own and own > height else round(classification.ENLARGED * height)
+
+
+def fitting_of(trained: Trained, side: int | None) -> Fitting:
+    """What is done to a file: as to the run's own images, up to the cut where ten views are to be cut from it."""
+    height, width, channels = trained.dataset.image_shape
+    own = Fitting.of(trained.config.data, upright=True)
+    size = side or (height if height == width else None)
+    return own._replace(
+        image_size=size, channels=channels, shorter_side=own.shorter_side and (side or own.shorter_side)
+    )
 
 
 def of_test_split(trained: Trained, side: int | None) -> Images:
@@ -148,23 +159,20 @@ def given(trained: Trained, options: Options, side: int | None, progress: Progre
     labels = labels_of_file(options.labels, found, names) if options.labels else labels_of_folders(found, names)
     if labels is None and any(one.folder for one in found):
         progress.say("no folder has the name of a class of the network: errors are not measured")
-    height, width, channels = trained.dataset.image_shape
+    height, width, _ = trained.dataset.image_shape
     encoded = [Encoded(printable(str(one.path)), partial(read_regular, one.path)) for one in found]
     require_side(encoded, min(height, width), "--images")
-    data = trained.config.data
-    size, shorter_side = (side, None) if side else (height if height == width else None, data.shorter_side)
-    fitting = Fitting(size, channels, True, shorter_side, data.interpolation)
     decoded = decode_splits(
-        {"images": (len(encoded), encoded)}, fitting, _on_disk, progress, name="images", source="--images"
-    )
+        {"images": (len(encoded), encoded)}, fitting_of(trained, side), _on_disk, progress, name="images",
+        source="--images",
+    )  # fmt: skip
     pixels = decoded["images"]
     if side is None and pixels.shape[1:3] != (height, width):
         raise InputError(
             f"--images must be of {height}×{width} px, as the run's, got {pixels.shape[1]}×{pixels.shape[2]}"
         )
-    return Images(
-        pixels, None, [printable(one.name) for one in found], labels, ", ".join(map(printable, options.images))
-    )
+    of = figure.shortened(", ".join(map(printable, options.images)), 80)
+    return Images(pixels, None, [printable(one.name) for one in found], labels, of)
 
 
 def _on_disk(split: str, shape: tuple[int, ...]) -> np.ndarray:

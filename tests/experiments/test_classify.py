@@ -147,6 +147,20 @@ def test_large_and_coloured_files_are_fitted_as_the_runs_images_are(trained, tmp
     assert images.labels is None and images.names == ["a.png"]
 
 
+def test_with_a_shorter_side_files_are_scaled_to_it_and_cut_as_the_run_is(trained, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 40), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    data = dataclasses.replace(trained.config.data, image_size=8, shorter_side=12, interpolation="bilinear")
+    run = trained._replace(config=dataclasses.replace(trained.config, data=data))
+    options = Options(images=(str(tmp_path / "a.png"),))
+    scaled = np.asarray(Image.fromarray(pixels).resize((16, 12), Image.Resampling.BILINEAR))
+    assert classify.scaled_side(run, "ten") == 12
+    one, ten = (classify.given(run, options, classify.scaled_side(run, views), Quiet()) for views in ("centre", "ten"))
+    np.testing.assert_array_equal(one.pixels[0, ..., 0], scaled[2:10, 4:12])
+    np.testing.assert_array_equal(ten.pixels[0, ..., 0], scaled[:, 2:14])
+    assert classify.scaled_side(run._replace(config=trained.config), "ten") == round(8 * 256 / 224)
+
+
 def found_of(*names):
     return [Found(None, name, None) for name in names]  # pyright: ignore[reportArgumentType]
 
