@@ -303,7 +303,10 @@ def test_folders_of_other_names_give_no_labels_and_this_is_said(trained, tmp_pat
 
 
 def test_a_network_of_few_classes_has_no_top_5_error(folder, trained, pictures):
-    few = trained._replace(dataset=dataclasses.replace(trained.dataset, class_names=trained.dataset.class_names[:5]))
+    names = trained.dataset.class_names[:5]
+    model = dataclasses.replace(trained.config.model, classes=names)  # of imported weights
+    config = dataclasses.replace(trained.config, model=model, train=TrainConfig(epochs=0, keep_epochs=(), start="file"))
+    few = trained._replace(dataset=dataclasses.replace(trained.dataset, class_names=names), config=config)
     images = classify.Images(np.zeros((2, 8, 8, 1), np.uint8), None, ["a", "b"], np.array([0, 1], np.int32), "two")
     table = {"place": np.array([1, 3]), "answer": np.array([0, 2])}
     (folder / "figures" / "epoch-1").mkdir(parents=True, exist_ok=True)
