@@ -32,7 +32,7 @@ from cnnjax import cli, ops
 from cnnjax.atomic import write_text
 from cnnjax.cli import Progress
 from cnnjax.data.dataset import array_sha256
-from cnnjax.data.decoding import Encoded, decode_splits, require_side
+from cnnjax.data.decoding import Encoded, decode_splits, sizes
 from cnnjax.data.files import printable, read_regular
 from cnnjax.data.images import Fitting, fit_arrays
 from cnnjax.errors import InputError
@@ -161,7 +161,12 @@ def given(trained: Trained, options: Options, side: int | None, progress: Progre
         progress.say("no folder has the name of a class of the network: errors are not measured")
     height, width, _ = trained.dataset.image_shape
     encoded = [Encoded(printable(str(one.path)), partial(read_regular, one.path)) for one in found]
-    require_side(encoded, min(height, width), "--images")
+    small = [
+        one.name for one, size in zip(encoded, sizes(encoded), strict=True) if size and min(size) < min(height, width)
+    ]
+    if small:
+        named = f"{len(small):,} of {len(encoded):,} images, as {small[0]},"
+        progress.say(f"{named} must be enlarged: less than {min(height, width)} pixels at the shorter side")
     decoded = decode_splits(
         {"images": (len(encoded), encoded)}, fitting_of(trained, side), _on_disk, progress, name="images",
         source="--images",

@@ -146,19 +146,11 @@ def _side_text(decoded: _Decoded) -> str:
     return f"{width}x{height}"
 
 
-def require_side(images: Sequence[Encoded], side: int, source: str) -> None:
-    """Raises InputError naming the first image whose shorter side has fewer than `side` pixels, by its header.
-
-    What cannot be read is not decided here; decoding says what is wrong with it.
-    """
+def sizes(images: Sequence[Encoded]) -> list[tuple[int, int] | None]:
+    """Width and height of each image by its header; None of one that cannot be read, of which decoding says why."""
     with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         _prepare_pillow()
-        for encoded, size in zip(images, pool.map(_size, images), strict=True):
-            if size and min(size) < side:
-                raise InputError(
-                    f"{source}: an image must have at least {side} pixels at its shorter side, but {encoded.name} is "
-                    f"{size[0]}x{size[1]}"
-                )
+        return list(pool.map(_size, images))
 
 
 def _size(encoded: Encoded) -> tuple[int, int] | None:

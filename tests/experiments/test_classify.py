@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+import re
 
 import numpy as np
 import pytest
@@ -246,8 +247,6 @@ def bad(name):
             os.truncate(root / "0" / "b.png", 1000)
         elif name == "pipe":
             os.mkfifo(root / "0" / "b.png")
-        elif name == "small":
-            image(root / "0" / "b.png", (7, 100))
         elif name == "some classes":
             image(root / "owls" / "b.png")
         elif name == "twice":
@@ -274,7 +273,6 @@ def bad(name):
         ("text", "b.png is not an image of a known format"),
         ("cut", "b.png cannot be decoded"),
         ("pipe", "b.png cannot be decoded: .*not a regular file"),
-        ("small", "at least 8 pixels at its shorter side, but .*b.png is 7x100"),
         ("some classes", "all or none, and .*owls/b.png is in the folder owls"),
         ("twice", "must name each image once, got .*a.png twice"),
         ("link", "must name each image once, got .*b.png twice"),
@@ -288,18 +286,31 @@ def test_bad_images_are_named_and_nothing_is_written(folder, trained, tmp_path, 
     assert sorted(folder.rglob("*")) == before
 
 
+class Told(Quiet):
+    def __init__(self):
+        self.said = []
+
+    def say(self, text):
+        self.said.append(text)
+
+
 def test_folders_of_other_names_give_no_labels_and_this_is_said(trained, tmp_path):
     image(tmp_path / "in" / "owls" / "a.png")
-    said = []
+    told = Told()
+    images = classify.given(trained, Options(images=(str(tmp_path / "in"),)), None, told)
+    assert images.labels is None
+    assert told.said == ["no folder has the name of a class of the network: errors are not measured"]
 
-    class Told(Quiet):
-        def say(self, text):
-            said.append(text)
 
-    images = classify.given(trained, Options(images=(str(tmp_path / "in"),)), None, Told())
-    assert images.labels is None and said == [
-        "no folder has the name of a class of the network: errors are not measured"
-    ]
+def test_small_images_are_enlarged_as_the_runs_own_would_be_and_this_is_said(trained, tmp_path):
+    for name, size in (("a", (8, 9)), ("b", (7, 100)), ("c", (5, 5))):
+        image(tmp_path / "in" / f"{name}.png", size)
+    told = Told()
+    assert classify.given(trained, Options(images=(str(tmp_path / "in"),)), None, told).pixels.shape == (3, 8, 8, 1)
+    assert len(told.said) == 1
+    assert re.fullmatch(
+        r"2 of 3 images, as \S*b.png, must be enlarged: less than 8 pixels at the shorter side", told.said[0]
+    )
 
 
 def test_a_network_of_few_classes_has_no_top_5_error(folder, trained, pictures):
