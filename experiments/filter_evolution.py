@@ -4,23 +4,30 @@ Trains (or goes on, or finds the run finished), then looks into every kept epoch
 a seeded choice of maps of every convolution the strongest activation over all training images, projected to the
 pixels by the deconvnet, beside the patch of the image that the unit sees; and how far each layer is from its final
 self. Figures and the numbers behind them are in WORKDIR/figures.
+
+With `--network FILE.py:NAME --weights 1=FILE 2=FILE` nothing is trained: the weights are those that another training
+loop has kept, by epoch.
 """
 
 import dataclasses
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from cnnjax import cli, models
 from cnnjax.cli import Arguments, Progress
 from cnnjax.config import check_seed
-from cnnjax.data import batches
+from cnnjax.data import Dataset, batches, load, scale_of
 from cnnjax.errors import InputError
 from cnnjax.figures import animation, files, settings
 from cnnjax.figures import convergence as convergence_figure
 from cnnjax.figures import evolution as evolution_figure
 from cnnjax.figures import filters as filters_figure
+from cnnjax.models import foreign
+from cnnjax.train import weight_files
 from cnnjax.train.lock import locked
+from cnnjax.train.step import make_preprocess
 from cnnjax.visualize.convergence import Convergence, convergence
 from cnnjax.visualize.evolution import GROUP, Evolution, choose_maps, make_look, strongest_activations, tile_evolution
 from experiments import train
@@ -32,33 +39,84 @@ class Options:
 
     maps: int = dataclasses.field(default=12, metadata={"help": "feature maps of each layer that are shown"})
     maps_seed: int = dataclasses.field(default=0, metadata={"help": "of their choice"})
+    network: str | None = dataclasses.field(
+        default=None, metadata={"help": "FILE.py:NAME, code that is run: your own network, trained elsewhere"}
+    )
+    weights: tuple[str, ...] = dataclasses.field(
+        default=(), metadata={"help": "EPOCH=FILE of --network, .safetensors or .npz, one an epoch"}
+    )
 
     def __post_init__(self):
+        if (self.network is None) != (not self.weights):
+            raise InputError("--network and --weights must be given together")
         if not 1 <= self.maps <= 65536:
             raise InputError(f"--maps must be between 1 and 65536, got {self.maps}")
         check_seed("--maps-seed", self.maps_seed)
 
 
-def main(arguments: Arguments, progress: Progress) -> None:
+class Seen(NamedTuple):
+    """A network at several epochs, and what it looks at."""
+
+    network: Any
+    rows: list[models.Layer]
+    variables: dict[int, Any]  # by epoch
+    preprocess: Any  # uint8 images to the network's input
+    dataset: Dataset
+
+    def shown(self) -> dict[str, models.Layer]:
+        """The layers that the study shows. Raises InputError where there are none."""
+        shown = {row.name: row for row in models.looked_into(self.rows)}
+        if not shown:
+            listed = ", ".join(row.name for row in self.rows)
+            raise InputError(f"model.name must be a network with convolutions to look into, got one of {listed}")
+        return shown
+
+
+def trained(arguments: Arguments, progress: Progress) -> Seen:
+    """Trains the run's network, or goes on, or finds it finished."""
     arguments = train.started(arguments, progress)
-    config, options, folder = arguments.config, arguments.options, arguments.workdir / "figures"
-    settings.check()
     dataset, rows = train.prepared(arguments, progress)
-    shown = {row.name: row for row in models.looked_into(rows)}
-    if not shown:
-        raise InputError(f"model.name must be a network with convolutions to look into, got {config.model.name!r}")
-    layers = tuple(shown)
+    Seen(None, rows, {}, lambda images: images, dataset).shown()  # before anything is trained
     finished = train.trained(arguments, dataset, rows, progress)
-    network, epochs = finished.network, tuple(finished.states)
-    variables = {
-        epoch: {"params": state.params, "batch_stats": state.batch_stats} for epoch, state in finished.states.items()
-    }
+    states = finished.states.items()
+    variables = {epoch: {"params": state.params, "batch_stats": state.batch_stats} for epoch, state in states}
+    return Seen(finished.network, rows, variables, finished.preprocess, dataset)
+
+
+def given(arguments: Arguments, progress: Progress) -> Seen:
+    """Somebody's own network with the weights of files; writes nothing."""
+    options, data = arguments.options, arguments.config.data
+    if "--workdir" not in arguments.given:
+        raise InputError("--workdir must be given with --network")
+    network, _ = foreign.from_file(options.network)
+    files_by_epoch: dict[int, str] = {}
+    for entry in options.weights:
+        epoch, equals, path = entry.partition("=")
+        if not equals or not epoch.isdecimal() or int(epoch) in files_by_epoch:
+            raise InputError(f"--weights must be EPOCH=FILE, each epoch once, got {entry!r}")
+        files_by_epoch[int(epoch)] = path
+    dataset = load(data, progress)
+    variables, rows = {}, []
+    with foreign.readable(network):
+        for epoch, path in sorted(files_by_epoch.items()):
+            arrays = weight_files.read(path, "--weights").arrays
+            variables[epoch] = foreign.variables_from(network, arrays, dataset.image_shape)
+            rows = rows or models.layers_of(network, variables[epoch], dataset.image_shape)
+    return Seen(network, rows, variables, make_preprocess(*scale_of(data, dataset)), dataset)
+
+
+def main(arguments: Arguments, progress: Progress) -> None:
+    options, folder = arguments.options, arguments.workdir / "figures"
+    settings.check()
+    seen = (trained if options.network is None else given)(arguments, progress)
+    dataset, variables, shown = seen.dataset, seen.variables, seen.shown()
+    layers, epochs = tuple(shown), tuple(seen.variables)
 
     def feature_maps(variables, images):
-        _, maps = network.apply(variables, images)
+        _, maps = seen.network.apply(variables, images)
         return {layer: maps[layer] for layer in layers}
 
-    look = make_look(feature_maps, finished.preprocess)
+    look = make_look(feature_maps, seen.preprocess)
     strongest = {}
     for epoch in progress.over("looking for the strongest", epochs):
         found = strongest_activations(look, variables[epoch], batches(dataset.train, GROUP))
@@ -68,32 +126,31 @@ def main(arguments: Arguments, progress: Progress) -> None:
         chosen = choose_maps(strongest[epochs[-1]][layer], options.maps, options.maps_seed)
         of_layer = {epoch: strongest[epoch][layer] for epoch in epochs}
         evolutions[layer] = tile_evolution(
-            feature_maps,
-            layer,
-            variables,
-            of_layer,
-            chosen,
-            dataset.train.images,
-            finished.preprocess,
-            shown[layer].fields,
+            feature_maps, layer, variables, of_layer, chosen, dataset.train.images, seen.preprocess, shown[layer].fields
         )
     kernels = {
         layer: [models.kernels_of(of_epoch, row) for of_epoch in variables.values()] for layer, row in shown.items()
     }
     curves = convergence(kernels, strongest)
-    first = np.stack([of_epoch[0] for of_epoch in kernels[layers[0]]])
+    first = next(row for row in seen.rows if row.kind == "conv" and row.kernel)  # which looks at the pixels
+    filters = np.stack([models.kernels_of(of_epoch, first)[0] for of_epoch in variables.values()])
+    arguments.workdir.mkdir(parents=True, exist_ok=True)
     files.make_folder(arguments.workdir, "figures")
     with locked(files.make_folder(arguments.workdir, "parts", "evolution")):  # one process draws at a time
-        draw(folder, evolutions, curves, first, progress)
+        draw(folder, evolutions, curves, first.name, filters, progress)
     progress.say(f"figures in {folder}")
 
 
 def draw(
-    folder: Path, evolutions: dict[str, Evolution], curves: Convergence, kernels: np.ndarray, progress: Progress
+    folder: Path,
+    evolutions: dict[str, Evolution],
+    curves: Convergence,
+    first: str,
+    kernels: np.ndarray,
+    progress: Progress,
 ) -> None:
     """Writes every figure, and the arrays behind it."""
     epochs, first_to_last = curves.epochs, curves.layers
-    first = first_to_last[0]
     figure = filters_figure.draw(kernels, epochs, first)
     files.save(folder / f"filters_{first}.png", figure, kernels=kernels, epochs=epochs)
     for layer, evolution in progress.over("drawing", list(evolutions.items())):

@@ -10,7 +10,7 @@ from cnnjax.cli import parse, parse_options
 from cnnjax.data import Split
 from cnnjax.errors import InputError
 from cnnjax.models import foreign
-from experiments import activations, export_weights, looking, occlusion, train
+from experiments import activations, export_weights, filter_evolution, looking, occlusion, train
 from experiments.looking import RunOptions, open_run
 from tests.experiments.test_filter_evolution import Quiet
 
@@ -170,3 +170,27 @@ def test_outputs_that_are_not_the_classes_are_refused(code, tmp_path):
     with pytest.raises(InputError, match="seven must have an output for each of the 10 classes, and has 7"):
         train.main(parse(words), Quiet())
     assert not (tmp_path / "run").exists()
+
+
+def test_the_evolution_of_weights_that_another_loop_has_kept(code, tmp_path):
+    files = [f"{epoch}={tmp_path / f'{epoch}.npz'}" for epoch in (3, 1)]
+    for epoch in (1, 3):
+        network, _ = foreign.from_file(f"{code}:net")
+        variables = network.init(jax.random.key(epoch), jnp.zeros((1, 8, 8, 1)))
+        np.savez(tmp_path / f"{epoch}.npz", **foreign.arrays_of(variables))
+    words = ["--config", "digits", "--network", f"{code}:net", "--maps", "2", "--weights", *files]
+    arguments = parse([*words, "--workdir", str(tmp_path / "looked")], filter_evolution.Options())
+    filter_evolution.main(arguments, Quiet())
+    with np.load(tmp_path / "looked/figures/convergence.npz") as kept:
+        assert kept["epochs"].tolist() == [1, 3] and kept["layers"].tolist() == ["relu2"]
+        assert kept["filter_distance"][0, 0] > 0.1 and abs(kept["filter_distance"][0, 1]) < 1e-6
+    for bad, message in {
+        "3": "--weights must be EPOCH=FILE, each epoch once, got '3'",
+        files[0]: "each epoch once",
+    }.items():
+        again = parse([*words, bad, "--workdir", str(tmp_path / "none")], filter_evolution.Options())
+        with pytest.raises(InputError, match=message):
+            filter_evolution.main(again, Quiet())
+    with pytest.raises(InputError, match="--network and --weights must be given together"):
+        filter_evolution.Options(network="x.py:y")
+    assert not (tmp_path / "none").exists()
