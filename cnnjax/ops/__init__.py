@@ -11,12 +11,13 @@ from cnnjax.ops.convolution import conv, conv_transpose
 from cnnjax.ops.dense import dense, dropout
 from cnnjax.ops.members import members_in_turn
 from cnnjax.ops.normalization import batch_moments, local_response_norm
-from cnnjax.ops.pooling import Pooled, avg_pool, max_pool, max_pool_with_switches, unpool
+from cnnjax.ops.pooling import Pooled, adaptive_avg_pool, avg_pool, max_pool, max_pool_with_switches, unpool
 from cnnjax.ops.scanning import DenseLayer, apply_mlp, scan_mlp, scan_mlp_literally
 
 __all__ = [
     "DenseLayer",
     "Pooled",
+    "adaptive_avg_pool",
     "add_bias",
     "apply_mlp",
     "avg_pool",

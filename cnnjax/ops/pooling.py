@@ -135,6 +135,29 @@ def avg_pool(
     return means if sums.dtype == images.dtype else means.astype(images.dtype)
 
 
+def adaptive_avg_pool(
+    images: Float[Array | np.ndarray, "batch *spatial channels"], output: Ints
+) -> Float[Array, "batch *output channels"]:
+    """The means of `output` bins along each dimension; images of that size already come back as they are.
+
+    Of N pixels and B bins, bin i takes the pixels from floor(i·N/B) to before ceil((i + 1)·N/B), as in PyTorch: bins
+    overlap where B does not divide N, and pixels repeat where there are fewer than bins.
+    """
+    images = jnp.asarray(images)
+    _check_rank(images, "images")
+    bins = as_ints(output, images.ndim - 2, "output")
+    means = images.astype(sum_dtype(images.dtype))
+    for axis, (size, count) in enumerate(zip(images.shape[1:-1], bins, strict=True), 1):
+        if size == count:
+            continue
+        first, end = np.arange(count) * size // count, -(-np.arange(1, count + 1) * size // count)
+        pixels = np.arange(size)[:, None]
+        shares = ((first <= pixels) & (pixels < end)) / (end - first)
+        product = jnp.tensordot(means, jnp.asarray(shares, means.dtype), (axis, 0), precision=lax.Precision.HIGHEST)
+        means = jnp.moveaxis(product, -1, axis)
+    return means.astype(images.dtype)
+
+
 def _pool_windows(images, window, strides, padding, rounding) -> PoolWindows:
     _check_rank(images, "images")
     spatial = images.shape[1:-1]

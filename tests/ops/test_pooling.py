@@ -1,5 +1,6 @@
 import functools
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -265,6 +266,37 @@ def test_unpool_is_linear_and_differentiable():
         np.testing.assert_allclose(jnp.vdot(unpooled, images), jnp.vdot(transpose(images)[0], values), rtol=1e-5)
     many = jax.vmap(lambda v: ops.unpool(v, places, (5, 5)))(jnp.stack([values, -values]))
     np.testing.assert_allclose(many[1], -many[0])
+
+
+BINS = [((6, 5), (6, 5)), ((7, 14), (7, 7)), ((9, 4), (7, 6)), ((1, 2), (3, 5)), ((5,), (2,)), ((3, 4, 5), (2, 2, 7))]
+
+
+@pytest.mark.parametrize(("sizes", "bins"), BINS)
+def test_adaptive_means_are_those_of_their_bins(sizes, bins):
+    images = normal(0, (2, *sizes, 3))
+    means = np.zeros((2, *bins, 3))
+    for place in itertools.product(*map(range, bins)):
+        of = [
+            slice(math.floor(i * n / b), math.ceil((i + 1) * n / b)) for i, n, b in zip(place, sizes, bins, strict=True)
+        ]
+        means[(slice(None), *place)] = np.asarray(images, np.float64)[(slice(None), *of)].mean(
+            tuple(range(1, len(bins) + 1))
+        )
+    np.testing.assert_allclose(ops.adaptive_avg_pool(images, bins), means, atol=1e-6)
+
+
+@pytest.mark.extra
+@pytest.mark.parametrize(("sizes", "bins"), BINS)
+def test_adaptive_means_and_gradients_are_torchs(sizes, bins):
+    torch = pytest.importorskip("torch")
+    pool = (torch.nn.AdaptiveAvgPool1d, torch.nn.AdaptiveAvgPool2d, torch.nn.AdaptiveAvgPool3d)[len(bins) - 1](bins)
+    images, outputs = normal(0, (2, *sizes, 3)), normal(1, (2, *bins, 3))
+    means, back = jax.vjp(lambda images: ops.adaptive_avg_pool(images, bins), images)
+    theirs = torch.tensor(np.moveaxis(images, -1, 1).copy(), requires_grad=True)
+    their_means = pool(theirs)
+    their_means.backward(torch.tensor(np.moveaxis(outputs, -1, 1).copy()))
+    np.testing.assert_allclose(means, np.moveaxis(their_means.detach().numpy(), 1, -1), atol=1e-6)
+    np.testing.assert_allclose(back(outputs)[0], np.moveaxis(theirs.grad.numpy(), 1, -1), atol=1e-6)
 
 
 @pytest.mark.parametrize(
