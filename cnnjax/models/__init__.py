@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from cnnjax.config import ModelConfig
 from cnnjax.errors import InputError
-from cnnjax.models import foreign, resnet
+from cnnjax.models import alexnet, foreign, resnet
 from cnnjax.models.building import KnownNetwork
 from cnnjax.models.convnet import ConvNet
 from cnnjax.models.layers import FEW, Layer, kernels_of, layers, layers_of, looked_into, stage_outputs, stages
@@ -18,7 +18,12 @@ from cnnjax.models.zfnet import zfnet
 from cnnjax.models.zfnet_small import zfnet_small
 
 Build = Callable[[ModelConfig, int], ConvNet | KnownNetwork]
-KNOWN: dict[str, Build] = {"resnet18": resnet.resnet18, "resnet50": resnet.resnet50}
+KNOWN: dict[str, Build] = {
+    "alexnet": alexnet.alexnet,
+    "alexnet_2012": alexnet.alexnet_2012,
+    "resnet18": resnet.resnet18,
+    "resnet50": resnet.resnet50,
+}
 NETWORKS: dict[str, Build] = {"mlp": mlp, "lenet": lenet, "zfnet": zfnet, "zfnet_small": zfnet_small, **KNOWN}
 
 __all__ = [

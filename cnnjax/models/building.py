@@ -4,6 +4,7 @@ The parameters of the layer that PyTorch calls `layer1.0.conv1` are `params["lay
 go in and out by name alone (`cnnjax.models.weights`).
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
 from cnnjax import ops
+from cnnjax.config import ModelConfig
 from cnnjax.errors import named
 from cnnjax.geometry import Ints, Padding, Rounding, as_ints
 
@@ -47,10 +49,11 @@ class Layers:
         padding: Padding = 0,
         groups: int = 1,
         bias: bool = True,
+        rounding: Rounding = "floor",
     ) -> Array:
         """A convolution to `width` channels; the padding is zeros on each side."""
         with named(name):
-            return Convolution(width, window, strides, padding, groups, bias, name=name)(x)
+            return Convolution(width, window, strides, padding, groups, bias, rounding, name=name)(x)
 
     def batch_norm(self, name: str, x: Array, *, epsilon: float = 1e-5) -> Array:
         train = self._train and not is_of(name, self._frozen)
@@ -109,6 +112,12 @@ class KnownNetwork(nn.Module):
         return logits, layers.feature_maps
 
 
+def known_network(body: Callable[..., Array], config: ModelConfig, num_classes: int, **form: Any) -> KnownNetwork:
+    """The network whose `body` takes, besides layers and images, `width`, `classes` and what is in `form`."""
+    width = 1.0 if config.width is None else config.width
+    return KnownNetwork(functools.partial(body, width=width, classes=num_classes, **form))
+
+
 class Convolution(nn.Module):
     """`ops.conv` with its parameters, kernel [height width in/groups out] and bias [out]."""
 
@@ -118,12 +127,15 @@ class Convolution(nn.Module):
     padding: Padding = 0
     groups: int = 1
     bias: bool = True
+    rounding: Rounding = "floor"
 
     @nn.compact
     def __call__(self, x):
         shape = *as_ints(self.window, x.ndim - 2, "window"), x.shape[-1] // self.groups, self.width
         kernel = self.param("kernel", nn.initializers.he_normal(), shape, jnp.float32)
-        maps = ops.conv(x, kernel, strides=self.strides, padding=self.padding, groups=self.groups)
+        maps = ops.conv(
+            x, kernel, strides=self.strides, padding=self.padding, groups=self.groups, rounding=self.rounding
+        )
         if not self.bias:
             return maps
         return ops.add_bias(maps, self.param("bias", nn.initializers.zeros, (self.width,), jnp.float32))

@@ -1,28 +1,19 @@
 """Residual networks (He et al. 2016) as torchvision has them: in bottlenecks the 3×3 convolution has the stride."""
 
-import functools
-
 from jax import Array
 
 from cnnjax.config import ModelConfig
-from cnnjax.models.building import KnownNetwork, Layers, scaled
+from cnnjax.models.building import KnownNetwork, Layers, known_network, scaled
 
 
 def resnet18(config: ModelConfig, num_classes: int) -> KnownNetwork:
     """11,689,512 parameters for 1000 classes."""
-    return _resnet((2, 2, 2, 2), False, config, num_classes)
+    return known_network(_body, config, num_classes, depths=(2, 2, 2, 2), bottleneck=False)
 
 
 def resnet50(config: ModelConfig, num_classes: int) -> KnownNetwork:
     """25,557,032 parameters for 1000 classes."""
-    return _resnet((3, 4, 6, 3), True, config, num_classes)
-
-
-def _resnet(depths: tuple[int, ...], bottleneck: bool, config: ModelConfig, num_classes: int) -> KnownNetwork:
-    width = 1.0 if config.width is None else config.width
-    return KnownNetwork(
-        functools.partial(_body, depths=depths, bottleneck=bottleneck, width=width, classes=num_classes)
-    )
+    return known_network(_body, config, num_classes, depths=(3, 4, 6, 3), bottleneck=True)
 
 
 def _body(layers: Layers, x: Array, *, depths, bottleneck: bool, width: float, classes: int) -> Array:
