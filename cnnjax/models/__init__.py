@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from cnnjax.config import ModelConfig
 from cnnjax.errors import InputError
-from cnnjax.models import alexnet, foreign, resnet
+from cnnjax.models import alexnet, foreign, mobilenet, resnet, squeezenet, vgg
 from cnnjax.models.building import KnownNetwork
 from cnnjax.models.convnet import ConvNet
 from cnnjax.models.layers import FEW, Layer, kernels_of, layers, layers_of, looked_into, stage_outputs, stages
@@ -21,8 +21,15 @@ Build = Callable[[ModelConfig, int], ConvNet | KnownNetwork]
 KNOWN: dict[str, Build] = {
     "alexnet": alexnet.alexnet,
     "alexnet_2012": alexnet.alexnet_2012,
+    "mobilenet_v2": mobilenet.mobilenet_v2,
     "resnet18": resnet.resnet18,
+    "resnet20": resnet.resnet20,
     "resnet50": resnet.resnet50,
+    "squeezenet1_1": squeezenet.squeezenet1_1,
+    "vgg11": vgg.vgg11,
+    "vgg11_bn": vgg.vgg11_bn,
+    "vgg16": vgg.vgg16,
+    "vgg16_bn": vgg.vgg16_bn,
 }
 NETWORKS: dict[str, Build] = {"mlp": mlp, "lenet": lenet, "zfnet": zfnet, "zfnet_small": zfnet_small, **KNOWN}
 

@@ -31,7 +31,7 @@ def _body(layers: Layers, x: Array, *, width: float, classes: int) -> Array:
     x = layers.relu("conv4", layers.conv("features.8", x, scaled(width, 256), 3, padding=1))
     x = layers.relu("conv5", layers.conv("features.10", x, scaled(width, 256), 3, padding=1))
     x = layers.max_pool("pool5", x, 3, 2)
-    x = layers.dropout(flattened(ops.adaptive_avg_pool(x, 6)))
+    x = layers.dropout(flattened(layers.keep("avgpool", ops.adaptive_avg_pool(x, 6))))
     x = layers.relu("fc6", layers.dense("classifier.1", x, scaled(width, 4096)))
     x = layers.relu("fc7", layers.dense("classifier.4", layers.dropout(x), scaled(width, 4096)))
     return layers.dense("classifier.6", x, classes)

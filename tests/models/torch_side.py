@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from cnnjax import models
+from cnnjax import models, ops
 from cnnjax.config import ModelConfig
 from cnnjax.models import weights
 
@@ -66,7 +66,7 @@ def _compare(network, module, images, factors, *, logits_to: float, statistics_t
     # What is read is float32, and the module's float64 is made from float32: nothing is lost.
     variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, images.dtype), variables)
 
-    @functools.partial(jax.jit, static_argnums=2)
+    @functools.partial(ops.jit, runs_once=True, static_argnums=2)
     def ours(variables, x, train):
         def logits(x):
             (logits, _), changed = network.apply(
