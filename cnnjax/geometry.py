@@ -98,7 +98,8 @@ def place_windows(
     """How many windows there are along each dimension, and the zeros that they need.
 
     Raises:
-        InputError: the filter does not fit (`rounding` "exact") or is larger than the padded input; says what fits.
+        InputError: the filter does not fit (`rounding` "exact") or is larger than the padded input (with "ceil": by a
+            stride or more); says what fits.
     """
     if rounding not in get_args(Rounding):
         raise InputError(f"rounding must be one of {', '.join(get_args(Rounding))}, got {rounding!r}")
@@ -113,14 +114,13 @@ def place_windows(
         for size, (low, high), filter_size, holes in zip(spatial, pairs, window, dilation, strict=True)
     )
     fits = all(span % stride == 0 for span, stride in zip(spans, strides, strict=True))
+    exact, rounded = rounding == "exact" and padding != "SAME", rounding == "ceil" and padding != "SAME"
     # 'SAME' says the output size by itself, so there is nothing left to round.
-    if min(spans, default=0) < 0 or (rounding == "exact" and padding != "SAME" and not fits):
+    more = tuple(-span % stride if rounded else 0 for span, stride in zip(spans, strides, strict=True))
+    if min((span + zeros for span, zeros in zip(spans, more, strict=True)), default=0) < 0 or (exact and not fits):
         raise InputError(_misfit(spatial, window, strides, pairs, dilation))
-    if rounding == "ceil" and padding != "SAME":
-        pairs = tuple(
-            (low, high + -span % stride) for (low, high), span, stride in zip(pairs, spans, strides, strict=True)
-        )
-        spans = tuple(span + -span % stride for span, stride in zip(spans, strides, strict=True))
+    pairs = tuple((low, high + zeros) for (low, high), zeros in zip(pairs, more, strict=True))
+    spans = tuple(span + zeros for span, zeros in zip(spans, more, strict=True))
     return Placement(tuple(span // stride + 1 for span, stride in zip(spans, strides, strict=True)), pairs)
 
 

@@ -107,9 +107,12 @@ def test_floor_counts_the_windows(size, window, stride, low, high, dilation):
 
 
 @fast
-@given(size=st.integers(1, 30), window=st.integers(1, 6), stride=st.integers(1, 5), padding=st.integers(0, 3))
+@given(size=st.integers(1, 30), window=st.integers(1, 9), stride=st.integers(1, 5), padding=st.integers(0, 3))
 def test_ceil_adds_just_the_zeros_that_make_the_filter_fit(size, window, stride, padding):
-    if window > size + 2 * padding:
+    """Also for a window larger than the image by less than a stride, as in PyTorch and Caffe."""
+    if window - size - 2 * padding >= stride:
+        with pytest.raises(InputError, match="does not fit"):
+            geometry.place_windows((size,), window, strides=stride, padding=padding, rounding="ceil")
         return
     output, ((low, high),) = geometry.place_windows((size,), window, strides=stride, padding=padding, rounding="ceil")
     assert output[0] == -(-(size - window + 2 * padding) // stride) + 1
