@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from cnnjax.config import ModelConfig
 from cnnjax.errors import InputError
 from cnnjax.models import alexnet, foreign, mobilenet, resnet, squeezenet, vgg
-from cnnjax.models.building import KnownNetwork
+from cnnjax.models.building import KnownNetwork, check_images
 from cnnjax.models.convnet import ConvNet
 from cnnjax.models.layers import FEW, Layer, kernels_of, layers, layers_of, looked_into, stage_outputs, stages
 from cnnjax.models.lenet import lenet
@@ -67,7 +67,7 @@ def build(
         raise InputError(f"model.name must be one of {', '.join(NETWORKS)}, got {config.name!r}")
     _check_fields(config, {"width"} if config.name in KNOWN else _fields(config) - {"width", "code_sha256"})
     network = NETWORKS[config.name](config, num_classes if config.classes is None else len(config.classes))
-    jax.eval_shape(network.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
+    check_images(network, config.name, image_shape)
     return network
 
 

@@ -16,8 +16,10 @@ from jaxtyping import Array, Bool, Float, Num
 
 from cnnjax import ops
 from cnnjax.config import ModelConfig
-from cnnjax.errors import named
+from cnnjax.errors import InputError, named
 from cnnjax.geometry import Ints, Padding, Rounding, as_ints
+
+LARGEST_TRIED = 1024  # pixels of a side; no network asks for more
 
 Mask = Num[Array | np.ndarray, " batch"] | Bool[Array | np.ndarray, " batch"] | None
 
@@ -183,3 +185,44 @@ def flattened(x: Float[Array, "batch height width channels"]) -> Float[Array, "b
 def scaled(width: float, channels: int) -> int:
     """`channels` times `width`, at least 1."""
     return max(1, round(width * channels))
+
+
+def check_images(network: nn.Module, name: str, image_shape: tuple[int, ...]) -> None:
+    """Raises InputError where the network does not take images of that shape (height, width, channels).
+
+    Of a known network it says the smallest size, which is found by trying.
+    """
+    misfit = _misfit(network, image_shape)
+    if misfit is None:
+        return
+    least = _smallest_side(network, image_shape) if isinstance(network, KnownNetwork) else None
+    if least is None:
+        raise misfit
+    height, width, _ = image_shape
+    raise InputError(f"images must be at least {least}×{least} pixels for {name}, got {height}×{width}")
+
+
+def _misfit(network: nn.Module, image_shape: tuple[int, ...]) -> InputError | None:
+    try:
+        jax.eval_shape(network.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
+    except InputError as error:
+        return error
+    return None
+
+
+def _smallest_side(network: nn.Module, image_shape: tuple[int, ...]) -> int | None:
+    """The side of the smallest square images that fit; None where size is not what is wrong."""
+    height, width, channels = image_shape
+    too_small = min(height, width)
+    fits = too_small + 1
+    while _misfit(network, (fits, fits, channels)) is not None:
+        if fits > LARGEST_TRIED:
+            return None
+        too_small, fits = fits, 2 * fits
+    while fits - too_small > 1:
+        middle = (too_small + fits) // 2
+        if _misfit(network, (middle, middle, channels)) is None:
+            fits = middle
+        else:
+            too_small = middle
+    return fits

@@ -6,7 +6,9 @@ import pytest
 
 from cnnjax import models
 from cnnjax.config import ModelConfig
+from cnnjax.errors import InputError
 from cnnjax.models import weights
+from tests.cases import some
 
 # parameters for 1000 classes (torchvision's documentation; alexnet_2012: Caffe's; resnet20: 10 classes), image size
 COUNTS = {
@@ -143,6 +145,39 @@ def test_a_width_scales_every_layer(name):
     assert {map: shape[-1] for map, shape in half.items() if map != "classifier.1"} == {
         map: shape[-1] // 2 for map, shape in whole.items() if map != "classifier.1"
     }
+
+
+LEAST = {  # where a pool or a filter fits just once; alexnet_2012's conv1 has no zeros around
+    "alexnet": 63, "alexnet_2012": 64, "squeezenet1_1": 17, "vgg11": 32, "vgg11_bn": 32, "vgg16": 32, "vgg16_bn": 32
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", some(LEAST, "squeezenet1_1", "vgg11"))
+def test_images_that_are_too_small_are_refused_with_the_smallest_size(name):
+    least = LEAST[name]
+    with pytest.raises(InputError) as error:
+        models.build(ModelConfig(name), (least + 5, least - 1, 3), 10)
+    assert str(error.value) == f"images must be at least {least}×{least} pixels for {name}, got {least + 5}×{least - 1}"
+    models.build(ModelConfig(name), (least, least, 3), 10)
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "resnet20"])
+def test_networks_that_pad_every_window_take_a_single_pixel(name):
+    _, maps = shapes_of(ModelConfig(name, width=0.1), (1, 1, 1), 3)
+    assert {shape[1:3] for shape in maps.values() if len(shape) == 4} == {(1, 1)}
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (ModelConfig("vgg11", filters=(3,)), "model.filters must be None for vgg11, which has no such field"),
+        (ModelConfig("alexnet", norm="lrn", dense=(9,)), "model.dense, model.norm must be None for alexnet"),
+        (ModelConfig("lenet", width=0.5), "model.width must be None for lenet"),
+    ],
+)
+def test_a_field_that_a_network_does_not_have_is_refused(config, message):
+    with pytest.raises(InputError, match=message):
+        models.build(config, (64, 64, 3), 10)
 
 
 @pytest.mark.extra
