@@ -57,6 +57,14 @@ SUITES: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
     "projection": ("projections", {"forward pass": ("forward pass",)}),
     "memory": ("step memory", {"flax": ("flax memory",)}),
     "checkpoints": ("loading", {"orbax": ("orbax loading",)}),
+    "networks": (
+        "training",
+        {
+            "torch": ("torch", "torch channels-last", "torch compiled"),
+            "torch forward": ("torch forward", "torch forward channels-last", "torch forward compiled"),
+            "torch memory": ("torch memory", "torch memory channels-last", "torch memory compiled"),
+        },
+    ),
 }
 GPU_SUITES: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
     "peaks": ("matrix rate", {"torch": ("torch matrix rate",)}),
@@ -103,7 +111,7 @@ ENGINES = {
     "folded": "one matrix product of patches",
     "folded slices": "one matrix product of slices",
 }  # as the figure of suite sweep calls the rivals
-WITH_FLOPS = ("step", "loop", "vmap", "sweep")
+WITH_FLOPS = ("step", "loop", "vmap", "sweep", "networks")
 MAY_DIFFER = 0.02  # forms of one computation from the same weights; a loss further off is a wrong one
 
 
@@ -167,6 +175,7 @@ def device_there() -> Device:
 
 def start(suite: str, case: Case, rivals: dict[str, tuple[str, ...]], ours: str, rehearse: bool) -> list[Rival]:
     """The processes of a case, ours first; each builds its work by itself."""
+    ours = case.work or ours
     names = [ours] if case.device == "gpu" or rehearse else [ours, "matrix product"]
     names += [name for rival in groups_of(case, rivals) for name in rivals[rival]]
     return [Rival(name, suite, case, rehearse) for name in names]
@@ -218,24 +227,26 @@ def _row(
     suite: str, case: Case, rival: str, ours: Rival, peak: float | None, candidates: list[Rival]
 ) -> dict[str, Any]:
     """`peak` in GFLOP/s; the best of the candidates counts."""
+    of_memory = ours.name.endswith("memory")
 
     def figure(process: Rival) -> float | None:
         if process.failure is not None:
             return None
-        if suite == "memory":  # the answer is the figure, in MB, and not a loss
+        if of_memory:  # the answer is the figure, in MB, and not a loss
             return process.losses[-1]
         return process.figure / (case.members if process.name in OF_ALL_MEMBERS else 1)
 
     working = [candidate for candidate in candidates if candidate.failure is None] or candidates
-    valid = [candidate for candidate in working if suite == "memory" or not candidate.diverged] or working
+    valid = [candidate for candidate in working if of_memory or not candidate.diverged] or working
     best = min(valid, key=lambda candidate: figure(candidate) or math.inf)
     mine, theirs = figure(ours), figure(best)
-    flops, size = step_flops(case) if case.model and suite in WITH_FLOPS else None, None
+    steps = case.model and suite in WITH_FLOPS and case.work in ("", "training")
+    flops, size = step_flops(case) if steps else None, None
     if suite == "peaks":
         flops = 2.0 * case.shape[0] ** 3
     if suite == "bandwidth":
         size = 2 * 4 * case.shape[0]
-    timed = suite not in ("memory", "startup")
+    timed = not of_memory and suite != "startup"
     return {
         "suite": suite, "case": case.name, "ours_ms": mine, "rival": best.name, "rival_ms": theirs,
         "ratio": mine / theirs if mine and theirs else None,

@@ -26,6 +26,7 @@ class Case:
         precision: of the arithmetic. "float32" is float32 throughout, "tf32" lets the matrix units round operands to
             TensorFloat-32, "bfloat16" casts images and weights, with float32 master weights and a float32 loss.
         turn: the cases of a lower one are measured first, whatever their suite.
+        work: of ours, where the suite has cases of several.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Case:
     device: Device = "cpu"
     precision: Precision = "float32"
     turn: int = 0
+    work: str = ""
 
     def network(self) -> Any:
         assert self.model is not None
@@ -78,6 +80,28 @@ def _sweep_bars(members: int) -> dict[str, float]:
     """Those of 16 members; other counts show where training together begins to pay."""
     bars = {"one after another": 1.0, "torch": 0.75, "torch.func": 0.45, "flax": 0.3}
     return bars if members == 16 else dict.fromkeys(bars, math.inf)
+
+
+def _networks() -> list[Case]:
+    """Training step, forward pass and peak memory of known networks; torchvision's modules are the rival."""
+    made = []
+    for name, size, batch in (
+        ("resnet18", 224, 8),
+        ("vgg11", 112, 8),
+        ("alexnet", 224, 32),
+        ("resnet20", 32, 128),
+        ("mobilenet_v2", 96, 16),
+    ):
+        case = Case("", (size, size, 3), batch, {}, ModelConfig(name), images=2 * batch)
+        for what, work, rival, bar in (
+            ("step", "training", "torch", 1.0),
+            ("forward", "inference", "torch forward", 1.0),
+            ("memory of a step", "peak memory", "torch memory", 1.2),
+        ):
+            made.append(
+                dataclasses.replace(case, name=f"{name}, {size}×{size}×3, {what}", bars={rival: bar}, work=work)
+            )
+    return made
 
 
 CASES: dict[str, list[Case]] = {
@@ -132,6 +156,7 @@ CASES: dict[str, list[Case]] = {
         for megabytes, units in ((60, 2376), (250, 9925))
     ],
     "memory": [dataclasses.replace(case, bars={"flax": 1.0}) for case in (STEPS[0], STEPS[1], STEPS[5])],
+    "networks": _networks(),
 }  # fmt: skip
 
 

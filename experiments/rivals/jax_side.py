@@ -33,8 +33,8 @@ from cnnjax.train.step import TrainState, initial_state, make_order, make_prepro
 from cnnjax.visualize.evolution import make_look, make_projector, strongest_activations
 from experiments.rivals import member_forms
 from experiments.rivals.cases import CLASSES, Case, Precision
+from experiments.rivals.resident import Work, growth
 
-Work = Callable[[int], float]
 LEARNING_RATE, MOMENTUM, DECAY, UNIT = 0.001, 0.9, 5e-4, 64.0
 HYPER = Hyperparams(
     learning_rate=LEARNING_RATE,
@@ -67,7 +67,7 @@ def _cast(tree: Any, dtype: Any) -> Any:
 class InBfloat16(NamedTuple):
     """The network with weights and images cast to bfloat16; weights, logits and their gradients are float32 outside."""
 
-    network: models.ConvNet
+    network: models.ConvNet | models.KnownNetwork
 
     def init(self, *args, **kwargs):
         return self.network.init(*args, **kwargs)
@@ -515,6 +515,33 @@ def forward_pass(case: Case) -> Work:
     return work
 
 
+def inference(case: Case) -> Work:
+    """The logits of one batch at evaluation."""
+    made = ours(case)
+    state = made.state(case.shape)
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    images = made.first_batch().images
+
+    def forward(variables, images):
+        return made.network.apply(variables, made.preprocess(images))[0]
+
+    forward = ops.jit(forward, onednn=True)
+
+    def work(count: int) -> float:
+        for _ in range(count):
+            logits = forward(variables, images)
+        jax.block_until_ready(logits)
+        return float("nan")
+
+    return work
+
+
+def peak_memory(case: Case) -> Work:
+    """MB of the process that a training in chunks needs, beyond what JAX alone takes."""
+    jax.block_until_ready(jnp.zeros(1))
+    return growth(lambda: training(case))
+
+
 def _step_memory(compiled) -> float:
     """MB that one call needs: arguments, temporaries, and results that do not take an argument's place."""
     sizes = compiled.memory_analysis()
@@ -598,6 +625,8 @@ RIVALS: dict[str, Callable[[Case], Work]] = {
     "flax memory": flax_step_memory,
     "loading": loading,
     "orbax loading": orbax_loading,
+    "inference": inference,
+    "peak memory": peak_memory,
     "strongest": strongest,
     "projections": projections,
     "forward pass": forward_pass,

@@ -5,10 +5,13 @@ from typing import Any
 
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
+import torchvision  # pyright: ignore[reportMissingImports]
 from torch import nn  # pyright: ignore[reportMissingImports]
 
+from cnnjax import models
 from experiments.rivals.cases import CLASSES, Case, Precision
-from experiments.rivals.jax_side import DECAY, LEARNING_RATE, MOMENTUM, UNIT, Work, images_and_labels
+from experiments.rivals.jax_side import DECAY, LEARNING_RATE, MOMENTUM, UNIT, images_and_labels
+from experiments.rivals.resident import Work, growth
 
 
 def set_precision(precision: Precision) -> None:
@@ -32,8 +35,47 @@ def _done(case: Case) -> None:
         torch.cuda.synchronize()
 
 
-def _network(case: Case) -> nn.Sequential:
+def _network(case: Case) -> nn.Module:
+    """Known networks as torchvision has them, with its dropout, whose rate changes no time."""
+    assert case.model is not None
+    if case.model.name == "resnet20":
+        return _ResNet20()
+    if case.model.name in models.KNOWN:
+        return getattr(torchvision.models, case.model.name)(weights=None, num_classes=CLASSES)
+    return _chain(case)
+
+
+class _Block(nn.Module):
+    """Of the residual network for CIFAR, with shortcuts without parameters (He et al. 2016, section 4.2)."""
+
+    def __init__(self, channels: int, width: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, width, 3, stride, 1, bias=False)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.bn1, self.bn2 = nn.BatchNorm2d(width), nn.BatchNorm2d(width)
+        self.stride, self.more = stride, (width - channels) // 2
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.bn2(self.conv2(torch.relu_(self.bn1(self.conv1(x)))))
+        if self.stride > 1:
+            x = nn.functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.more, self.more))
+        return torch.relu_(y + x)
+
+
+class _ResNet20(nn.Sequential):
+    def __init__(self):
+        blocks = [
+            _Block(channels, width, stride)
+            for before, width in ((16, 16), (16, 32), (32, 64))
+            for channels, stride in ((before, width // before), (width, 1), (width, 1))
+        ]
+        first = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True)
+        super().__init__(*first, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, CLASSES))
+
+
+def _chain(case: Case) -> nn.Sequential:
     network, layers, channels = case.network(), [], case.shape[-1]
+    assert isinstance(network, models.ConvNet)
     size = case.shape[0]
     for layer in network.convolutions:
         layers += [nn.Conv2d(channels, layer.width, layer.filter, layer.stride, layer.padding), nn.ReLU()]
@@ -94,6 +136,25 @@ def _training(case: Case, channels_last: bool, compiled: bool = False, graph: bo
             loss = step(rows[index % len(rows)])
         _done(case)
         return float(loss.detach())
+
+    return work
+
+
+def _inference(case: Case, channels_last: bool, compiled: bool = False) -> Work:
+    """The logits of one batch at evaluation."""
+    torch.manual_seed(0)
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    network = _network(case).to(_device(case), memory_format=memory_format).eval()  # pyright: ignore[reportCallIssue]
+    images, _ = _images_and_labels(case, memory_format)
+    images = images[: case.batch]
+    forward = torch.compile(network) if compiled else network
+
+    @torch.inference_mode()
+    def work(count: int) -> float:
+        for _ in range(count):
+            forward(((images.float() - 127.5) / UNIT).contiguous(memory_format=memory_format))
+        _done(case)
+        return float("nan")
 
     return work
 
@@ -227,6 +288,12 @@ RIVALS: dict[str, Callable[[Case], Work]] = {
     "torch graph channels-last": lambda case: _training(case, True, graph=True),
     "torch compiled": lambda case: _training(case, True, compiled=True),
     "torch func": _stacked_members,
+    "torch forward": lambda case: _inference(case, False),
+    "torch forward channels-last": lambda case: _inference(case, True),
+    "torch forward compiled": lambda case: _inference(case, True, compiled=True),
+    "torch memory": lambda case: growth(lambda: _training(case, False)),
+    "torch memory channels-last": lambda case: growth(lambda: _training(case, True)),
+    "torch memory compiled": lambda case: growth(lambda: _training(case, True, compiled=True)),
     "torch conv": lambda case: _convolution(case, False),
     "torch conv channels-last": lambda case: _convolution(case, True),
     "torch norm": lambda case: _response_norm(case, False),
