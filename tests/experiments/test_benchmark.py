@@ -15,6 +15,7 @@ from experiments import benchmark
 from experiments.benchmark import ENGINES, GPU_SUITES, SUITES, Options, _row, draw, step_flops
 from experiments.rivals import jax_side, member_forms
 from experiments.rivals.cases import CASES, GPU_CASES, Case, rehearsal
+from experiments.rivals.resident import growth
 from tests.cases import some
 
 TINY = Case(
@@ -68,6 +69,36 @@ def test_the_stacked_members_of_torch_train():
 @pytest.mark.parametrize("rival", some(["strongest", "projections", "forward pass"], "projections"))
 def test_looking_into_a_network_works(rival):
     assert math.isnan(jax_side.RIVALS[rival](TINY)(2))  # there is no loss
+
+
+def test_the_growth_of_a_process_is_what_its_work_holds_at_most():
+    """64 MB for a moment beside 32 MB that stay."""
+    kept = []
+
+    def build():
+        kept.append(np.ones(4_000_000))
+        return lambda count: float(np.ones(8_000_000).sum())
+
+    assert 90 < growth(build)(1) < 110
+
+
+def test_a_case_may_have_a_work_of_its_own():
+    case = dataclasses.replace(TINY, work="inference", bars={}, device="gpu")
+    (ours,) = benchmark.start("networks", case, {}, "training", False)
+    ours.close()
+    assert ours.name == "inference"
+    assert math.isnan(jax_side.RIVALS["inference"](TINY)(2))  # there is no loss
+
+
+@pytest.mark.extra
+@pytest.mark.parametrize("case", [case for case in CASES["networks"] if case.work == "training"], ids=lambda c: c.name)
+def test_the_known_networks_of_both_sides_have_as_many_weights(case):
+    pytest.importorskip("torchvision")
+    from experiments.rivals import torch_side
+
+    ours = jax.eval_shape(case.network().init, jax.random.key(0), np.zeros((1, *case.shape), np.float32))["params"]
+    theirs = torch_side._network(case).parameters()
+    assert sum(leaf.size for leaf in jax.tree.leaves(ours)) == sum(weight.numel() for weight in theirs)
 
 
 @pytest.mark.long
