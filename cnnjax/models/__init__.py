@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from cnnjax.config import ModelConfig
 from cnnjax.errors import InputError
-from cnnjax.models import alexnet, foreign, mobilenet, resnet, squeezenet, vgg
+from cnnjax.models import alexnet, densenet, efficientnet_lite, foreign, inception, mobilenet, resnet, squeezenet, vgg
 from cnnjax.models.building import KnownNetwork, check_images
 from cnnjax.models.convnet import ConvNet
 from cnnjax.models.layers import FEW, Layer, kernels_of, layers, layers_of, looked_into, stage_outputs, stages
@@ -21,6 +21,10 @@ Build = Callable[[ModelConfig, int], ConvNet | KnownNetwork]
 KNOWN: dict[str, Build] = {
     "alexnet": alexnet.alexnet,
     "alexnet_2012": alexnet.alexnet_2012,
+    "densenet121": densenet.densenet121,
+    "efficientnet_lite0": efficientnet_lite.efficientnet_lite0,
+    "googlenet": inception.googlenet,
+    "inception_v3": inception.inception_v3,
     "mobilenet_v2": mobilenet.mobilenet_v2,
     "resnet18": resnet.resnet18,
     "resnet20": resnet.resnet20,

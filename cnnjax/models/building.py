@@ -5,7 +5,7 @@ go in and out by name alone (`cnnjax.models.weights`).
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -71,6 +71,16 @@ class Layers:
         """Rounding "ceil" is PyTorch's `ceil_mode`. Kept as the feature map `name`."""
         with named(name):
             return self.keep(name, ops.max_pool(x, window, strides=strides, padding=padding, rounding=rounding))
+
+    def avg_pool(self, name: str, x: Array, window: int, strides: int, *, padding: int = 0) -> Array:
+        """The zeros around count, as they do in PyTorch unless told otherwise. Kept as the feature map `name`."""
+        around = [(0, 0), *[(padding, padding)] * (x.ndim - 2), (0, 0)]
+        with named(name):
+            return self.keep(name, ops.avg_pool(jnp.pad(x, around), window, strides=strides))
+
+    def concatenate(self, name: str, parts: Sequence[Array]) -> Array:
+        """The channels of all parts, kept as the feature map `name`."""
+        return self.keep(name, jnp.concatenate(parts, axis=-1))
 
     def keep(self, name: str, x: Array) -> Array:
         """`x`, which `apply` returns among the feature maps."""
