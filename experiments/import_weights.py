@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cnnjax import cli
+from cnnjax import cli, models
 from cnnjax.cli import Arguments, Progress
 from cnnjax.config import Config, DataConfig, PhotosConfig, TrainConfig, check_class_names, from_json
 from cnnjax.data import Dataset, load
@@ -86,7 +86,7 @@ def as_expected(config: Config, given: frozenset[str], file: WeightFile, progres
         and getattr(config.data, name) == getattr(plain, name)
     }
     size = changes.get("image_size", config.data.image_size)
-    if size is None or size > changes.get("shorter_side", size):
+    if size != known.image_size:
         changes.pop("shorter_side", None)  # of another size than the one that was asked for
     if changes:
         progress.say(
@@ -99,7 +99,17 @@ def as_expected(config: Config, given: frozenset[str], file: WeightFile, progres
 
 def expected_of(name: str) -> DataConfig:
     """What published weights of a known network expect; of another network nothing is known."""
-    return DataConfig()
+    expects = models.EXPECTS.get(name)
+    if expects is None:
+        return DataConfig()
+    return DataConfig(
+        image_size=expects.size,
+        channels=3,
+        shorter_side=expects.shorter_side,
+        interpolation=expects.interpolation,
+        mean=expects.mean,
+        deviation=expects.deviation,
+    )
 
 
 def told_by(file: WeightFile) -> Config | None:

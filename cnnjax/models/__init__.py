@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from cnnjax.config import ModelConfig
 from cnnjax.errors import InputError
 from cnnjax.models import alexnet, densenet, efficientnet_lite, foreign, inception, mobilenet, resnet, squeezenet, vgg
-from cnnjax.models.building import KnownNetwork, check_images
+from cnnjax.models.building import Expects, KnownNetwork, check_images
 from cnnjax.models.convnet import ConvNet
 from cnnjax.models.layers import FEW, Layer, kernels_of, layers, layers_of, looked_into, stage_outputs, stages
 from cnnjax.models.lenet import lenet
@@ -35,13 +35,37 @@ KNOWN: dict[str, Build] = {
     "vgg16": vgg.vgg16,
     "vgg16_bn": vgg.vgg16_bn,
 }
+# Of weights for ImageNet: torchvision's first (IMAGENET1K_V1), where `transform_input` makes 127.5 of the means for
+# GoogLeNet and Inception; efficientnet-lite-pytorch's, which Google has trained.
+EXPECTS: dict[str, Expects] = {
+    **dict.fromkeys(
+        (
+            "alexnet",
+            "densenet121",
+            "mobilenet_v2",
+            "resnet18",
+            "resnet50",
+            "squeezenet1_1",
+            "vgg11",
+            "vgg11_bn",
+            "vgg16",
+            "vgg16_bn",
+        ),
+        Expects(),
+    ),
+    "efficientnet_lite0": Expects(interpolation="bicubic", mean=(127.0,) * 3, deviation=(128.0,) * 3),
+    "googlenet": Expects(mean=(127.5,) * 3, deviation=(127.5,) * 3),
+    "inception_v3": Expects(299, 342, mean=(127.5,) * 3, deviation=(127.5,) * 3),
+}
 NETWORKS: dict[str, Build] = {"mlp": mlp, "lenet": lenet, "zfnet": zfnet, "zfnet_small": zfnet_small, **KNOWN}
 
 __all__ = [
+    "EXPECTS",
     "FEW",
     "KNOWN",
     "NETWORKS",
     "ConvNet",
+    "Expects",
     "KnownNetwork",
     "Layer",
     "build",

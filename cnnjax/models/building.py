@@ -4,9 +4,10 @@ The parameters of the layer that PyTorch calls `layer1.0.conv1` are `params["lay
 go in and out by name alone (`cnnjax.models.weights`).
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -22,6 +23,22 @@ from cnnjax.geometry import Ints, Padding, Rounding, as_ints
 LARGEST_TRIED = 1024  # pixels of a side; no network asks for more
 
 Mask = Num[Array | np.ndarray, " batch"] | Bool[Array | np.ndarray, " batch"] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Expects:
+    """The images that published weights of a network are for; as it stands, those of torchvision for ImageNet.
+
+    An image is scaled so that its shorter side has `shorter_side` pixels, the centre of `size` × `size` is cut, and of
+    each channel (red, green, blue) `mean` is subtracted and the rest divided by `deviation`, both in grey levels from 0
+    to 255.
+    """
+
+    size: int = 224
+    shorter_side: int = 256
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    deviation: tuple[float, float, float] = (58.395, 57.12, 57.375)
 
 
 class Layers:

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from cnnjax import models
@@ -155,3 +156,23 @@ def test_every_map_of_efficientnet_lite0():
     expected["_conv_head"] = (7, 1280)
     found = shapes_of("efficientnet_lite0", 224)[1]
     assert found == expected and list(found) == list(expected)
+
+
+@pytest.mark.extra
+@pytest.mark.parametrize("name", [name for name in models.EXPECTS if name != "efficientnet_lite0"])
+def test_what_weights_expect_is_what_torchvision_says(name):
+    torchvision = pytest.importorskip("torchvision")
+    torch = pytest.importorskip("torch")
+    expects, preset = models.EXPECTS[name], torchvision.models.get_model_weights(name).IMAGENET1K_V1.transforms()
+    assert ([expects.size], [expects.shorter_side]) == (preset.crop_size, preset.resize_size)
+    assert expects.interpolation == preset.interpolation.value
+    images = np.random.default_rng(0).integers(0, 256, (2, expects.size, expects.size, 3), np.uint8)
+    theirs = torchvision.transforms.functional.normalize(
+        torch.from_numpy(images.transpose(0, 3, 1, 2).copy()) / 255, preset.mean, preset.std
+    )
+    if name in ("googlenet", "inception_v3"):
+        model = getattr(torchvision.models, name)(weights=None, aux_logits=False, init_weights=False)
+        model.transform_input = True  # as it is with these weights
+        theirs = model._transform_input(theirs)
+    ours = (images - np.array(expects.mean)) / np.array(expects.deviation)
+    np.testing.assert_allclose(ours, theirs.numpy().transpose(0, 2, 3, 1), atol=1e-5)
