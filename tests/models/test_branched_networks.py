@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax import models
+from cnnjax import models, ops
 from cnnjax.config import ModelConfig
+from cnnjax.models import weights
 
 PARAMETERS = {
     "densenet121": 7_978_856,
@@ -176,3 +177,52 @@ def test_what_weights_expect_is_what_torchvision_says(name):
         theirs = model._transform_input(theirs)
     ours = (images - np.array(expects.mean)) / np.array(expects.deviation)
     np.testing.assert_allclose(ours, theirs.numpy().transpose(0, 2, 3, 1), atol=1e-5)
+
+
+def in_torch(name, size):
+    """The network for ten classes, as others have it."""
+    if name == "efficientnet_lite0":
+        reference = pytest.importorskip("efficientnet_lite_pytorch")
+        # Its zeros around are those for one image size; it drops whole blocks, and we do not.
+        form = {"image_size": size, "drop_connect_rate": 0.0, "batch_norm_momentum": 0.9}
+        return reference.EfficientNet.from_name("efficientnet-lite0", num_classes=10, **form)
+    torchvision = pytest.importorskip("torchvision")
+    form = {} if name == "densenet121" else {"aux_logits": False, "transform_input": False, "init_weights": False}
+    return getattr(torchvision.models, name)(weights=None, num_classes=10, **form)
+
+
+@pytest.mark.extra
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("efficientnet_lite0", 37),  # with odd sizes, where the zeros around are others
+        ("googlenet", 32),
+        pytest.param("densenet121", 33, marks=pytest.mark.long),
+        pytest.param("inception_v3", 75, marks=pytest.mark.long),
+    ],
+)
+def test_logits_are_pytorchs(name, size):
+    torch, module = pytest.importorskip("torch"), in_torch(name, size)
+    from tests.models.torch_side import randomized
+
+    randomized(module).eval()
+    images = np.random.default_rng(1).normal(size=(2, size, size, 3)).astype(np.float32)
+    network = models.build(ModelConfig(name), (size, size, 3), 10)
+    arrays = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
+    variables = weights.variables_of(arrays, weights.like(network, (size, size, 3)))
+    found = ops.jit(lambda x: network.apply(variables, x)[0], runs_once=True)(images)
+    with torch.no_grad():
+        expected = module(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.extra
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("name", "size"), [("densenet121", 64), ("efficientnet_lite0", 64), ("googlenet", 64), ("inception_v3", 107)]
+)
+def test_gradients_and_training_are_pytorchs(name, size):
+    pytest.importorskip("torch")
+    from tests.models.torch_side import assert_same
+
+    assert_same(ModelConfig(name), in_torch(name, size), (size, size, 3), classes=10)
