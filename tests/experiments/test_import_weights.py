@@ -272,3 +272,10 @@ def test_an_imported_network_is_fine_tuned_on_other_images(folder, images):
     assert not any("scales filters down" in str(line) for line in progress.lines)
     with np.load(folder[0] / "figures" / "epoch-0" / "transfer-noise.npz") as found:
         assert found["accuracy"].shape == (3, 1, 1) and np.isfinite(found["accuracy"]).all()
+
+
+def test_a_known_networks_weights_say_what_images_they_are_for():
+    assert import_weights.expected_of("lenet") == DataConfig()
+    data = import_weights.expected_of("inception_v3")
+    assert (data.image_size, data.shorter_side, data.channels, data.interpolation) == (299, 342, 3, "bilinear")
+    assert (data.mean, data.deviation) == ((127.5,) * 3, (127.5,) * 3)
