@@ -53,9 +53,9 @@ EXPECTS: dict[str, Expects] = {
         ),
         Expects(),
     ),
-    "efficientnet_lite0": Expects(interpolation="bicubic", mean=(127.0,) * 3, deviation=(128.0,) * 3),
-    "googlenet": Expects(mean=(127.5,) * 3, deviation=(127.5,) * 3),
-    "inception_v3": Expects(299, 342, mean=(127.5,) * 3, deviation=(127.5,) * 3),
+    "efficientnet_lite0": Expects(interpolation="bicubic", mean=(127.0, 127.0, 127.0), deviation=(128.0, 128.0, 128.0)),
+    "googlenet": Expects(mean=(127.5, 127.5, 127.5), deviation=(127.5, 127.5, 127.5)),
+    "inception_v3": Expects(299, 342, mean=(127.5, 127.5, 127.5), deviation=(127.5, 127.5, 127.5)),
 }
 NETWORKS: dict[str, Build] = {"mlp": mlp, "lenet": lenet, "zfnet": zfnet, "zfnet_small": zfnet_small, **KNOWN}
 
