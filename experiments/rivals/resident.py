@@ -1,6 +1,7 @@
 """How much memory a process holds at most while it works, as Linux counts it."""
 
 import ctypes
+import gc
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,17 +15,24 @@ def growth(build: Callable[[], Work]) -> Work:
 
     Counted while it works, once it has been built and compiled and what that took has been given back.
     """
+    _give_back()
     before = _megabytes("VmRSS")
     work = build()
     work(_STEPS)
 
     def answer(count: int) -> float:
-        ctypes.CDLL(None).malloc_trim(0)
+        _give_back()
         Path("/proc/self/clear_refs").write_text("5")  # the highest so far is forgotten
         work(_STEPS)
         return _megabytes("VmHWM") - before
 
     return answer
+
+
+def _give_back() -> None:
+    """What the process has freed it still holds, until it is told."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
 
 
 def _megabytes(name: str) -> float:

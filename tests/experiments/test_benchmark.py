@@ -3,6 +3,9 @@
 import dataclasses
 import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,9 +18,9 @@ from experiments import benchmark
 from experiments.benchmark import ENGINES, GPU_SUITES, SUITES, Options, _row, draw, step_flops
 from experiments.rivals import jax_side, member_forms
 from experiments.rivals.cases import CASES, GPU_CASES, Case, rehearsal
-from experiments.rivals.resident import growth
 from tests.cases import some
 
+ROOT = Path(__file__).parent.parent.parent
 TINY = Case(
     "tiny",
     (8, 8, 1),
@@ -72,14 +75,20 @@ def test_looking_into_a_network_works(rival):
 
 
 def test_the_growth_of_a_process_is_what_its_work_holds_at_most():
-    """64 MB for a moment beside 32 MB that stay."""
-    kept = []
+    """64 MB for a moment beside 32 MB that stay, and the 80 MB of before that are free again do not count."""
+    code = """
+from experiments.rivals.resident import growth
+first, kept = [bytes(1000) for _ in range(80_000)], []
+del first
 
-    def build():
-        kept.append(np.ones(4_000_000))
-        return lambda count: float(np.ones(8_000_000).sum())
+def build():
+    kept.append(b"1" * 32_000_000)
+    return lambda count: float(len(b"2" * 64_000_000))
 
-    assert 90 < growth(build)(1) < 110
+print(growth(build)(1))
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert 90 < float(found) < 110
 
 
 def test_a_case_may_have_a_work_of_its_own():
