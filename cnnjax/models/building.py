@@ -37,8 +37,8 @@ class Expects:
     size: int = 224
     shorter_side: int = 256
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
-    deviation: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    mean: tuple[float, ...] = (123.675, 116.28, 103.53)
+    deviation: tuple[float, ...] = (58.395, 57.12, 57.375)
 
 
 class Layers:
