@@ -85,7 +85,7 @@ def draw_sanity(
             mean = np.where(alive, values, 0).sum(axis=1) / np.maximum(alive.sum(axis=1), 1)
             mean = np.where(alive.any(axis=1), mean, np.nan)
             axes.plot(mean, color=colours[number], marker=MARKERS[number % len(MARKERS)], ms=5, label=name)
-        axes.set_xticks(range(len(stages)), stages, fontsize=8)
+        axes.set_xticks(range(len(stages)), stages, fontsize=8, rotation=30, ha="right", rotation_mode="anchor")
         axes.set_xlabel("layers with random weights: from the last one down to")
         axes.set_title(title, fontsize=9)
         axes.grid(alpha=0.3)
