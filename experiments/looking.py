@@ -47,6 +47,12 @@ class Place:
             given = {"folder": None, "npz": None} | given
         return dataclasses.replace(config, **given)
 
+    def described(self) -> dict[str, Any]:
+        """What a run knows by itself."""
+        places = {field.name for field in dataclasses.fields(Place)}
+        given = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        return {name: value for name, value in given.items() if name not in places}
+
 
 @dataclasses.dataclass(frozen=True)
 class Images(Place):
@@ -59,12 +65,6 @@ class Images(Place):
     interpolation: str | None = None  # with --network: of the scaling
     mean: tuple[float, ...] | None = None  # with --network: grey levels a channel; none: the mean training image
     deviation: tuple[float, ...] | None = None  # with --network: grey levels that count as 1, a channel; none: 64
-
-    def described(self) -> dict[str, Any]:
-        """What a run knows by itself."""
-        places = {field.name for field in dataclasses.fields(Place)}
-        given = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
-        return {name: value for name, value in given.items() if name not in places}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +97,7 @@ class Trained(NamedTuple):
     epoch: int
     folder: Path  # the run's
     code: str = ""  # SHA-256 of the file that the network is written in, if it is somebody's own
+    is_own: bool = False  # of no run: its folder is made
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -237,7 +238,7 @@ def of_network(
     preprocess = make_preprocess(*scale_of(config.data, images))
     foreign.check_images_apart(network, variables, preprocess(images.train.images[:2]), name)
     folder = folder or Path("runs") / name.rpartition(":")[2]
-    return Trained(config, images, network, variables, preprocess, layers, 0, folder, code)
+    return Trained(config, images, network, variables, preprocess, layers, 0, folder, code, is_own=True)
 
 
 def open_network(options: NetworkOptions, place: Place, option: str, progress: Progress) -> Trained:
@@ -346,7 +347,8 @@ def studying(trained: Trained, study: str, settings: Mapping[str, Any], progress
     Raises:
         InputError: another process is at the same study of the same epoch, or a folder of the run is a link.
     """
-    trained.folder.mkdir(parents=True, exist_ok=True)
+    if trained.is_own:
+        trained.folder.mkdir(parents=True, exist_ok=True)
     files.make_folder(trained.folder, *trained.figures.relative_to(trained.folder).parts)
     at_work = files.make_folder(trained.folder, "parts", study, f"epoch-{trained.epoch}")
     with locked(at_work):

@@ -35,7 +35,7 @@ def test_the_base_is_the_config_and_only_the_rms_is_freed():
 def test_another_first_layer_leaves_the_sizes_from_layer_3_on(name, window, stride):
     rows = {row.name: row for row in models.layers(built(name)[1], (32, 32, 3))}
     before = {row.name: row for row in models.layers(built("base")[1], (32, 32, 3))}
-    assert (rows["conv1"].window, rows["conv1"].stride) == (window, stride)
+    assert (rows["conv1"].window, rows["conv1"].strides) == ((window,) * 2, (stride,) * 2)
     for layer in ("conv3", "conv4", "conv5", "pool5", "fc6", "fc7"):
         assert rows[layer].output_shape == before[layer].output_shape
     assert "pool2" not in rows
@@ -144,7 +144,11 @@ def test_a_network_of_one_convolution_has_no_figure_of_layer_2(tmp_path):
     ("config", "variants", "message"),
     [
         (digits(), ("base", "first_11_4"), "--variants: first_11_4 needs images of at least 11 pixels, got (8, 8, 1)"),
-        (digits(model=ModelConfig(name="mlp")), ("base",), "model.name must be a network with convolutions, got 'mlp'"),
+        (
+            digits(model=ModelConfig(name="mlp")),
+            ("base",),
+            "model.name must be one of lenet, zfnet, zfnet_small, whose layers can be changed, got 'mlp'",
+        ),
     ],
 )
 def test_what_cannot_be_studied_is_refused_before_anything_is_written(tmp_path, config, variants, message):
