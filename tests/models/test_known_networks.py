@@ -185,16 +185,13 @@ def test_a_field_that_a_network_does_not_have_is_refused(config, message):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(
-    ("name", "width", "size", "rate"), [("resnet20", 0.5, 8, 0.01), ("vgg11_bn", 0.045, 32, 0.003)]
-)
-def test_a_narrow_form_learns_the_digits(name, width, size, rate, tmp_path):
-    """Of handwritten digits, enlarged to what the network takes, less than a fifth are wrong; chance is 90 %."""
+def test_a_narrow_resnet20_learns_the_digits(tmp_path):
+    """Less than a fifth are wrong; chance is 90 %."""
     config = Config(
-        data=DataConfig(name="digits", image_size=size),
-        model=ModelConfig(name, width=width),
-        train=TrainConfig(epochs=8, optimizer="adamw"),
-        hyper=Hyperparams(learning_rate=rate, dropout_rate=0.0, filter_rms=math.inf, flip=0.0, shift=1.0),
+        data=DataConfig(name="digits"),
+        model=ModelConfig("resnet20", width=0.5),
+        train=TrainConfig(epochs=6),
+        hyper=Hyperparams(learning_rate=0.1, filter_rms=math.inf, flip=0.0, shift=1.0),
     )
     dataset = load(config.data)
     variables, _ = shapes_of(config.model, dataset.image_shape, 10)
