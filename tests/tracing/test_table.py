@@ -212,7 +212,10 @@ def test_what_a_unit_sees_is_the_support_of_its_gradient(name):
         assert (first, last) == (centre - (field.size - 1) / 2, centre + (field.size - 1) / 2)
 
 
-@pytest.mark.parametrize("name", some(sorted(models.KNOWN), "resnet18"))
+@pytest.mark.parametrize(
+    "name",
+    some(["alexnet_2012", "googlenet", "mobilenet_v2", "resnet18", "resnet20", "squeezenet1_1", "vgg11"], "vgg11"),
+)
 def test_what_a_unit_of_a_known_network_sees_is_the_support_of_its_gradient(name):
     """Of a map that leaves room for it, with positive weights that keep the maps as bright as the images."""
     shape = (1, 96, 96, 3)
