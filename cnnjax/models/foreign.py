@@ -46,6 +46,7 @@ class Foreign:
     ):
         """`call`: (variables, images, train, rngs) -> (outputs, changed variables or {})."""
         self.name, self.trainable, self.holds, self._init, self._call = name, init is not None, holds, init, call
+        self._known: tuple[Any, dict] = None, {}  # what was traced last, and the places of its maps' height and width
 
     def own(self, image_shape: tuple[int, ...]) -> Any:
         """The variables that the object holds. Raises InputError where it holds none."""
@@ -80,34 +81,27 @@ class Foreign:
             found, changed = self._call(variables, images, train, rngs or {})
             return found
 
-        if returns_maps(jax.eval_shape(outputs, images), self.name):
-            logits, maps = outputs(images)
-        elif train:
-            logits, maps = outputs(images), {}
-        else:
-            logits, maps = named_feature_maps_of(outputs)(images)
-        maps = {name: channels_last(value, place) for name, (value, place) in self._placed(maps, variables, images)}
+        logits, maps = self._with_maps(outputs, images, train)
+        axes = self._axes(variables, images) if maps else {}
+        maps = {name: channels_last(value, axes.get(name)) for name, value in maps.items()}
         return ((logits, maps), changed) if mutable else (logits, maps)
 
-    def _placed(self, maps, variables, images):
-        axes = self._axes(variables, images) if maps else {}
-        return [(name, (value, axes.get(name))) for name, value in maps.items()]
+    def _with_maps(self, outputs: Callable, images: Images, train: bool = False) -> tuple[Any, dict[str, Any]]:
+        """Logits and maps: those that the network returns, else, when it is looked into, every ReLU's output."""
+        if returns_maps(jax.eval_shape(outputs, images), self.name):
+            return outputs(images)
+        return (outputs(images), {}) if train else named_feature_maps_of(outputs)(images)
 
     def _axes(self, variables, images) -> dict[str, tuple[int, ...] | None]:
         """Which axes of each map are height and width, where they can be told."""
         shape = jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
 
         def raw(variables, images):
-            def outputs(images):
-                return self._call(variables, images, False, {})[0]
-
-            if returns_maps(jax.eval_shape(outputs, images), self.name):
-                return outputs(images)
-            return named_feature_maps_of(outputs)(images)
+            return self._with_maps(lambda images: self._call(variables, images, False, {})[0], images)
 
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), variables)
         key = (shape.shape, jax.tree.structure(shapes), *(leaf.shape for leaf in jax.tree.leaves(shapes)))
-        if getattr(self, "_known", (None,))[0] != key:
+        if self._known[0] != key:
             self._known = (key, layout_of(raw, shapes, shape))
         return self._known[1]
 
@@ -295,10 +289,8 @@ def from_file(given: str) -> tuple[Foreign, str]:
     sys.path.insert(0, str(path.parent.resolve()))  # for what stands beside it
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
-        raise InputError(
-            f"--network must be code that runs, and {file} raises {type(error).__name__}: {error}"
-        ) from None
+    except (Exception, SystemExit) as error:
+        raise InputError(f"--network must be code that runs, and {file} raises {_in_a_line(error)}") from None
     finally:
         sys.path.pop(0)
     if not hasattr(module, name):
@@ -317,6 +309,7 @@ def variables_from(network: Foreign, arrays: Mapping[str, Any] | None, image_sha
         InputError: names that are missing or not expected, and arrays of other shapes, all at once.
     """
     if not network.trainable:
+        _check_finite(arrays or {})
         return {"params": {name: jnp.asarray(array) for name, array in (arrays or {}).items()}}
     if arrays is None:
         raise InputError(f"--weights must be given: {network.name} is a module, whose weights are in a file")
@@ -334,6 +327,7 @@ def variables_from(network: Foreign, arrays: Mapping[str, Any] | None, image_sha
         lists = {"missing": missing, "unexpected": unexpected, "of another shape": other}
         told = "; ".join(f"{what}: {_few(names)}" for what, names in lists.items() if names)
         raise InputError(f"--weights must be those of {network.name}; {told}")
+    _check_finite(given)
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: jnp.asarray(np.asarray(given[_dotted(path)]), leaf.dtype), dict(like)
     )
@@ -347,10 +341,11 @@ def readable(network: Foreign) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        first = str(error).strip().splitlines()[:1] or [""]
-        raise InputError(
-            f"{network.name} must take the images, and raises {type(error).__name__}: {first[0]}"
-        ) from None
+        raise InputError(f"{network.name} must take the images, and raises {_in_a_line(error)}") from None
+
+
+def _in_a_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
 def arrays_of(variables: Any) -> dict[str, np.ndarray]:
@@ -360,6 +355,12 @@ def arrays_of(variables: Any) -> dict[str, np.ndarray]:
 
 def _dotted(path: Any) -> str:
     return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def _check_finite(arrays: Mapping[str, Any]) -> None:
+    for name, array in arrays.items():
+        if not np.isfinite(np.asarray(array, np.float32)).all():
+            raise InputError(f"--weights must be finite numbers, and {name} has a NaN or an infinity")
 
 
 def _few(names: list[str], most: int = 4) -> str:

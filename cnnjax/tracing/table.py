@@ -336,9 +336,7 @@ def _main(node: _Node, before: set[_Node]) -> tuple[_Node, Kind]:
 
 def _is_mask(node: _Node) -> bool:
     """A comparison, or what is spread from fewer numbers: a mean, a variance, a gate."""
-    return (
-        node.made_by in ("gt", "ge", "lt", "le", "eq", "ne", "and", "or", "not") or node.made_by == "broadcast_in_dim"
-    )
+    return node.made_by in ("gt", "ge", "lt", "le", "eq", "ne", "and", "or", "not", "broadcast_in_dim")
 
 
 def _windows_of(node: _Node, before: set[_Node]) -> _Node | None:

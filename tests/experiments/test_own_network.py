@@ -88,6 +88,14 @@ def test_in_python_a_module_and_images_are_enough(code, tmp_path):
     assert (tmp_path / "looked/figures/epoch-0/activations_relu1.png").is_file()
 
 
+def test_weights_that_are_no_numbers_are_refused(code, tmp_path):
+    network, _ = foreign.from_file(f"{code}:net")
+    arrays = foreign.arrays_of(network.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1))))
+    arrays["params.stem.bias"] = np.array([0, np.nan, 0, 0], np.float32)
+    with pytest.raises(InputError, match="--weights must be finite numbers, and params.stem.bias has a NaN or"):
+        foreign.variables_from(network, arrays, (8, 8, 1))
+
+
 WRONG = {
     "missing": (lambda arrays: arrays.pop("params.stem.bias"), r"missing: params.stem.bias$"),
     "more": (lambda arrays: arrays.update(x=np.ones(1, np.float32)), r"unexpected: params.x$"),

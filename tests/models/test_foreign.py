@@ -151,6 +151,8 @@ def test_a_plain_function():
 
 FILES = {
     "raises": ("1 / 0", "must be code that runs, and .* raises ZeroDivisionError: division by zero"),
+    "lines": ("raise ValueError('one\\ntwo')", "raises ValueError: one$"),
+    "exits": ("raise SystemExit(3)", "raises SystemExit: 3$"),
     "lacks": ("def other(x): return x", r"must name what .* holds \(other\), got 'NAME'"),
     "number": ("NAME = 3", "must be a module or a function of images, got int"),
     "class": ("import flax.linen as nn\nclass NAME(nn.Module): pass", "must be a network and not its class"),
