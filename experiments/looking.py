@@ -226,7 +226,7 @@ def of_network(
         InputError: images or outputs that do not fit; a network whose answer depends on the images beside an image.
     """
     if not isinstance(network, foreign.Foreign | models.ConvNet | models.KnownNetwork):
-        network = foreign.wrapped(network)
+        network = foreign.wrapped(network, getattr(network, "__name__", type(network).__name__).strip("<>"))
     name = network.name if isinstance(network, foreign.Foreign) else type(network).__name__
     if not isinstance(images, Dataset):
         split = (images, np.zeros(len(images), np.int32))

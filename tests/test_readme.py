@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from flax import nnx
 
 from cnnjax import cli
 from cnnjax.config import Config
@@ -78,10 +79,26 @@ def names(options, prefix: str):
             yield from names(value, f"{name}.")
 
 
+CODE = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def test_the_code_on_a_network_of_ones_own_runs_as_it_stands(tmp_path, monkeypatch):
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.conv, self.dense = nnx.Conv(3, 4, (3, 3), rngs=rngs), nnx.Linear(4, 2, rngs=rngs)
+
+        def __call__(self, x):
+            return self.dense(nnx.relu(self.conv(x)).mean((1, 2)))
+
+    images = np.random.default_rng(0).integers(0, 256, (9, 12, 12, 3), np.uint8)
+    monkeypatch.chdir(tmp_path)
+    exec(CODE[0], {"network": Net(nnx.Rngs(0)), "images": images})
+    assert list(Path("runs/Net/figures").rglob("*.png"))
+
+
 @pytest.mark.long
 def test_the_code_runs_as_it_stands():
-    first, second, *others = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-    assert not others
+    _, first, second = CODE
     names = {}
     exec(first, names)
     assert names["logits"].shape == (4, 10) and list(names["feature_maps"])[:3] == ["conv1", "pool1", "conv2"]
