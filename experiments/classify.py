@@ -31,7 +31,7 @@ import numpy as np
 from cnnjax import cli, ops
 from cnnjax.atomic import write_text
 from cnnjax.cli import Progress
-from cnnjax.data.dataset import array_sha256
+from cnnjax.data.dataset import ImagesByIndex, array_sha256
 from cnnjax.data.decoding import Encoded, decode_splits, sizes
 from cnnjax.data.files import printable, read_regular
 from cnnjax.data.images import Fitting, fit_arrays
@@ -79,7 +79,7 @@ class Found(NamedTuple):
 class Images(NamedTuple):
     """What is classified."""
 
-    pixels: np.ndarray  # uint8 [images, height, width, channels]
+    pixels: np.ndarray | ImagesByIndex  # uint8 [images, height, width, channels]
     side: int | None  # to which each is to be scaled first; none: it is
     names: list[str]
     labels: np.ndarray | None  # none: they are not known

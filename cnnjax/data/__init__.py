@@ -12,7 +12,7 @@ from cnnjax.config import DataConfig
 from cnnjax.data import catalogue, digits, folder, npz, photos
 from cnnjax.data.augment import augment
 from cnnjax.data.batches import Batch, batches, epoch_order
-from cnnjax.data.dataset import Dataset, Split, checked_dataset, fingerprint, mean_image
+from cnnjax.data.dataset import Dataset, ImagesByIndex, Split, checked_dataset, fingerprint, mean_image
 from cnnjax.data.files import printable
 from cnnjax.data.randomness import Purpose, address
 from cnnjax.data.scale import Scale, scale_of
@@ -21,6 +21,7 @@ __all__ = [
     "EMBEDDED",
     "Batch",
     "Dataset",
+    "ImagesByIndex",
     "Progress",
     "Purpose",
     "Scale",

@@ -39,12 +39,9 @@ def load(config: DataConfig) -> Dataset:
     )
     names = _class_names(path, arrays.get("class_names"), y_train, y_test)
     # Checked first as the file has it, so that `fit_arrays` sees nothing but good images.
-    dataset = checked_dataset(path.stem, names, train=(x_train, y_train), test=(x_test, y_test))
-    fitted = {
-        part: (fit_arrays(split.images, Fitting.of(config)), split.labels)
-        for part, split in (("train", dataset.train), ("test", dataset.test))
-    }
-    return checked_dataset(path.stem, names, **fitted)
+    checked_dataset(path.stem, names, train=(x_train, y_train), test=(x_test, y_test))
+    train, test = ((fit_arrays(x, Fitting.of(config)), y) for x, y in ((x_train, y_train), (x_test, y_test)))
+    return checked_dataset(path.stem, names, train=train, test=test)
 
 
 def _path(text: str) -> Path:

@@ -30,7 +30,7 @@ def tile_activations(
     variables: Any,
     strongest: Strongest,
     maps: Sequence[int] | np.ndarray,
-    images: np.ndarray,
+    images: Any,
     preprocess: Callable[[Any], Array],
     fields: Fields,
 ) -> Activations:
@@ -38,7 +38,8 @@ def tile_activations(
 
     Args:
         strongest: of this layer, as `evolution.strongest_activations` finds them in `images`.
-        images: the data set; only those that are among the strongest are read.
+        images: the data set, an array or what gives arrays for rows as one does; only those that are among the
+            strongest are read.
         fields: of the layer's units.
     """
     maps = np.asarray(maps)

@@ -154,14 +154,14 @@ def tile_evolution(
     variables_by_epoch: dict[int, Any],
     strongest_by_epoch: dict[int, Strongest],
     maps: Sequence[int] | np.ndarray,
-    images: np.ndarray,
+    images: Any,
     preprocess: Callable[[Any], Array],
     fields: Fields,
 ) -> Evolution:
     """The projections of one layer's chosen maps at every epoch, each beside the patch of its image.
 
     Args:
-        images: the data set from which `strongest_by_epoch` was taken.
+        images: the data set from which `strongest_by_epoch` was taken, an array or what gives arrays for rows as one.
         fields: of the layer's units.
     """
     maps = np.asarray(maps)
@@ -207,7 +207,8 @@ def tile_units(
 
     Args:
         projector: from `make_projector`.
-        images: the data set; only those that `image` names are read.
+        images: the data set, an array or what gives arrays for rows as one does; only those that `image` names are
+            read.
         fields: of the layer's units.
 
     Returns:

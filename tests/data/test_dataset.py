@@ -1,9 +1,10 @@
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax.data import checked_dataset, fingerprint, mean_image
+from cnnjax.data import ImagesByIndex, batches, checked_dataset, fingerprint, mean_image
 from cnnjax.data.dataset import Split, array_sha256
 from cnnjax.errors import InputError
 
@@ -66,3 +67,73 @@ def test_mean_image_is_the_exact_mean_over_more_images_than_a_block():
     mean = mean_image(Split(images, np.zeros(2500, np.int32)))
     assert mean.dtype == np.float32
     np.testing.assert_array_equal(mean, images.astype(np.float64).mean(axis=0).astype(np.float32))
+
+
+class OnDisk(ImagesByIndex):
+    """Stands for a file: counts what is read of it."""
+
+    def __init__(self, array: np.ndarray):
+        self.array, self.name, self.shape, self.sha256 = array, "the photographs", array.shape, array_sha256(array)
+        self.reads: list[int] = []
+
+    def read(self, rows, draws=None):
+        self.reads += rows.tolist()
+        return self.array[rows]
+
+    def mean(self):
+        return np.full(self.shape[1:], 7, np.float32)
+
+
+@pytest.fixture
+def on_disk():
+    array = np.random.RandomState(2).randint(0, 256, (10, 3, 4, 3), np.uint8)
+    return array, OnDisk(array)
+
+
+@pytest.mark.parametrize(
+    "index",
+    [0, -1, slice(2, 5), slice(None, None, -3), slice(7, 99), [9, 0, 0], np.array([[1, 2], [-10, 4]]), [], np.int32(3),
+     np.arange(10) % 2 == 0],
+    ids=str,
+)  # fmt: skip
+def test_images_by_index_are_indexed_as_an_array_and_no_other_is_read(on_disk, index):
+    array, images = on_disk
+    chosen = np.array(index, int) if isinstance(index, list) else index  # NumPy takes [] for numbers with a point
+    np.testing.assert_array_equal(images[index], array[chosen])
+    assert images.reads == np.ravel(np.arange(10)[chosen]).tolist()
+
+
+@pytest.mark.parametrize("index", [10, -11, [0, 10], 1.0, ["a"]], ids=str)
+def test_a_row_that_is_none_is_refused_and_not_read(on_disk, index):
+    with pytest.raises(IndexError, match="the photographs: "):
+        on_disk[1][index]
+    assert on_disk[1].reads == []
+
+
+@pytest.mark.parametrize("whole", [np.asarray, jnp.asarray], ids=lambda whole: whole.__name__)
+def test_whoever_needs_all_images_at_once_is_refused_in_one_line(on_disk, whole):
+    with pytest.raises(InputError, match="the photographs .10 images of 3×4×3, 360 bytes. lie on disk") as error:
+        whole(on_disk[1])
+    assert "\n" not in str(error.value)
+
+
+def test_a_split_gives_the_same_by_index_as_from_memory(on_disk):
+    array, images = on_disk
+    labels = np.arange(10) % 3
+    large, small = (
+        checked_dataset("set", "abc", train=(part, labels), test=(part, labels)) for part in (images, array)
+    )
+    assert not large.train.in_memory and small.train.in_memory and large.image_shape == (3, 4, 3)
+    for ours, theirs in zip(large.train.__getitems__([8, 1]), small.train.__getitems__([8, 1]), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    for ours, theirs in zip(batches(large.test, 4), batches(small.test, 4), strict=True):
+        np.testing.assert_array_equal(ours.images, theirs.images)
+
+
+def test_mean_and_fingerprint_of_images_by_index_are_what_is_kept_of_them(on_disk):
+    images = on_disk[1]
+    dataset = checked_dataset("set", "ab", train=(images, np.arange(10) % 2), test=(images, np.arange(10) % 2))
+    assert np.all(mean_image(dataset.train) == 7)
+    before = fingerprint(dataset)
+    images.sha256 = "0" * 64
+    assert fingerprint(dataset) != before and images.reads == []
