@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import cnnjax
+from cnnjax import processes
 from cnnjax.compilation_cache import compiled_programs_kept
 from cnnjax.config import Config, ModelConfig, from_json
 from cnnjax.environment import flags_of_user
@@ -77,19 +78,25 @@ def _end_well(main: Callable[[Any, "Progress"], Any], read: Callable[[], Any]) -
         with pinned(), Progress() as progress:
             refuse_twice(sys.argv[1:])  # as a whole: a script may take some of them out before the rest is read
             told = read()
-            check_platform()
-            if line := flags_of_user():
-                progress.say(line)
-            with compiled_programs_kept(progress.say):
-                main(told, progress)
+            options = told.options if isinstance(told, Arguments) else told
+            together = options if isinstance(options, processes.Together) else processes.Together()
+            with processes.joined(together):
+                check_platform()
+                if not processes.is_first():
+                    progress.be_quiet()
+                if line := flags_of_user():
+                    progress.say(line)
+                with compiled_programs_kept(progress.say):
+                    main(told, progress)
     except (InputError, OSError, MemoryError, RuntimeError) as error:
+        processes.await_name_of_lost(error)
         text = str(error) or ("no memory is left" if isinstance(error, MemoryError) else type(error).__name__)
         if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in text:  # JAX has no type for a full memory
             raise
         # One line whatever stands in it: a file name may hold a line break, or a terminal's control characters.
         line = " ".join(text.split())
         sys.stderr.write("error: " + "".join(c if c.isprintable() else "?" for c in line) + "\n")
-        raise SystemExit(2) from None
+        processes.leave(2)
     except (KeyboardInterrupt, Terminated) as stop:
         word, status = ("terminated", 143) if isinstance(stop, Terminated) else ("interrupted", 130)
         sys.stderr.write(f"{word}; the same command goes on from its newest checkpoint, if there is one\n")
@@ -341,6 +348,10 @@ class Progress:
             console=self.console,
         )
         self._tasks: dict[str, Any] = {}
+
+    def be_quiet(self) -> None:
+        """Shows nothing from here on: another process does."""
+        self.console.quiet = True
 
     def __enter__(self) -> "Progress":
         return self

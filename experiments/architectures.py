@@ -28,8 +28,10 @@ from cnnjax.errors import InputError
 from cnnjax.figures import architectures as architectures_figure
 from cnnjax.figures import files, settings
 from cnnjax.train import run
+from cnnjax.train.feed import in_its_own_order
 from cnnjax.train.lock import locked
 from cnnjax.train.step import make_evaluate
+from cnnjax.train.training import evaluated
 from cnnjax.visualize.activations import Activations
 from cnnjax.visualize.evolution import choose_maps
 from cnnjax.visualize.filters import BANDS, FilterMeasures, dead_filters, measure, power_spectrum, radial_power
@@ -244,9 +246,11 @@ def second_layer(
 def clean_errors(finished: run.Run, dataset: Dataset) -> tuple[float, float, float]:
     """Errors at the end, in %: training top-1, test top-1 and test top-5; no augmentation, no dropout."""
     last, split = finished.metrics[-1], dataset.train
-    evaluate = ops.jit(make_evaluate(finished.network, finished.config.train, finished.preprocess, len(split)))
+    config = finished.config.train
+    evaluate = ops.jit(make_evaluate(finished.network, config, finished.preprocess))
+    feed = in_its_own_order(split, config.batch_size, jax.device_put)
     hyper = jax.tree.map(jnp.asarray, finished.config.hyper)
-    sums = evaluate(hyper, finished.states[max(finished.states)], split.images, split.labels)
+    sums = evaluated(evaluate, feed, hyper, finished.states[max(finished.states)])
     return 100 * float(sums.errors) / len(split), 100 * last["test_error"], 100 * last["test_error_top5"]
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cnnjax import cli, models
+from cnnjax import cli, models, processes
 from cnnjax.cli import Arguments, Progress
 from cnnjax.config import check_seed
 from cnnjax.data import Dataset, batches, load, scale_of
@@ -34,7 +34,7 @@ from experiments import train
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(train.Options):
     """What the study adds to a run."""
 
     maps: int = dataclasses.field(default=12, metadata={"help": "feature maps of each layer that are shown"})
@@ -47,6 +47,7 @@ class Options:
     )
 
     def __post_init__(self):
+        super().__post_init__()
         if (self.network is None) != (not self.weights):
             raise InputError("--network and --weights must be given together")
         if not 1 <= self.maps <= 65536:
@@ -78,6 +79,8 @@ def trained(arguments: Arguments, progress: Progress) -> Seen:
     dataset, rows = train.prepared(arguments, progress)
     Seen(None, rows, {}, lambda images: images, dataset).shown()  # before anything is trained
     finished = train.trained(arguments, dataset, rows, progress)
+    if not processes.is_first():
+        raise SystemExit  # the first has the states, and draws
     states = finished.states.items()
     variables = {epoch: {"params": state.params, "batch_stats": state.batch_stats} for epoch, state in states}
     return Seen(finished.network, rows, variables, finished.preprocess, dataset)

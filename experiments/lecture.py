@@ -4,6 +4,7 @@ One figure for each part, with the numbers behind it, and one page of text, all 
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,14 +18,16 @@ from cnnjax import cli, geometry, models, ops
 from cnnjax.atomic import write_text
 from cnnjax.cli import Progress
 from cnnjax.config import Config, DataConfig, Hyperparams, ModelConfig, PhotosConfig, TrainConfig, check_seed
-from cnnjax.data import Batch, epoch_order, load, photos, scale_of
+from cnnjax.data import load, photos, scale_of
 from cnnjax.errors import InputError
 from cnnjax.figures import files, settings
 from cnnjax.figures import lecture as figures
 from cnnjax.figures.lecture import Fit
-from cnnjax.train import step as training
+from cnnjax.train.feed import Resident, in_its_own_order, portions
 from cnnjax.train.lock import locked
 from cnnjax.train.losses import squared_error
+from cnnjax.train.step import initial_state, make_evaluate, make_order, make_preprocess, make_train_chunk
+from cnnjax.train.training import evaluated
 from experiments import challenge
 
 
@@ -254,23 +257,22 @@ def train(config: Config, updates: int, progress: Progress) -> Course:
     """The five steps on handwritten digits; the training images are measured after every few updates."""
     split = (dataset := load(config.data)).train
     network = models.build(config.model, dataset.image_shape, dataset.num_classes)
-    preprocess = training.make_preprocess(*scale_of(config.data, dataset))
+    preprocess = make_preprocess(*scale_of(config.data, dataset))
     size = config.train.batch_size
-    an_epoch = -(-len(split) // size)
-    train_step = ops.jit(training.make_train_step(network, config.train, preprocess, an_epoch))
-    evaluate = ops.jit(training.make_evaluate(network, config.train, preprocess, len(split)))
-    images, labels = jnp.asarray(split.images), jnp.asarray(split.labels)
+    chunk = ops.jit(make_train_chunk(network, config.train, preprocess, len(split)), donate_argnums=1)
+    evaluate = ops.jit(make_evaluate(network, config.train, preprocess))
+    feed = Resident(split, size, ops.jit(make_order(config.train, len(split))), jax.device_put)
+    measured = in_its_own_order(split, size, jax.device_put)
 
-    state = training.initial_state(network, config.train, config.hyper, dataset.image_shape)  # step 1
+    hyper = jax.tree.map(jnp.asarray, config.hyper)
+    state = initial_state(network, config.train, hyper, dataset.image_shape)  # step 1
+    looks = sorted({*range(0, updates, max(updates // LOOKS, 1)), updates})
     course = []
-    for update in progress.over("the five steps", range(updates + 1)):
-        if update % max(updates // LOOKS, 1) == 0 or update == updates:
-            sums = evaluate(config.hyper, state, images, labels)
-            course.append((update, float(sums.loss / sums.count), float(sums.errors / sums.count)))
-        order, masks = epoch_order(config.hyper.seed, update // an_epoch, len(split), size)
-        rows = order[update % an_epoch]
-        batch = Batch(images[rows], labels[rows], masks[update % an_epoch])
-        state, _ = train_step(config.hyper, state, batch)  # steps 2 to 5
+    for done, update in progress.over("the five steps", list(itertools.pairwise([0, *looks]))):
+        for part in portions(feed, hyper, done, update):  # steps 2 to 5
+            state = chunk(hyper, state, *part)
+        sums = evaluated(evaluate, measured, hyper, state)
+        course.append((update, float(sums.loss / sums.count), float(sums.errors / sums.count)))
     return Course(*(np.array(column) for column in zip(*course, strict=True)))
 
 

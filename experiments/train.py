@@ -1,11 +1,22 @@
 """Train a network and keep its checkpoints, without any figure."""
 
-from cnnjax import cli, models
+import dataclasses
+
+from cnnjax import cli, models, processes
 from cnnjax.cli import Arguments, Progress
 from cnnjax.data import Dataset, load
 from cnnjax.models import foreign
 from cnnjax.train import run, weight_files
 from experiments.import_weights import as_expected
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(processes.Together):
+    """Where the training runs."""
+
+    devices: int | None = dataclasses.field(
+        default=None, metadata={"help": "that share each batch; None: the most of all that divide it"}
+    )
 
 
 def prepared(arguments: Arguments, progress: Progress) -> tuple[Dataset, list[models.Layer]]:
@@ -29,7 +40,7 @@ def trained(arguments: Arguments, dataset: Dataset, rows: list[models.Layer], pr
     config = arguments.config
     title = f"{config.model.name} on {dataset.name}, {config.train.batch_size} images a step"
     progress.say(cli.layer_table(rows, title))
-    finished = run.run(config, dataset, arguments.workdir, progress, progress.say)
+    finished = run.run(config, dataset, arguments.workdir, progress, progress.say, arguments.options.devices)
     last = finished.metrics[-1]
     # A run that was not trained here may have none.
     error = f"test error {100 * last['test_error']:.2f} % " if "test_error" in last else ""
@@ -52,4 +63,4 @@ def main(arguments: Arguments, progress: Progress) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, Options())

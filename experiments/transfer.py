@@ -22,6 +22,7 @@ from cnnjax.data import Dataset, Split, batches, fingerprint, load
 from cnnjax.errors import InputError
 from cnnjax.figures import files
 from cnnjax.models import weights
+from cnnjax.train.feed import Resident, portions
 from cnnjax.train.optimizers import scaled_at_first
 from cnnjax.train.step import initial_state, make_order, make_train_chunk
 from cnnjax.visualize.probes import class_accuracy, layer_features, make_features, prepared, probe
@@ -123,11 +124,10 @@ def make_training(trained: Trained, options: Options, count: int, classes: int) 
         state = initial_state(network, config, hyper, train.images.shape[1:])
         batch_stats = trained.variables["batch_stats"] if start else state.batch_stats
         state = state._replace(params={**state.params, **start}, batch_stats=batch_stats)
-        for epoch in range(config.epochs):
-            first = epoch * steps_per_epoch
-            arrays = train.images, train.labels, order(hyper, epoch)
-            state = chunk(hyper, state, *arrays, first, first + steps_per_epoch)
-        if int(state.step) < config.epochs * steps_per_epoch:  # it stands still where its loss is not finite
+        feed, steps = Resident(train, batch_size, order, jax.device_put), config.epochs * steps_per_epoch
+        for part in portions(feed, hyper, 0, steps):
+            state = chunk(hyper, state, *part)
+        if int(state.step) < steps:  # it stands still where its loss is not finite
             raise InputError(f"--hyper.learning-rate must be lower: with {rate} step {state.step} is not finite")
         variables = {"params": state.params, "batch_stats": state.batch_stats}
         predicted = [np.argmax(logits(variables, batch.images), axis=1) for batch in batches(test, BATCH)]

@@ -13,6 +13,7 @@ MAY_IMPORT = {
     "settings": set(),
     "atomic": {"errors"},
     "paths": set(),
+    "processes": {"errors"},
     "environment": {"ops", "settings"},
     "compilation_cache": {"environment", "atomic", "paths"},
     "geometry": {"errors"},
@@ -21,11 +22,11 @@ MAY_IMPORT = {
     "tracing": {"ops", "geometry", "errors"},
     "models": {"tracing", "ops", "geometry", "errors", "config"},
     "data": {"config", "errors", "atomic", "paths"},
-    "train": {"models", "ops", "data", "config", "errors", "atomic", "paths", "settings", "environment"},
+    "train": {"models", "ops", "data", "config", "errors", "atomic", "paths", "settings", "environment", "processes"},
     "visualize": {"tracing", "ops", "models", "geometry", "errors"},
     "figures": {"geometry", "errors", "atomic"},
     "sweep": {"train", "models", "ops", "data", "config", "errors", "atomic", "settings", "environment"},
-    "cli": {"config", "errors", "paths", "settings", "compilation_cache", "environment"},
+    "cli": {"config", "errors", "paths", "settings", "compilation_cache", "environment", "processes"},
 }
 HEAVY = ("matplotlib", "skimage", "sklearn", "tensorflow_datasets", "grain", "orbax", "rich", "tyro", "PIL")
 

@@ -15,7 +15,7 @@ from cnnjax.errors import InputError
 
 
 class Batch(NamedTuple):
-    """A batch; where `mask` is 0 the entry is padding (image of zeros, label 0) and must not count."""
+    """A batch; where `mask` is 0 the entry is padding, which stands behind the images, and must not count."""
 
     images: UInt8[np.ndarray | Array, "batch height width channels"]
     labels: Int32[np.ndarray | Array, " batch"]
@@ -40,6 +40,14 @@ def _batch(split: Split, start: int, batch_size: int) -> Batch:
     if missing == 0:
         return Batch(images, labels, mask)
     return Batch(*(np.pad(part, [(0, missing)] + [(0, 0)] * (part.ndim - 1)) for part in (images, labels, mask)))
+
+
+def in_order(
+    n: int, batch_size: int
+) -> tuple[Int32[np.ndarray, "steps batch_size"], Float32[np.ndarray, "steps batch_size"]]:
+    """As `epoch_order`, with 0..n-1 as they are; padded with the last index."""
+    rows = np.arange(math.ceil(n / batch_size) * batch_size, dtype=np.int32).reshape(-1, batch_size)
+    return np.minimum(rows, n - 1), (rows < n).astype(np.float32)
 
 
 def epoch_order(

@@ -29,6 +29,7 @@ from cnnjax.data.scale import scale_of
 from cnnjax.environment import usable_cores
 from cnnjax.errors import InputError
 from cnnjax.sweep.space import Member
+from cnnjax.train.feed import Feed, Portion, Resident, in_its_own_order
 from cnnjax.train.memory import memory_left
 from cnnjax.train.optimizers import scaled_at_first
 from cnnjax.train.run import build
@@ -101,17 +102,25 @@ def programs(group: Group, dataset: Dataset, sequential: bool, devices: int = 1)
     if group.axes.seed is not None:
         order = jax.vmap(order, in_axes=(group.axes, None), out_axes=(0, None))
     chunk = make_train_chunk(network, config.train, preprocess, len(dataset.train))
-    evaluate = make_evaluate(network, config.train, preprocess, len(dataset.test))
+    evaluate = make_evaluate(network, config.train, preprocess)
     used = next(count for count in range(min(devices, jax.device_count()), 0, -1) if devices % count == 0)
     mesh = Mesh(np.array(jax.devices()[: 1 if sequential else used]), ("member",))
     spread = _alone if sequential else functools.partial(_over_members, mesh=mesh)
     init = spread(init, (group.axes,))
-    chunk = spread(chunk, (group.axes, 0, None, None, (group.axes.seed, None), None, None))
-    evaluate = spread(evaluate, (group.axes, 0, None, None))
+    shared: Any = Portion(*[None] * 5)  # pyright: ignore[reportArgumentType]
+    chunk = spread(chunk, (group.axes, 0, shared._replace(rows=group.axes.seed), None, None))
+    evaluate = spread(evaluate, (group.axes, 0, shared, None, None))
     jitted_chunk = ops.jit(chunk, onednn=config.train.onednn, donate_argnums=1)
-    jitted = ops.jit(init, runs_once=True), ops.jit(order), jitted_chunk, ops.jit(evaluate)
     everywhere = None if mesh.size == 1 else NamedSharding(mesh, P())
-    return Programs(network, preprocess, *jitted, functools.partial(jax.device_put, device=everywhere))
+    place, order = functools.partial(jax.device_put, device=everywhere), ops.jit(order)
+
+    @functools.cache
+    def feeds() -> tuple[Feed, Feed]:
+        size = config.train.batch_size
+        return Resident(dataset.train, size, order, place), in_its_own_order(dataset.test, size, place)
+
+    jitted = ops.jit(init, runs_once=True), jitted_chunk, ops.jit(evaluate)
+    return Programs(network, preprocess, *jitted, feeds, place)
 
 
 def _alone(function: Callable[..., Any], axes: tuple) -> Callable[..., Any]:
@@ -186,17 +195,16 @@ def plan(
 def _candidate(group: Group, dataset: Dataset, devices: int, size: int) -> _Candidate:
     alone = size == 1
     made = programs(group, dataset, alone, devices)
-    arrays = made.place((dataset.train.images, dataset.train.labels))
     size = chunk_length(len(group.members), size, devices)
     hyper = stacked(group, padded(group.members[:size], size))
     started = time.monotonic()
     state = made.init(hyper)
-    arrays = (*arrays, made.order(hyper, 0))
-    program = made.chunk.lower(hyper, state, *arrays, 0, 1).compile()
+    portion, _ = made.feeds()[0].portion(hyper, 0)
+    program = made.chunk.lower(hyper, state, portion, 0, 1).compile()
     seconds = time.monotonic() - started
     sharing = 1 if alone or jax.default_backend() != "cpu" else devices  # a memory
     megabytes = _bytes(program) * sharing / 2**20
-    timed = functools.partial(_timed, made, program, hyper, arrays, group.config, dataset)
+    timed = functools.partial(_timed, made, program, hyper, portion)
     made = made._replace(chunk=_for_length(size, program, made.chunk))
     described = f"{megabytes:,.0f} MB, compiled in {seconds:.1f} s"
     return _Candidate(0 if alone else size, made, megabytes, described, seconds, timed)
@@ -257,14 +265,14 @@ def _bytes(program: Any) -> int:
     return int(analysis.temp_size_in_bytes + analysis.argument_size_in_bytes + analysis.output_size_in_bytes)
 
 
-def _timed(made: Programs, program: Any, hyper: Any, arrays: tuple, config: Config, dataset: Dataset) -> float:
+def _timed(made: Programs, program: Any, hyper: Any, portion: Portion) -> float:
     """Seconds a step and member, the best of three short stretches."""
     state = made.init(hyper)
-    steps, most = 1, -(-len(dataset.train) // config.train.batch_size)
+    steps, most = 1, portion.masks.shape[0]
     best = np.inf
     for _ in range(3):
         started = time.monotonic()
-        state = jax.block_until_ready(program(hyper, state, *arrays, 0, steps))
+        state = jax.block_until_ready(program(hyper, state, portion, 0, steps))
         seconds = (time.monotonic() - started) / steps
         best = min(best, seconds)
         steps = max(1, min(most, round(TIMED_SECONDS / seconds)))
@@ -311,7 +319,7 @@ class MembersTraining(Training):
     seconds: float = 0.0  # that earlier processes have trained the chunk
     since: float  # when this one began
 
-    def _check_memory(self, train_arrays: tuple, test_arrays: tuple) -> None:
+    def _check_memory(self) -> None:
         pass  # the plan has looked at it
 
     def _begin(self) -> None:

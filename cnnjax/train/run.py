@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cnnjax import models
+from cnnjax import models, processes
 from cnnjax.atomic import check_tree, read_text, write_text
 from cnnjax.config import Config, differences, from_json, to_json
 from cnnjax.data.dataset import Dataset, fingerprint
@@ -23,9 +23,10 @@ from cnnjax.errors import InputError
 from cnnjax.models import foreign, weights
 from cnnjax.models.building import is_of
 from cnnjax.settings import pinned
-from cnnjax.train import weight_files
+from cnnjax.train import placement, weight_files
 from cnnjax.train.checkpoints import KINDS, Checkpoints, Damaged, Kept, Misfit, numbers, read_epoch, verify
 from cnnjax.train.lock import locked
+from cnnjax.train.shared import SharedCheckpoints
 from cnnjax.train.step import Network, TrainState, initial_state, make_preprocess
 from cnnjax.train.training import Progress, Training, compiled, metrics_line
 
@@ -38,7 +39,7 @@ class Run(NamedTuple):
     config: Config
     network: Network
     preprocess: Callable
-    states: dict[int, TrainState]  # by kept epoch
+    states: dict[int, TrainState]  # by kept epoch; of several processes the first alone has them
     metrics: list[dict[str, float]]  # a line an epoch, epoch 0 included
 
 
@@ -69,6 +70,7 @@ def run(
     workdir: Path,
     progress: Progress | None = None,
     say: Callable[[str], None] = _logger.warning,
+    devices: int | None = None,
 ) -> Run:
     """Trains to the end of the last epoch, from wherever the run folder stands; a finished run is only loaded.
 
@@ -77,6 +79,7 @@ def run(
     Args:
         progress: told how many of all steps are done.
         say: told in one line what was found damaged, left out or gone back to.
+        devices: that share each batch; None: as many of all as divide it.
 
     Raises:
         InputError: if `workdir` holds a run of another config or is in use (nothing has been written then), if the
@@ -84,39 +87,54 @@ def run(
     """
     report = progress or (lambda description, done, total: None)
     config = identified(config)
-    check(workdir, config)
+    processes.check_alike(
+        {
+            "config": json.dumps(to_json(config), sort_keys=True),
+            "data": fingerprint(dataset),
+            "versions": json.dumps(environment()["versions"], sort_keys=True),
+        }
+    )
+    processes.by_first(lambda: check(workdir, config))
     network = build(config, dataset)
+    mesh = placement.mesh_for(config.train.batch_size, devices)
     start = None if config.train.start is None else Start(config, network, dataset, say)
-    if start is not None and 0 not in kept_epochs(workdir):
+    if start is not None and not processes.by_first(lambda: 0 in kept_epochs(workdir)):
         start.read()  # what is wrong with the file is said before anything is written
-    preprocess = make_preprocess(*scale_of(config.data, dataset))
-    misfit = of_run(config, dataset)
-    with claimed(workdir, config, dataset, say), Checkpoints(workdir, say, misfit) as checkpoints:
-        if set(config.train.kept_epochs) - set(checkpoints.epochs()):
-            _record_environment(workdir, say)
-        programs = compiled(config, network, preprocess, dataset)
-        texts = {"config.json": read_text(workdir / "config.json")}
+    programs = compiled(config, network, make_preprocess(*scale_of(config.data, dataset)), dataset, mesh)
+    with contextlib.ExitStack() as held:
+        own: Checkpoints | None = None
+
+        def begin() -> str:
+            nonlocal own
+            held.enter_context(claimed(workdir, config, dataset, say))
+            own = held.enter_context(Checkpoints(workdir, say, of_run(config, dataset)))
+            if set(config.train.kept_epochs) - set(own.epochs()):
+                _record_environment(workdir, say)
+            return read_text(workdir / "config.json")
+
+        texts = {"config.json": processes.by_first(begin)}
+        checkpoints = SharedCheckpoints(own)
         training = Training(config, programs, dataset, workdir, checkpoints, report, say, texts, start)
-        kept = _trained(training) or _trained(training)  # what turns out to be damaged when it is read is made anew
+        kept = _trained(training, checkpoints) or _trained(
+            training, checkpoints
+        )  # what turns out to be damaged when it is read is made anew
         if kept is None:
             raise InputError(f"--workdir must keep what is written there, and {workdir} does not")
         checkpoints.drop_latest()
         metrics = kept[config.train.epochs].texts["metrics.jsonl"]
-        if _text_or_none(workdir / "metrics.jsonl") != metrics:
+        if processes.is_first() and _text_or_none(workdir / "metrics.jsonl") != metrics:
             write_text(workdir / "metrics.jsonl", metrics)
     states = {epoch: checkpoint.state for epoch, checkpoint in kept.items()}
-    return Run(config, network, preprocess, states, [json.loads(line) for line in metrics.splitlines()])
+    return Run(config, network, programs.preprocess, states, [json.loads(line) for line in metrics.splitlines()])
 
 
-def _trained(training: Training) -> dict[int, Kept] | None:
+def _trained(training: Training, checkpoints: SharedCheckpoints) -> dict[int, Kept] | None:
     """Trains the kept epochs that are missing and reads all; None if one of them cannot be read."""
-    epochs, checkpoints = training.config.train.kept_epochs, training.checkpoints
+    epochs = training.config.train.kept_epochs
     for epoch in epochs:
         if epoch not in checkpoints.epochs():
             training.go_to(epoch)
-    kept = {epoch: checkpoints.load("epochs", epoch, training.like) for epoch in epochs}
-    sound = {epoch: one for epoch, one in kept.items() if one is not None}
-    return sound if len(sound) == len(kept) else None
+    return checkpoints.load_all(epochs, training.like)
 
 
 def identified(config: Config) -> Config:

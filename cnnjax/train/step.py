@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from cnnjax import ops
@@ -21,8 +23,10 @@ from cnnjax.data.augment import augment
 from cnnjax.data.batches import Batch, epoch_order
 from cnnjax.data.randomness import Purpose, address
 from cnnjax.models.building import is_of
+from cnnjax.train.feed import Portion
 from cnnjax.train.losses import LOSSES
 from cnnjax.train.optimizers import kernels, learning_rate, make_optimizer
+from cnnjax.train.placement import DATA
 
 Preprocess = Callable[
     [UInt8[Array | np.ndarray, "batch height width channels"]], Float[Array, "batch height width channels"]
@@ -108,6 +112,12 @@ def _kept(old: Any, new: Any, frozen: tuple[str, ...]) -> Any:
     return {name: old[name] if is_of(name, frozen) else values for name, values in new.items()}
 
 
+def _first(images: Float[Array, "batch *shape"]) -> Float[Array, "*shape"]:
+    """The first image, as a sum, for which devices that share the batch need not send each other images."""
+    chosen = jnp.arange(len(images)).reshape(-1, *(1,) * (images.ndim - 1)) == 0
+    return jnp.sum(jnp.where(chosen, images, 0), axis=0)
+
+
 def make_objective(network: Network, config: TrainConfig, preprocess: Preprocess, steps_per_epoch: int):
     """Returns the pure (params, hyper, state, batch) -> mean loss, (metrics, new batch_stats, feature_maps)."""
     loss_function = LOSSES[config.loss]
@@ -117,9 +127,9 @@ def make_objective(network: Network, config: TrainConfig, preprocess: Preprocess
         epoch = state.step // steps_per_epoch
         images = augment(address(hyper.seed, Purpose.AUGMENT, epoch, state.step), preprocess(batch.images), hyper)
         counts = jnp.asarray(batch.mask) > 0
-        # Padding shows an image of the batch: what stood there has no influence, and no activation of it can be
+        # Padding shows the batch's first image: what stood there has no influence, and no activation of it can be
         # infinite, which even a cotangent of 0 makes NaN, where those of the images are not.
-        images = images[jnp.where(counts, jnp.arange(len(counts)), jnp.argmax(counts))]
+        images = jnp.where(counts.reshape(-1, *(1,) * (images.ndim - 1)), images, _first(images))
         (logits, feature_maps), changed = network.apply(
             {"params": params, "batch_stats": state.batch_stats},
             images,
@@ -158,9 +168,11 @@ def make_first_unsound(network: Network, config: TrainConfig, preprocess: Prepro
         order, masks = epoch_order(hyper.seed, state.step // steps_per_epoch, len(labels), config.batch_size)
         position = state.step % steps_per_epoch
         rows = np.asarray(order[position])
-        batch = Batch(jnp.asarray(images[rows]), jnp.asarray(labels[rows]), masks[position])
+        batch = Batch(images[rows], labels[rows], np.asarray(masks[position]))
         layers: list[str] = []  # in the order in which Flax makes their parameters, that of the computation
-        jax.eval_shape(lambda key: layers.extend(network.init(key, batch.images * 1.0)["params"]), jax.random.key(0))
+        jax.eval_shape(
+            lambda key: layers.extend(network.init(key, preprocess(images[rows]))["params"]), jax.random.key(0)
+        )
         forward, backward = finite(hyper, state, batch, steps_per_epoch)
         places = {name.partition(" ")[2]: forward[name] for name in sorted(forward)}
         places |= {f"the gradient of {name}": backward[name] for name in reversed(layers)}
@@ -212,31 +224,54 @@ def make_order(config: TrainConfig, num_images: int) -> Callable[..., tuple]:
     return lambda hyper, epoch: epoch_order(hyper.seed, epoch, num_images, config.batch_size)
 
 
-def make_train_chunk(
-    network: Network, config: TrainConfig, preprocess: Preprocess, num_images: int
-) -> Callable[..., TrainState]:
-    """Returns the pure chunk (hyper, state, images, labels, order, start, stop) -> state.
+def make_batch_of(mesh: Mesh | None = None, streamed: bool = False) -> Callable[[Portion, Int[Array, ""]], Batch]:
+    """Returns the pure (portion, step) -> that step's batch, of which each device of the mesh takes its share.
 
-    It runs the steps from `start`, which is the state's own, to `stop` on batches gathered from the whole training set
-    in the `make_order` of the epoch in which both lie. Both bounds are traced: one compilation
-    serves chunks of any length, and where a chunk ends changes no bit of the result. A state that stands still at an
-    earlier step stays as it is.
+    Args:
+        streamed: each device has images of its own, and rows into these; else all have all.
+    """
+
+    def taken(images, labels, rows):
+        return images[rows], labels[rows]
+
+    if mesh is not None and mesh.size > 1:
+        images = P(DATA) if streamed else P()
+        taken = jax.shard_map(taken, mesh=mesh, in_specs=(images, images, P(DATA)), out_specs=P(DATA))
+
+    def batch_of(portion: Portion, step: int | Int[Array, ""]) -> Batch:
+        at = step - portion.first
+        return Batch(*taken(portion.images, portion.labels, portion.rows[at]), portion.masks[at])
+
+    return batch_of
+
+
+def make_train_chunk(
+    network: Network,
+    config: TrainConfig,
+    preprocess: Preprocess,
+    num_images: int,
+    batch_of: Callable[[Portion, Int[Array, ""]], Batch] | None = None,
+) -> Callable[..., TrainState]:
+    """Returns the pure chunk (hyper, state, portion, start, stop) -> state.
+
+    It runs the steps from `start`, which is the state's own, to `stop` on the batches of the portion. Both bounds are
+    traced: one compilation serves chunks of any length, and where a chunk or a portion ends changes no bit of the
+    result. A state that stands still at an earlier step stays as it is.
+
+    `batch_of` takes a step's batch out of the portion, as `make_batch_of` makes it for a mesh.
 
     Under `jax.vmap` over `hyper` and `state` the members share the bounds, and on a CPU each runs the whole chunk
     before the next one begins.
     """
     steps_per_epoch = -(-num_images // config.batch_size)
     train_step = make_train_step(network, config, preprocess, steps_per_epoch)
+    batch_of = batch_of or make_batch_of()
 
-    def train_chunk(hyper: Hyperparams, state: TrainState, images, labels, order, start, stop) -> TrainState:
-        rows, masks = order
-
+    def train_chunk(hyper: Hyperparams, state: TrainState, portion: Portion, start, stop) -> TrainState:
         def body(step, state):
-            position = step % steps_per_epoch
-            before = jax.tree.map(lambda total: jnp.where(position == 0, 0.0, total), state.metrics)
-            batch = Batch(images[rows[position]], labels[rows[position]], masks[position])
+            before = jax.tree.map(lambda total: jnp.where(step % steps_per_epoch == 0, 0.0, total), state.metrics)
             # The loop's own counter, because it has no member axis: what only depends on it is computed once.
-            new, metrics = train_step(hyper, state._replace(step=step), batch)
+            new, metrics = train_step(hyper, state._replace(step=step), batch_of(portion, step))
             reached = jnp.where(new.step > step, new.step, state.step)
             return new._replace(step=reached, metrics=jax.tree.map(jnp.add, before, metrics))
 
@@ -245,23 +280,25 @@ def make_train_chunk(
     return ops.members_in_turn(train_chunk)
 
 
-def make_evaluate(network: Network, config: TrainConfig, preprocess: Preprocess, num_images: int):
-    """Returns the pure (hyper, state, images, labels) -> Metrics over all images, each counted once."""
+def make_evaluate(
+    network: Network,
+    config: TrainConfig,
+    preprocess: Preprocess,
+    batch_of: Callable[[Portion, Int[Array, ""]], Batch] | None = None,
+) -> Callable[..., Metrics]:
+    """Returns the pure (hyper, state, portion, start, stop) -> Metrics over the batches from `start` to `stop`."""
     loss_function = LOSSES[config.loss]
-    steps = -(-num_images // config.batch_size)
+    batch_of = batch_of or make_batch_of()
 
-    def evaluate(hyper: Hyperparams, state: TrainState, images, labels) -> Metrics:
+    def evaluate(hyper: Hyperparams, state: TrainState, portion: Portion, start, stop) -> Metrics:
         def body(step, total):
-            rows = step * config.batch_size + jnp.arange(config.batch_size)
-            mask = rows < num_images
-            rows = jnp.minimum(rows, num_images - 1)
-            batch = Batch(images[rows], labels[rows], mask.astype(jnp.float32))
+            batch = batch_of(portion, step)
             logits, _ = network.apply(
                 {"params": state.params, "batch_stats": state.batch_stats}, preprocess(batch.images)
             )
             losses = loss_function(logits, jnp.asarray(batch.labels), hyper.label_smoothing)
             return jax.tree.map(jnp.add, total, batch_metrics(losses, logits, batch))
 
-        return lax.fori_loop(0, steps, body, zero_metrics())
+        return lax.fori_loop(start, stop, body, zero_metrics())
 
     return ops.members_in_turn(evaluate)

@@ -1,5 +1,6 @@
 """The loop of a training: chunks of steps, and at the end of an epoch its metrics and its checkpoint."""
 
+import functools
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -9,23 +10,29 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from cnnjax import ops
+from cnnjax import ops, processes
 from cnnjax.atomic import append_text, write_text
 from cnnjax.config import Config
+from cnnjax.data.batches import in_order
 from cnnjax.data.dataset import Dataset
 from cnnjax.errors import InputError
 from cnnjax.models.building import is_of
-from cnnjax.train import interruption
+from cnnjax.train import interruption, placement
 from cnnjax.train.checkpoints import Checkpoints, Kept
+from cnnjax.train.feed import Feed, Resident, Streamed, in_its_own_order, portions
 from cnnjax.train.memory import check_memory
 from cnnjax.train.optimizers import learning_rate, scaled_at_first
+from cnnjax.train.shared import SharedCheckpoints
 from cnnjax.train.step import (
     Metrics,
     Network,
     Preprocess,
     TrainState,
     initial_state,
+    make_batch_of,
     make_evaluate,
     make_first_unsound,
     make_order,
@@ -44,26 +51,54 @@ class Programs(NamedTuple):
     network: Network
     preprocess: Preprocess
     init: Callable[..., TrainState]  # (hyper)
-    order: Callable[..., tuple]  # (hyper, epoch): what `chunk` takes for the steps of that epoch
-    chunk: Callable[..., TrainState]  # (hyper, state, images, labels, order, start, stop); gives its state away
-    evaluate: Callable[..., Metrics]  # (hyper, state, images, labels)
-    place: Callable[[Any], Any] = jax.device_put  # brings the data to where the programs run
+    chunk: Callable[..., TrainState]  # (hyper, state, portion, start, stop); gives its state away
+    evaluate: Callable[..., Metrics]  # (hyper, state, portion, start, stop)
+    feeds: Callable[[], tuple[Feed, Feed]]  # of the training and of the test images; one and the same at each call
+    place: Callable[..., Any] = jax.device_put  # brings arrays to where the programs run, everywhere
 
 
-def compiled(config: Config, network: Network, preprocess: Preprocess, dataset: Dataset) -> Programs:
-    """The programs of one training; they are compiled when they are first called."""
+def compiled(
+    config: Config,
+    network: Network,
+    preprocess: Preprocess,
+    dataset: Dataset,
+    mesh: Mesh | None = None,
+    streamed: bool = False,
+) -> Programs:
+    """The programs of one training, over the devices of the mesh; they are compiled when they are first called.
+
+    Args:
+        streamed: the images of the next steps are brought to the devices while others are seen; else all at once.
+    """
     image_shape, num_images = dataset.train.images.shape[1:], len(dataset.train)
+    if mesh is None:
+        mesh = placement.make_mesh()
+    anywhere: dict[str, Any] = {} if mesh.size == 1 else {"out_shardings": NamedSharding(mesh, P())}
+    batch_of = make_batch_of(mesh, streamed)
+    order = ops.jit(make_order(config.train, num_images), **anywhere)
+    place = jax.device_put if mesh.size == 1 else functools.partial(placement.everywhere, mesh=mesh)
+
+    @functools.cache
+    def feeds() -> tuple[Feed, Feed]:
+        size = config.train.batch_size
+        if not streamed:
+            return Resident(dataset.train, size, order, place), in_its_own_order(dataset.test, size, place)
+        of_test = in_order(len(dataset.test), size)
+        return Streamed(dataset.train, size, order, mesh), Streamed(dataset.test, size, lambda *_: of_test, mesh)
+
     return Programs(
         network,
         preprocess,
-        ops.jit(lambda hyper: initial_state(network, config.train, hyper, image_shape), runs_once=True),
-        ops.jit(make_order(config.train, num_images)),
+        ops.jit(lambda hyper: initial_state(network, config.train, hyper, image_shape), runs_once=True, **anywhere),
         ops.jit(
-            make_train_chunk(network, config.train, preprocess, num_images),
+            make_train_chunk(network, config.train, preprocess, num_images, batch_of),
             onednn=config.train.onednn,
             donate_argnums=1,
+            **anywhere,
         ),
-        ops.jit(make_evaluate(network, config.train, preprocess, len(dataset.test))),
+        ops.jit(make_evaluate(network, config.train, preprocess, batch_of), **anywhere),
+        feeds,
+        place,
     )
 
 
@@ -76,7 +111,7 @@ class Training:
         programs: Programs,
         dataset: Dataset,
         workdir: Path,
-        checkpoints: Checkpoints,
+        checkpoints: Checkpoints | SharedCheckpoints,
         report: Progress,
         say: Callable[[str], None],
         texts: Mapping[str, str],
@@ -87,14 +122,13 @@ class Training:
         self.workdir, self.checkpoints, self.report, self.say = workdir, checkpoints, report, say
         self.steps_per_epoch = -(-len(dataset.train) // config.train.batch_size)
         self.kept_epochs: tuple[int, ...] = config.train.kept_epochs
-        self.hyper: Any = jax.tree.map(jnp.asarray, config.hyper)
+        self.hyper: Any = programs.place(jax.tree.map(jnp.asarray, config.hyper))
         self._first_unsound = make_first_unsound(programs.network, config.train, programs.preprocess)
         self.texts, self.start = dict(texts), start
         self.state: TrainState | None = None
         self.step = 0  # of the state
         self.lines: list[str] = []  # of metrics.jsonl, for the epochs that the state has finished
         self.length = 1  # steps in a chunk
-        self.order: tuple[int, Any] = (-1, None)  # an epoch and its order, which takes a while to sort
 
     @property
     def like(self) -> TrainState:
@@ -111,46 +145,53 @@ class Training:
         if not self._take_newest({step: one for step, one in kept.items() if least < step <= target}) and least < 0:
             self._begin()
         self._write_metrics()
-        train_arrays = self.programs.place((self.dataset.train.images, self.dataset.train.labels))
-        test_arrays = self.programs.place((self.dataset.test.images, self.dataset.test.labels))
         if least < 0 and self.config.train.epochs:
-            self._check_memory(train_arrays, test_arrays)
+            self._check_memory()
+        stop: type[BaseException] | None = None
         with interruption.deferred() as asked:
-            self._end_epoch(test_arrays)
+            self._end_epoch()
             saved_at = time.monotonic()
             while self.step < target:
-                self._advance(train_arrays)
-                self._end_epoch(test_arrays)
-                if asked.exception or time.monotonic() - saved_at > self.config.train.save_every_seconds:
+                self._advance()
+                self._end_epoch()
+                stop = self._agreed(asked.exception)
+                if stop or time.monotonic() - saved_at > self.config.train.save_every_seconds:
                     self.checkpoints.save_latest(self.step, self._state, self._texts())
                     saved_at = time.monotonic()
-                if asked.exception:
+                if stop:
                     break
-        if asked.exception:
+        if stop is not None:
             self.checkpoints.wait()
-            raise asked.exception
+            raise stop
+
+    def _agreed(self, asked: type[BaseException] | None) -> type[BaseException] | None:
+        """What any of the processes was asked to end with; from here on all do as many steps at a time as the first."""
+        known = list(interruption.SIGNALS.values())
+        mine = 0 if asked is None else 1 + known.index(asked)
+        everyone = processes.of_all(np.array([mine, self.length], np.int32))
+        self.length = int(everyone[0, 1])
+        code = int(everyone[:, 0].max())
+        return known[code - 1] if code else None
 
     @property
     def _state(self) -> TrainState:
         assert self.state is not None
         return self.state
 
-    def _check_memory(self, train_arrays: tuple, test_arrays: tuple) -> None:
+    def _check_memory(self) -> None:
         """Raises InputError where memory is short for a step and, while it runs, a copy of the state that is saved."""
-        order = self.programs.order(self.hyper, 0)
         copy = sum(leaf.nbytes for leaf in jax.tree.leaves(self.state))
-        chunk, evaluate = self.programs.chunk, self.programs.evaluate
-        check_memory(
-            "train.batch_size: a step", chunk, self.hyper, self.state, *train_arrays, order, 0, 1, besides=copy
-        )
-        check_memory("train.batch_size: a test batch", evaluate, self.hyper, self.state, *test_arrays, besides=copy)
+        programs = self.programs.chunk, self.programs.evaluate
+        for what, program, feed in zip(("a step", "a test batch"), programs, self.programs.feeds(), strict=True):
+            portion, _ = feed.portion(self.hyper, 0)
+            check_memory(f"train.batch_size: {what}", program, self.hyper, self.state, portion, 0, 1, besides=copy)
 
     def _begin(self) -> None:
         """The state before the first step."""
         check_memory("model: the initial state", self.programs.init, self.hyper)
         self.state, self.step, self.lines = self.programs.init(self.hyper), 0, []
         if self.start is not None:
-            self.state = self.start(self.state)
+            self.state = self.programs.place(self.start(self.state))
         self._tell_of_scaling()
 
     def _tell_of_scaling(self) -> None:
@@ -169,22 +210,20 @@ class Training:
         return False
 
     def _take(self, step: int, kept: Kept) -> None:
-        self.state, self.step = kept.state, step
+        self.state, self.step = self.programs.place(kept.state), step
         self.lines = kept.texts["metrics.jsonl"].splitlines(keepends=True)
 
     def _texts(self) -> dict[str, str]:
         return {"metrics.jsonl": "".join(self.lines), **self.texts}
 
-    def _advance(self, train_arrays: tuple) -> None:
-        """One chunk of steps, at most to the end of the epoch."""
+    def _advance(self) -> None:
+        """One chunk of steps, at most to the end of the portion."""
         step, total = self.step, self.config.train.epochs * self.steps_per_epoch
-        epoch = step // self.steps_per_epoch
-        stop = min(step + self.length, (epoch + 1) * self.steps_per_epoch)
-        if self.order[0] != epoch:
-            self.order = (epoch, self.programs.order(self.hyper, epoch))
+        portion, end = self.programs.feeds()[0].portion(self.hyper, step)
+        stop = min(step + self.length, end)
         before = np.asarray(self._state.unsound)
         started = time.monotonic()
-        self.state = self.programs.chunk(self.hyper, self._state, *train_arrays, self.order[1], step, stop)
+        self.state = self.programs.chunk(self.hyper, self._state, portion, step, stop)
         more = np.asarray(self._state.unsound) - before
         self.step = stop
         if more.any():
@@ -222,7 +261,7 @@ class Training:
         self.checkpoints.save_latest(self.step, self.state, self._texts(), instead_of_later=True)
         self._write_metrics()
 
-    def _end_epoch(self, test_arrays: tuple) -> None:
+    def _end_epoch(self) -> None:
         """At the end of an epoch: its line of metrics, and its checkpoint if it is to be kept; else nothing."""
         state = self._state
         epoch, position = divmod(self.step, self.steps_per_epoch)
@@ -230,10 +269,15 @@ class Training:
             return
         if self._writes_metrics_of(epoch):
             of_its_classes = self.config.model.classes is None  # else the labels say nothing of the outputs
-            test = self.programs.evaluate(self.hyper, state, *test_arrays) if of_its_classes else zero_metrics()
+            test = (
+                evaluated(self.programs.evaluate, self.programs.feeds()[1], self.hyper, state)
+                if of_its_classes
+                else zero_metrics()
+            )
             line = metrics_line(epoch, state.metrics, test)
             self.lines.append(line)
-            append_text(self.workdir / "metrics.jsonl", line)
+            if processes.is_first():
+                append_text(self.workdir / "metrics.jsonl", line)
         if epoch in self.kept_epochs and epoch not in self.checkpoints.epochs():
             self.checkpoints.save_epoch(epoch, state, self._texts())
 
@@ -242,7 +286,14 @@ class Training:
         return epoch not in {json.loads(line)["epoch"] for line in self.lines[-1:]}
 
     def _write_metrics(self) -> None:
-        write_text(self.workdir / "metrics.jsonl", "".join(self.lines))
+        if processes.is_first():
+            write_text(self.workdir / "metrics.jsonl", "".join(self.lines))
+
+
+def evaluated(evaluate: Callable[..., Metrics], feed: Feed, hyper: Any, state: TrainState) -> Metrics:
+    """Over all images of the feed."""
+    sums = [evaluate(hyper, state, *part) for part in portions(feed, hyper, 0, feed.steps)]
+    return functools.reduce(functools.partial(jax.tree.map, jnp.add), sums)
 
 
 def metrics_line(epoch: int, train: Metrics, test: Metrics) -> str:

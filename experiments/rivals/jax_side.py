@@ -29,6 +29,7 @@ from cnnjax.ops import pooling, selection
 from cnnjax.sweep.engine import a_device_for_each_core, group_of, programs, stacked
 from cnnjax.sweep.space import grid_and_draws
 from cnnjax.train import checkpoints
+from cnnjax.train.feed import Feed, Resident, portions
 from cnnjax.train.step import TrainState, initial_state, make_order, make_preprocess, make_train_chunk, make_train_step
 from cnnjax.visualize.evolution import make_look, make_projector, strongest_activations
 from experiments.rivals import member_forms
@@ -86,6 +87,11 @@ class Ours(NamedTuple):
     hyper: Hyperparams
     data: tuple[jax.Array, jax.Array]
 
+    def feed(self) -> Resident:
+        """Of images that are all on the device."""
+        order = ops.jit(make_order(self.config, len(self.data[0])))
+        return Resident(Split(*map(np.asarray, self.data)), self.config.batch_size, order, jax.device_put)
+
     def state(self, shape: tuple[int, ...]) -> TrainState:
         init = ops.jit(lambda hyper: initial_state(self.network, self.config, hyper, shape), runs_once=True)
         return init(self.hyper)
@@ -112,8 +118,7 @@ def training(case: Case, onednn: bool = True) -> Work:
     made = made._replace(config=dataclasses.replace(made.config, onednn=onednn))
     chunk = make_train_chunk(made.network, made.config, made.preprocess, case.images)
     chunk = ops.jit(chunk, onednn=made.config.onednn, donate_argnums=1)
-    order = ops.jit(make_order(made.config, case.images))
-    return _in_chunks(case, order, chunk, made.hyper, made.state(case.shape), made.data)
+    return _in_chunks(made.feed(), chunk, made.hyper, made.state(case.shape))
 
 
 def kept_programs(case: Case) -> Work:
@@ -124,20 +129,15 @@ def kept_programs(case: Case) -> Work:
     return training(case, onednn=False)
 
 
-def _in_chunks(
-    case: Case, order: Callable, chunk: Callable, hyper: Hyperparams, state: TrainState, data: tuple
-) -> Work:
+def _in_chunks(feed: Feed, chunk: Callable, hyper: Hyperparams, state: TrainState) -> Work:
     """The loop of a training, or of members trained together; their mean loss."""
-    steps, step = case.images // case.batch, 0
+    step = 0
 
     def work(count: int) -> float:
         nonlocal state, step
-        last = step + count
-        while step < last:
-            epoch = step // steps
-            stop = min((epoch + 1) * steps, last)
-            state = chunk(hyper, state, *data, order(hyper, epoch), step, stop)
-            step = stop
+        for part in portions(feed, hyper, step, step + count):
+            state = chunk(hyper, state, *part)
+        step += count
         jax.block_until_ready(state)
         return float(jnp.mean(state.metrics.loss / state.metrics.count))
 
@@ -149,19 +149,20 @@ def known_length(case: Case) -> Work:
     made, length = ours(case), min(16, case.images // case.batch)
     chunk = make_train_chunk(made.network, made.config, made.preprocess, case.images)
     calls = {
-        steps: ops.jit(lambda hyper, state, images, labels, order, steps=steps: chunk(
-            hyper, state, images, labels, order, 0, steps), donate_argnums=1)
+        steps: ops.jit(
+            lambda hyper, state, portion, steps=steps: chunk(hyper, state, portion, 0, steps), donate_argnums=1
+        )
         for steps in (length, 1)
-    }  # fmt: skip
-    order, state = ops.jit(make_order(made.config, case.images))(made.hyper, 0), made.state(case.shape)
+    }
+    (portion, _), state = made.feed().portion(made.hyper, 0), made.state(case.shape)
     for steps in calls:
-        state = calls[steps](made.hyper, state, *made.data, order)
+        state = calls[steps](made.hyper, state, portion)
 
     def work(count: int) -> float:
         nonlocal state
         whole, rest = divmod(count, length)
         for steps in [length] * whole + [1] * rest:
-            state = calls[steps](made.hyper, state, *made.data, order)
+            state = calls[steps](made.hyper, state, portion)
         jax.block_until_ready(state)
         return float(state.metrics.loss / state.metrics.count)
 
@@ -176,14 +177,14 @@ def members_by(form: str) -> Callable[[Case], Work]:
         rates = np.linspace(0.5, 1.5, case.members + 2)[1:-1] * LEARNING_RATE
         hyper = dataclasses.replace(made.hyper, learning_rate=jnp.asarray(rates, jnp.float32))
         axes: Any = dataclasses.replace(jax.tree.map(lambda _: None, HYPER), learning_rate=0)
-        order = ops.jit(make_order(made.config, case.images))
         init = jax.vmap(lambda hyper: initial_state(made.network, made.config, hyper, case.shape), in_axes=(axes,))
         state = ops.jit(init, runs_once=True)(hyper)
         with member_forms.chosen(form):
             chunk = make_train_chunk(made.network, made.config, made.preprocess, case.images)
-            together = member_forms.together(form, chunk, (axes, 0, None, None, None, None, None), case.members)
-            traced = ops.jit(together, donate_argnums=1).lower(hyper, state, *made.data, order(hyper, 0), 0, 1)
-        return _in_chunks(case, order, traced.compile(), hyper, state, made.data)
+            together = member_forms.together(form, chunk, (axes, 0, None, None, None), case.members)
+            portion, _ = made.feed().portion(hyper, 0)
+            traced = ops.jit(together, donate_argnums=1).lower(hyper, state, portion, 0, 1)
+        return _in_chunks(made.feed(), traced.compile(), hyper, state)
 
     return of
 
@@ -200,7 +201,7 @@ def sweep(case: Case) -> Work:
     members = grid_and_draws(base, {"learning_rate": rates}, samples=1, seed=0)
     group = group_of(members)
     made, hyper = programs(group, dataset, case.members == 1, jax.device_count()), stacked(group, members)
-    return _in_chunks(case, made.order, made.chunk, hyper, made.init(hyper), made.place((images, labels)))
+    return _in_chunks(made.feeds()[0], made.chunk, hyper, made.init(hyper))
 
 
 def python_loop(case: Case) -> Work:

@@ -9,8 +9,9 @@ import pytest
 
 from cnnjax import models
 from cnnjax.config import Hyperparams, ModelConfig, TrainConfig
-from cnnjax.data import Batch, epoch_order
+from cnnjax.data import Batch, Split, epoch_order
 from cnnjax.train import step as step_module
+from cnnjax.train.feed import Portion, in_its_own_order, portions
 from cnnjax.train.step import (
     initial_state,
     make_evaluate,
@@ -44,8 +45,9 @@ def begun(network, hyper=HYPER, config=CONFIG):
     return jax.jit(lambda hyper: initial_state(network, config, hyper, SHAPE))(hyper)
 
 
-def in_order(epoch, seed=HYPER.seed):
-    return epoch_order(seed, epoch, COUNT, CONFIG.batch_size)
+def portion(data, epoch, seed=HYPER.seed):
+    (images, labels), (rows, masks) = data, epoch_order(seed, epoch, COUNT, CONFIG.batch_size)
+    return Portion(images, labels, rows, masks, 3 * epoch)
 
 
 def equal(a, b):
@@ -76,8 +78,8 @@ def test_one_step_is_the_textbook_update(data):
 def test_where_a_chunk_ends_changes_no_bit_and_single_steps_agree(network, data):
     chunk = jax.jit(make_train_chunk(network, CONFIG, PREPROCESS, COUNT))
     start = begun(network)
-    whole = chunk(HYPER, start, *data, in_order(0), 0, 3)
-    cut = chunk(HYPER, chunk(HYPER, start, *data, in_order(0), 0, 1), *data, in_order(0), 1, 3)
+    whole = chunk(HYPER, start, portion(data, 0), 0, 3)
+    cut = chunk(HYPER, chunk(HYPER, start, portion(data, 0), 0, 1), portion(data, 0), 1, 3)
     equal(whole, cut)
     assert chunk._cache_size() == 1
     single = jax.jit(make_train_step(network, CONFIG, PREPROCESS, 3))
@@ -95,7 +97,7 @@ def test_the_losses_of_20_steps_are_those_of_a_python_loop(network, data):
     for step in range(20):
         epoch, position = divmod(step, 3)
         before = 0.0 if position == 0 else float(looped.metrics.loss)
-        looped = chunk(HYPER, looped, *data, in_order(epoch), step, step + 1)
+        looped = chunk(HYPER, looped, portion(data, epoch), step, step + 1)
         order, masks = epoch_order(HYPER.seed, epoch, COUNT, CONFIG.batch_size)
         rows = order[position]
         called, metrics = single(HYPER, called, Batch(data[0][rows], data[1][rows], masks[position]))
@@ -104,9 +106,9 @@ def test_the_losses_of_20_steps_are_those_of_a_python_loop(network, data):
 
 def test_metrics_of_an_epoch_count_every_image_once_and_start_anew(network, data):
     chunk = jax.jit(make_train_chunk(network, CONFIG, PREPROCESS, COUNT))
-    state = chunk(HYPER, begun(network), *data, in_order(0), 0, 3)
+    state = chunk(HYPER, begun(network), portion(data, 0), 0, 3)
     assert float(state.metrics.count) == COUNT
-    state = chunk(HYPER, state, *data, in_order(1), 3, 4)
+    state = chunk(HYPER, state, portion(data, 1), 3, 4)
     assert float(state.metrics.count) == CONFIG.batch_size
 
 
@@ -115,7 +117,7 @@ def test_a_member_under_vmap_is_the_run_alone(network, data):
     chunk = make_train_chunk(network, CONFIG, PREPROCESS, COUNT)
 
     def trained(hyper):
-        return chunk(hyper, initial_state(network, CONFIG, hyper, SHAPE), *data, in_order(0, hyper.seed), 0, 3)
+        return chunk(hyper, initial_state(network, CONFIG, hyper, SHAPE), portion(data, 0, hyper.seed), 0, 3)
 
     rates = jnp.array([0.01, 0.1])
     members = jax.vmap(lambda rate, seed: dataclasses.replace(HYPER, learning_rate=rate, seed=seed))(
@@ -134,7 +136,13 @@ def test_evaluation_counts_every_image_once_whatever_the_batch(network, data):
     results = []
     for batch_size in (3, 16):
         config = dataclasses.replace(CONFIG, batch_size=batch_size)
-        results.append(jax.jit(make_evaluate(network, config, PREPROCESS, COUNT))(HYPER, state, *data))
+        (whole,) = portions(
+            in_its_own_order(Split(*map(np.asarray, data)), batch_size, jax.device_put),
+            HYPER,
+            0,
+            -(-COUNT // batch_size),
+        )
+        results.append(jax.jit(make_evaluate(network, config, PREPROCESS))(HYPER, state, *whole))
     logits, _ = network.apply({"params": state.params, "batch_stats": state.batch_stats}, PREPROCESS(data[0]))
     errors = int(jnp.sum(jnp.argmax(logits, axis=1) != data[1]))
     for metrics in results:

@@ -1,0 +1,140 @@
+"""How images come to the steps: a portion at a time, on the devices, with the rows of each step's batch in it.
+
+The order is a pure function of (seed, epoch), and the position in it is the step; so a feed has no state that a
+checkpoint would have to keep, and where one portion ends changes no bit.
+"""
+
+import concurrent.futures
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float32, Int, Int32, UInt8
+
+from cnnjax.data.batches import in_order
+from cnnjax.data.dataset import Split
+from cnnjax.train import placement
+
+PORTION_BYTES = 1 << 26  # of images that a streamed portion has; two are at hand, and one is on the devices
+
+
+class Portion(NamedTuple):
+    """Images on the devices, and for some steps one after another which of them are the step's batch."""
+
+    images: UInt8[Array, "n height width channels"]
+    labels: Int32[Array, " n"]
+    rows: Int32[Array | np.ndarray, "*members steps batch"]  # into images and labels
+    masks: Float32[Array | np.ndarray, "steps batch"]  # 0 for padding
+    first: int | Int[Array, ""]  # the step whose batch is in the first row
+
+
+Order = Callable[[Any, int], tuple[Any, Any]]  # (hyper, epoch) -> (rows, masks), as `epoch_order`
+
+
+@runtime_checkable
+class Feed(Protocol):
+    """What a loop of steps asks for images."""
+
+    steps: int  # of an epoch
+
+    def portion(self, hyper: Any, step: int) -> tuple[Portion, int]:
+        """A portion that has the batch of `step`, and the step behind its last."""
+        ...
+
+
+class Resident:
+    """The feed of a split that is on the devices as a whole, each epoch in its own order."""
+
+    def __init__(self, split: Split, batch_size: int, order: Order, place: Callable[[Any], Any]):
+        """`place` brings arrays to the devices."""
+        self.steps = -(-len(split) // batch_size)
+        self._order = order
+        self._images, self._labels = place((split.images, split.labels))
+        self._at: tuple[Any, int, Any] = (
+            None,
+            -1,
+            None,
+        )  # of whom, an epoch, and its order, which takes a while to sort
+
+    def portion(self, hyper: Any, step: int) -> tuple[Portion, int]:
+        epoch = step // self.steps
+        if self._at[0] is not hyper or self._at[1] != epoch:
+            self._at = hyper, epoch, self._order(hyper, epoch)
+        rows, masks = self._at[2]
+        return Portion(self._images, self._labels, rows, masks, epoch * self.steps), (epoch + 1) * self.steps
+
+
+class Streamed:
+    """The feed of a split that is larger than the devices: the images of the next steps, read while others are seen.
+
+    Each process reads the images of its own devices, and no others.
+    """
+
+    def __init__(self, split: Split, batch_size: int, order: Order, mesh: Mesh, portion_bytes: int = PORTION_BYTES):
+        """`order` is the same in all processes."""
+        self._split, self._order, self._mesh = split, order, mesh
+        self.steps = -(-len(split) // batch_size)
+        of_a_step = batch_size * int(np.prod(split.images.shape[1:]))
+        self._length = max(1, min(self.steps, portion_bytes // of_a_step))  # steps of a portion
+        self._share = batch_size // mesh.shape[placement.DATA]  # images of a step that a device has
+        self._at: tuple[Any, int, Any] = (None, -1, None)  # of whom, an epoch and its order
+        self._reader = concurrent.futures.ThreadPoolExecutor(1, "images")
+        self._ahead: dict[tuple[int, int], concurrent.futures.Future] = {}  # by first step, and of whom
+
+    def portion(self, hyper: Any, step: int) -> tuple[Portion, int]:
+        epoch, position = divmod(step, self.steps)
+        position -= position % self._length
+        first = epoch * self.steps + position
+        read = self._ahead.pop((first, id(hyper)), None) or self._read(hyper, first)
+        self._ahead = {}
+        images, labels, masks = read.result()
+        stop = min(first + self._length, (epoch + 1) * self.steps)
+        self._ahead[stop, id(hyper)] = self._read(hyper, stop)
+        sharing = NamedSharding(self._mesh, P(placement.DATA))
+        batch_size = masks.shape[1]
+        rows = np.arange(self._length, dtype=np.int32)[:, None] * self._share + np.arange(batch_size) % self._share
+        return Portion(
+            jax.make_array_from_process_local_data(sharing, images),
+            jax.make_array_from_process_local_data(sharing, labels),
+            rows.astype(np.int32),
+            masks,
+            first,
+        ), stop
+
+    def _read(self, hyper: Any, first: int) -> concurrent.futures.Future:
+        epoch, position = divmod(first, self.steps)
+        if self._at[0] is not hyper or self._at[1] != epoch:
+            self._at = hyper, epoch, [np.asarray(part) for part in self._order(hyper, epoch)]
+        rows, masks = (part[position : position + self._length] for part in self._at[2])
+        return self._reader.submit(self._of, rows, masks)
+
+    def _of(self, rows: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Images and labels of this process's devices, device by device and step by step; masks of all."""
+        own = placement.columns_of_process(self._mesh, rows.shape[1])
+        missing = ((0, self._length - len(rows)), (0, 0))  # behind the end of the epoch
+        devices = (own.stop - own.start) // self._share
+        mine = rows[:, own].reshape(len(rows), devices, self._share).swapaxes(0, 1)
+        size = (devices, self._length, self._share)
+        images = np.zeros((*size, *self._split.images.shape[1:]), np.uint8)
+        labels = np.zeros(size, np.int32)
+        images[:, : len(rows)] = self._split.images[mine.reshape(-1)].reshape(*mine.shape, *images.shape[3:])
+        labels[:, : len(rows)] = self._split.labels[mine]
+        return images.reshape(-1, *images.shape[3:]), labels.reshape(-1), np.pad(masks, missing)
+
+
+def in_its_own_order(split: Split, batch_size: int, place: Callable[[Any], Any]) -> Resident:
+    """The feed of a split that is looked at as it is, each image once."""
+    order = in_order(len(split), batch_size)
+    return Resident(split, batch_size, lambda hyper, epoch: order, place)
+
+
+def portions(feed: Feed, hyper: Any, start: int, stop: int) -> Iterator[tuple[Portion, int, int]]:
+    """The portions of the steps from `start` to `stop`, each with the first step that it serves and that behind."""
+    while start < stop:
+        portion, end = feed.portion(hyper, start)
+        end = min(end, stop)
+        yield portion, start, end
+        start = end
