@@ -7,6 +7,7 @@ from cnnjax.cli import Arguments, Progress
 from cnnjax.data import Dataset, load
 from cnnjax.models import foreign
 from cnnjax.train import run, weight_files
+from cnnjax.train.feed import Kind, choose
 from experiments.import_weights import as_expected
 
 
@@ -16,6 +17,9 @@ class Options(processes.Together):
 
     devices: int | None = dataclasses.field(
         default=None, metadata={"help": "that share each batch; None: the most of all that divide it"}
+    )
+    feed: Kind = dataclasses.field(
+        default="auto", metadata={"help": "images all on the devices, or as they are needed; auto: by their size"}
     )
 
 
@@ -40,7 +44,9 @@ def trained(arguments: Arguments, dataset: Dataset, rows: list[models.Layer], pr
     config = arguments.config
     title = f"{config.model.name} on {dataset.name}, {config.train.batch_size} images a step"
     progress.say(cli.layer_table(rows, title))
-    finished = run.run(config, dataset, arguments.workdir, progress, progress.say, arguments.options.devices)
+    streamed, why = choose(dataset, arguments.options.feed)
+    progress.say(f"{'streamed' if streamed else 'all on the devices'}: {why}")
+    finished = run.run(config, dataset, arguments.workdir, progress, progress.say, arguments.options.devices, streamed)
     last = finished.metrics[-1]
     # A run that was not trained here may have none.
     error = f"test error {100 * last['test_error']:.2f} % " if "test_error" in last else ""

@@ -26,6 +26,7 @@ class Purpose(enum.IntEnum):
     AUGMENT = 2
     DROPOUT = 3
     STUDY = 4  # what a study of a trained network draws
+    CROP = 5  # where images that are read from disk are cut
 
 
 def _partitionable(draw: Callable[..., Any]) -> Callable[..., Any]:

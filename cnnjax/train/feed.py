@@ -6,7 +6,7 @@ checkpoint would have to keep, and where one portion ends changes no bit.
 
 import concurrent.futures
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -15,8 +15,11 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float32, Int, Int32, UInt8
 
 from cnnjax.data.batches import in_order
-from cnnjax.data.dataset import Split
+from cnnjax.data.dataset import Dataset, ImagesByIndex, Split
+from cnnjax.data.randomness import Purpose, address
+from cnnjax.errors import InputError
 from cnnjax.train import placement
+from cnnjax.train.memory import memory_left
 
 PORTION_BYTES = 1 << 26  # of images that a streamed portion has; two are at hand, and one is on the devices
 
@@ -73,9 +76,19 @@ class Streamed:
     Each process reads the images of its own devices, and no others.
     """
 
-    def __init__(self, split: Split, batch_size: int, order: Order, mesh: Mesh, portion_bytes: int = PORTION_BYTES):
-        """`order` is the same in all processes."""
+    def __init__(
+        self,
+        split: Split,
+        batch_size: int,
+        order: Order,
+        mesh: Mesh,
+        *,
+        training: bool = False,
+        portion_bytes: int = PORTION_BYTES,
+    ):
+        """`order` is the same in all processes; in a training, images that can be are cut at random."""
         self._split, self._order, self._mesh = split, order, mesh
+        self._draws = split.images.num_draws if training and isinstance(split.images, ImagesByIndex) else 0
         self.steps = -(-len(split) // batch_size)
         of_a_step = batch_size * int(np.prod(split.images.shape[1:]))
         self._length = max(1, min(self.steps, portion_bytes // of_a_step))  # steps of a portion
@@ -109,9 +122,20 @@ class Streamed:
         if self._at[0] is not hyper or self._at[1] != epoch:
             self._at = hyper, epoch, [np.asarray(part) for part in self._order(hyper, epoch)]
         rows, masks = (part[position : position + self._length] for part in self._at[2])
-        return self._reader.submit(self._of, rows, masks)
+        drawn = self._drawn(hyper, epoch, first, rows.shape) if self._draws else None
+        return self._reader.submit(self._of, rows, masks, drawn)
 
-    def _of(self, rows: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _drawn(self, hyper: Any, epoch: int, first: int, shape: tuple[int, int]) -> np.ndarray:
+        """What each image of these steps is cut by."""
+
+        def of_step(step):
+            return jax.random.uniform(address(hyper.seed, Purpose.CROP, epoch, step), (shape[1], self._draws))
+
+        return np.asarray(jax.vmap(of_step)(first + np.arange(shape[0])))
+
+    def _of(
+        self, rows: np.ndarray, masks: np.ndarray, drawn: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Images and labels of this process's devices, device by device and step by step; masks of all."""
         own = placement.columns_of_process(self._mesh, rows.shape[1])
         missing = ((0, self._length - len(rows)), (0, 0))  # behind the end of the epoch
@@ -120,9 +144,46 @@ class Streamed:
         size = (devices, self._length, self._share)
         images = np.zeros((*size, *self._split.images.shape[1:]), np.uint8)
         labels = np.zeros(size, np.int32)
-        images[:, : len(rows)] = self._split.images[mine.reshape(-1)].reshape(*mine.shape, *images.shape[3:])
+        images[:, : len(rows)] = self._images(mine, drawn, own).reshape(*mine.shape, *images.shape[3:])
         labels[:, : len(rows)] = self._split.labels[mine]
         return images.reshape(-1, *images.shape[3:]), labels.reshape(-1), np.pad(masks, missing)
+
+    def _images(self, rows: np.ndarray, drawn: np.ndarray | None, own: slice) -> np.ndarray:
+        images, flat = self._split.images, rows.reshape(-1)
+        if drawn is None or isinstance(images, np.ndarray):
+            return images[flat]
+        by_device = drawn[:, own].reshape(len(drawn), -1, self._share, self._draws).swapaxes(0, 1)
+        return images.read(flat, by_device.reshape(-1, self._draws))
+
+
+Kind = Literal["auto", "resident", "streamed"]
+
+
+class Choice(NamedTuple):
+    """Which feed a data set has, and why."""
+
+    streamed: bool
+    reason: str
+
+
+def choose(dataset: Dataset, kind: Kind = "auto") -> Choice:
+    """The feed of the images: all on the devices, where they take at most half of the memory that is left.
+
+    Raises:
+        InputError: all are to be on the devices, and they lie on disk.
+    """
+    splits = dataset.train, dataset.test
+    size = sum(split.images.nbytes for split in splits)
+    on_disk = not all(split.in_memory for split in splits)
+    told = f"{len(dataset.train):,} + {len(dataset.test):,} images, {size / 1e6:,.0f} MB"
+    if kind == "resident" and on_disk:
+        raise InputError(f"--feed must be streamed for {dataset.name}, whose images lie on disk ({told})")
+    left = memory_left()
+    if kind == "auto":
+        fits = left is None or size <= left // 2
+        why = "which lie on disk" if on_disk else f"of {(left or 0) / 1e6:,.0f} MB of memory that are left"
+        return Choice(on_disk or not fits, f"{told}, {why}")
+    return Choice(kind == "streamed", f"{told}, as --feed says")
 
 
 def in_its_own_order(split: Split, batch_size: int, place: Callable[[Any], Any]) -> Resident:

@@ -25,6 +25,7 @@ from cnnjax.models.building import is_of
 from cnnjax.settings import pinned
 from cnnjax.train import placement, weight_files
 from cnnjax.train.checkpoints import KINDS, Checkpoints, Damaged, Kept, Misfit, numbers, read_epoch, verify
+from cnnjax.train.feed import choose
 from cnnjax.train.lock import locked
 from cnnjax.train.shared import SharedCheckpoints
 from cnnjax.train.step import Network, TrainState, initial_state, make_preprocess
@@ -71,6 +72,7 @@ def run(
     progress: Progress | None = None,
     say: Callable[[str], None] = _logger.warning,
     devices: int | None = None,
+    streamed: bool | None = None,
 ) -> Run:
     """Trains to the end of the last epoch, from wherever the run folder stands; a finished run is only loaded.
 
@@ -80,6 +82,7 @@ def run(
         progress: told how many of all steps are done.
         say: told in one line what was found damaged, left out or gone back to.
         devices: that share each batch; None: as many of all as divide it.
+        streamed: images are brought to the devices as they are needed; None: as `feed.choose` finds.
 
     Raises:
         InputError: if `workdir` holds a run of another config or is in use (nothing has been written then), if the
@@ -100,7 +103,9 @@ def run(
     start = None if config.train.start is None else Start(config, network, dataset, say)
     if start is not None and not processes.by_first(lambda: 0 in kept_epochs(workdir)):
         start.read()  # what is wrong with the file is said before anything is written
-    programs = compiled(config, network, make_preprocess(*scale_of(config.data, dataset)), dataset, mesh)
+    streamed = choose(dataset).streamed if streamed is None else streamed
+    preprocess = make_preprocess(*scale_of(config.data, dataset))
+    programs = compiled(config, network, preprocess, dataset, mesh, streamed)
     with contextlib.ExitStack() as held:
         own: Checkpoints | None = None
 
@@ -125,7 +130,7 @@ def run(
         if processes.is_first() and _text_or_none(workdir / "metrics.jsonl") != metrics:
             write_text(workdir / "metrics.jsonl", metrics)
     states = {epoch: checkpoint.state for epoch, checkpoint in kept.items()}
-    return Run(config, network, programs.preprocess, states, [json.loads(line) for line in metrics.splitlines()])
+    return Run(config, network, preprocess, states, [json.loads(line) for line in metrics.splitlines()])
 
 
 def _trained(training: Training, checkpoints: SharedCheckpoints) -> dict[int, Kept] | None:

@@ -84,7 +84,8 @@ def compiled(
         if not streamed:
             return Resident(dataset.train, size, order, place), in_its_own_order(dataset.test, size, place)
         of_test = in_order(len(dataset.test), size)
-        return Streamed(dataset.train, size, order, mesh), Streamed(dataset.test, size, lambda *_: of_test, mesh)
+        train = Streamed(dataset.train, size, order, mesh, training=True)
+        return train, Streamed(dataset.test, size, lambda *_: of_test, mesh)
 
     return Programs(
         network,
