@@ -98,12 +98,11 @@ def test_who_diverges_changes_no_bit_of_the_others(dataset):
     members = sweeps.members(QUICK, initial_scale=[3.0, 1.0, 2.0])
     group = engine.group_of(members)
     made = engine.programs(group, dataset, sequential=False)
-    arrays = dataset.train.images, dataset.train.labels
 
     def trained(first):
         hyper = engine.stacked(group, members)
         hyper = dataclasses.replace(hyper, initial_scale=hyper.initial_scale.at[0].set(first))
-        return made.chunk(hyper, made.init(hyper), *arrays, made.order(hyper, 0), 0, STEPS)
+        return made.chunk(hyper, made.init(hyper), made.feeds()[0].portion(hyper, 0)[0], 0, STEPS)
 
     wild, calm = trained(1e30), trained(3.0)
     assert list(wild.unsound > 0) == [True, False, False] and not np.any(calm.unsound)
@@ -174,8 +173,8 @@ def test_the_plan_stays_within_the_memory_and_says_why(dataset):
     made = engine.programs(group, dataset, sequential=True)
     hyper = engine.stacked(group, group.members[:1])
     shapes = jax.eval_shape(made.init, hyper)
-    arrays = dataset.train.images, dataset.train.labels, made.order(hyper, 0)
-    analysis = made.chunk.lower(hyper, shapes, *arrays, 0, 1).compile().memory_analysis()
+    portion, _ = made.feeds()[0].portion(hyper, 0)
+    analysis = made.chunk.lower(hyper, shapes, portion, 0, 1).compile().memory_analysis()
     least = analysis.temp_size_in_bytes + analysis.argument_size_in_bytes + analysis.output_size_in_bytes
 
     said = []
@@ -184,7 +183,7 @@ def test_the_plan_stays_within_the_memory_and_says_why(dataset):
     assert any(reason.startswith("2 members need") for reason in plan.reasons)
     assert said[0].startswith("1 at a time: ") and said[0] in plan.reasons
     # what it hands back trains on
-    state = made.chunk(hyper, made.init(hyper), *arrays, 0, STEPS)
+    state = made.chunk(hyper, made.init(hyper), portion, 0, STEPS)
     assert int(state.step[0]) == STEPS
     with pytest.raises(InputError, match="--memory-gb must be at least what one member needs: 1 members need .* MB"):
         engine.plan(group, dataset, least - 1, said.append)
@@ -229,8 +228,8 @@ def test_fewer_members_than_the_plan_compiled_for_train_too(dataset):
     assert plan.size == 2
     for count in (2, 1):
         hyper = engine.stacked(group, group.members[:count])
-        arrays = dataset.train.images, dataset.train.labels, made.order(hyper, 0)
-        state = made.chunk(hyper, made.init(hyper), *arrays, 0, STEPS)
+        portion, _ = made.feeds()[0].portion(hyper, 0)
+        state = made.chunk(hyper, made.init(hyper), portion, 0, STEPS)
         assert list(state.step) == [STEPS] * count
 
 
