@@ -4,6 +4,8 @@ And never elsewhere than where their name says: a folder may come from others, w
 """
 
 import contextlib
+import hashlib
+import json
 import os
 import stat
 from collections.abc import Iterator
@@ -114,6 +116,26 @@ def write_text(path: Path, text: str) -> None:
     """Replaces the file by one with this text."""
     with replacing(path) as file:
         file.write(text.encode())
+
+
+def sealed(record: dict[str, Any]) -> str:
+    """As JSON, with the SHA-256 of the rest."""
+    rest = {name: value for name, value in record.items() if name != "sha256"}
+    return json.dumps(rest | {"sha256": _seal(rest)}, indent=1) + "\n"
+
+
+def _seal(record: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def unsealed(text: str) -> dict[str, Any] | None:
+    """The record that `sealed` made this text of; None if it did not."""
+    try:
+        record = json.loads(text)
+        rest = {name: value for name, value in record.items() if name != "sha256"}
+        return record if record["sha256"] == _seal(rest) else None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
 
 
 def append_text(path: Path, text: str) -> None:

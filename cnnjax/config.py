@@ -142,14 +142,16 @@ class PhotosConfig:
 class DataConfig:
     """Which images, and what is done to them before the network sees them."""
 
-    name: str = "photos"  # photos, digits, or any name in TensorFlow Datasets; unused with folder or npz
+    name: str = "photos"  # photos, digits, or any name in TensorFlow Datasets; unused with folder, npz or packed
     folder: str | None = None  # class-per-folder images; train/ and test/ inside, or a seeded split
     npz: str | None = None  # a file with x_train, y_train, x_test, y_test
+    packed: str | None = None  # a folder that experiments.pack has filled, of any size
     data_dir: str = "~/tensorflow_datasets"  # where prepared sets and decoded caches are kept
     manual_dir: str | None = None  # published files at hand: used instead of a download
     image_size: int | None = None  # side in pixels; images of mixed sizes need it: centre square cut and scaled
     shorter_side: int | None = None  # scaled to this first, then the centre of image_size is cut, as torchvision does
     interpolation: Literal["lanczos", "bilinear", "bicubic"] = "lanczos"  # of every scaling; torchvision: bilinear
+    train_crop: Literal["centre", "random", "resized"] = "centre"  # of a packed training image; resized: Szegedy 2015
     channels: Literal[1, 3] | None = None  # grey or RGB; None: as the images are, mixed modes refused
     test_fraction: float = 0.2  # of each class, where a folder has no test/ of its own
     split_seed: int = 0  # of a split that is made here
@@ -160,10 +162,14 @@ class DataConfig:
 
     def __post_init__(self):
         _check_types(self, "data")
-        for name in ("name", "folder", "npz", "data_dir", "manual_dir"):
+        for name in ("name", "folder", "npz", "packed", "data_dir", "manual_dir"):
             _require(getattr(self, name) != "", f"data.{name}", "a name that is not empty", "")
-        if self.folder is not None and self.npz is not None:
-            raise InputError(f"data.folder and data.npz exclude each other, got {self.folder!r} and {self.npz!r}")
+        given = {name: getattr(self, name) for name in ("folder", "npz", "packed") if getattr(self, name) is not None}
+        if len(given) > 1:
+            names, values = (
+                " and ".join(texts) for texts in ((f"data.{name}" for name in given), map(repr, given.values()))
+            )
+            raise InputError(f"{names} exclude each other, got {values}")
         size = self.image_size
         _require(size is None or 1 <= size <= 4096, "data.image_size", "between 1 and 4096", size)
         shorter = self.shorter_side
@@ -171,6 +177,15 @@ class DataConfig:
         if shorter is not None and (size is None or size > shorter):
             rule = "must be given with data.image_size, and not be less"
             raise InputError(f"data.shorter_side {rule}, got {shorter} for {size}")
+        if self.train_crop != "centre":
+            _require(self.packed is not None, "data.train_crop", "centre without data.packed", self.train_crop)
+            _require(size is not None, "data.image_size", f"given for data.train_crop {self.train_crop}", size)
+            _require(
+                shorter is not None or self.train_crop != "random",
+                "data.shorter_side",
+                "given for data.train_crop random",
+                shorter,
+            )
         _require(0 < self.test_fraction < 1, "data.test_fraction", "between 0 and 1", self.test_fraction)
         _require(self.unit > 0 and math.isfinite(self.unit), "data.unit", "a finite number > 0", self.unit)
         for name, least in (("mean", -math.inf), ("deviation", 0.0)):
@@ -353,7 +368,8 @@ def from_json(tree: Any) -> Config:
 # Settings that change where things are kept or how often, and no result. Which images a run is of, its record says by
 # their SHA-256; which weights it begins with, train.start_sha256.
 WITHOUT_EFFECT = (
-    "data.folder", "data.npz", "data.data_dir", "data.manual_dir", "train.save_every_seconds", "train.start",
+    "data.folder", "data.npz", "data.packed", "data.data_dir", "data.manual_dir", "train.save_every_seconds",
+    "train.start",
 )  # fmt: skip
 
 

@@ -9,13 +9,14 @@ from collections.abc import Callable
 import numpy as np
 
 from cnnjax.config import DataConfig
-from cnnjax.data import catalogue, digits, folder, npz, photos
+from cnnjax.data import catalogue, digits, folder, npz, packed, photos
 from cnnjax.data.augment import augment
 from cnnjax.data.batches import Batch, batches, epoch_order
 from cnnjax.data.dataset import Dataset, ImagesByIndex, Split, checked_dataset, fingerprint, mean_image
 from cnnjax.data.files import printable
 from cnnjax.data.randomness import Purpose, address
 from cnnjax.data.scale import Scale, scale_of
+from cnnjax.data.streaming import Step, stream
 
 __all__ = [
     "EMBEDDED",
@@ -26,6 +27,7 @@ __all__ = [
     "Purpose",
     "Scale",
     "Split",
+    "Step",
     "address",
     "augment",
     "batches",
@@ -35,6 +37,7 @@ __all__ = [
     "load",
     "mean_image",
     "scale_of",
+    "stream",
 ]
 
 _logger = logging.getLogger(__name__)
@@ -46,7 +49,7 @@ EMBEDDED: dict[str, Callable[[DataConfig], Dataset]] = {"photos": photos.load, "
 
 
 def load(config: DataConfig, progress: Progress | None = None) -> Dataset:
-    """The data set that the config names: `folder`, else `npz`, else an embedded set, else TensorFlow Datasets.
+    """The data set that the config names: `folder`, `packed` or `npz`, else an embedded set, else TensorFlow Datasets.
 
     A warning is logged, in one line, for classes without a training image: the network has an output for each.
 
@@ -70,6 +73,8 @@ def load(config: DataConfig, progress: Progress | None = None) -> Dataset:
 def _load(config: DataConfig, progress: Progress | None) -> Dataset:
     if config.folder is not None:
         return folder.load(config, progress)
+    if config.packed is not None:
+        return packed.load(config, progress)
     if config.npz is not None:
         return npz.load(config)
     if config.name in EMBEDDED:

@@ -1,7 +1,9 @@
 """Many encoded images (files or bytes) into one uint8 array a split, in a thread pool."""
 
+import contextlib
 import io
 import itertools
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -9,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
-from cnnjax.data.images import MAX_PIXELS, Fitting, Picture, fit, num_channels
+from cnnjax.data.images import MAX_PIXELS, Crop, Fitting, Picture, fit, num_channels, random_box
 from cnnjax.errors import InputError
 
 # Pixels only. Left out above all: EPS, for which Pillow starts an interpreter of PostScript.
@@ -30,7 +32,9 @@ class Encoded(NamedTuple):
     read: Callable[[], bytes]  # the file's content
 
 
-class _Decoded(NamedTuple):
+class Decoded(NamedTuple):
+    """One image as it is wanted."""
+
     name: str
     channels: int  # of the file, before it was fitted
     pixels: UInt8[np.ndarray, "height width channels"]
@@ -58,16 +62,13 @@ def decode_splits(
             different sizes (or one grey and one colour image) where the fitting does not settle it.
     """
     total, done = sum(count for count, _ in splits.values()), 0
-    first: _Decoded | None = None  # every image is compared with the first of all
+    first: Decoded | None = None  # every image is compared with the first of all
     arrays: dict[str, np.ndarray] = {}
-    # Pillow's warnings about odd metadata help nobody here; the one about size must not pass. Set around the pool,
-    # because filters are global to the process.
-    with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        _prepare_pillow()
+    with pillow_prepared(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for split, (count, images) in splits.items():
             position = 0
             for chunk in _chunks(images):
-                for decoded in pool.map(lambda image: _decode(image, fitting, source), chunk):
+                for decoded in pool.map(lambda image: decode(image, fitting, source), chunk):
                     first = first or decoded
                     _require_alike(first, decoded, fitting)
                     if split not in arrays:
@@ -80,12 +81,19 @@ def decode_splits(
     return arrays
 
 
-def _prepare_pillow() -> None:
+@contextlib.contextmanager
+def pillow_prepared() -> Iterator[None]:
+    """Pillow's warnings about odd metadata, which help nobody here, are off; the one about size is an error.
+
+    To be set around the threads that decode, because filters are global to the process.
+    """
     from PIL import Image
 
     Image.init()  # which formats this Pillow knows
-    warnings.simplefilter("ignore")
-    warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
 
 
 def _chunks(images: Iterable[Encoded]) -> Iterator[list[Encoded]]:
@@ -100,7 +108,14 @@ def _opened(encoded: Encoded) -> Picture:
     return Image.open(io.BytesIO(encoded.read()), formats=[name for name in _FORMATS if name in Image.OPEN])
 
 
-def _decode(encoded: Encoded, fitting: Fitting, source: str) -> _Decoded:
+def decode(
+    encoded: Encoded, fitting: Fitting, source: str, crop: Crop = "centre", draws: Float[np.ndarray, "4"] | None = None
+) -> Decoded:
+    """The image, fitted; in any thread, while Pillow is `pillow_prepared`. `crop` and `draws` as `fit` takes them.
+
+    Raises:
+        InputError: naming the image that cannot be decoded or has more than MAX_PIXELS pixels.
+    """
     from PIL import Image
 
     try:
@@ -109,11 +124,16 @@ def _decode(encoded: Encoded, fitting: Fitting, source: str) -> _Decoded:
             # From the header, before the memory is asked for: a file of some kilobytes can declare gigabytes of pixels.
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
-            if fitting.image_size is not None and fitting.shorter_side is None:
+            if draws is None and fitting.image_size is not None and fitting.shorter_side is None:
                 # A JPEG is decoded at a fraction of its size, but not below twice the size wanted.
                 image.draft(image.mode, (2 * fitting.image_size, 2 * fitting.image_size))
-            pixels = fit(image, fitting)
-            return _Decoded(encoded.name, channels, pixels)
+            elif draws is not None and fitting.image_size is not None:
+                # A JPEG is decoded at a fraction of its size, but what is cut not at less than the size wanted.
+                left, top, right, bottom = random_box(*image.size, fitting, crop, draws)
+                scale = fitting.image_size / min(right - left, bottom - top)
+                image.draft(image.mode, (math.ceil(scale * image.width), math.ceil(scale * image.height)))
+            pixels = fit(image, fitting, crop, draws)
+            return Decoded(encoded.name, channels, pixels)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(
             f"{source}: an image must have at most {MAX_PIXELS:,} pixels, but {encoded.name} has more"
@@ -127,7 +147,7 @@ def _decode(encoded: Encoded, fitting: Fitting, source: str) -> _Decoded:
         raise InputError(f"{source}: {encoded.name} cannot be decoded: {reason}") from error
 
 
-def _require_alike(first: _Decoded, other: _Decoded, fitting: Fitting) -> None:
+def _require_alike(first: Decoded, other: Decoded, fitting: Fitting) -> None:
     if fitting.channels is None and first.channels != other.channels:
         kind = {1: "grey", 3: "colour"}
         raise InputError(
@@ -141,15 +161,14 @@ def _require_alike(first: _Decoded, other: _Decoded, fitting: Fitting) -> None:
         )
 
 
-def _side_text(decoded: _Decoded) -> str:
+def _side_text(decoded: Decoded) -> str:
     height, width, _ = decoded.pixels.shape
     return f"{width}x{height}"
 
 
 def sizes(images: Sequence[Encoded]) -> list[tuple[int, int] | None]:
     """Width and height of each image by its header; None of one that cannot be read, of which decoding says why."""
-    with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        _prepare_pillow()
+    with pillow_prepared(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         return list(pool.map(_size, images))
 
 

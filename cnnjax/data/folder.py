@@ -18,11 +18,20 @@ from cnnjax.errors import InputError
 from cnnjax.paths import expanded
 
 
-class _Part(NamedTuple):
+class Part(NamedTuple):
     """Image files in order of class and name, with the class of each."""
 
     files: list[Path]
     labels: np.ndarray
+
+
+class Found(NamedTuple):
+    """The image files under a folder, by split."""
+
+    root: Path
+    name: str
+    class_names: tuple[str, ...]
+    parts: dict[str, Part]
 
 
 def load(config: DataConfig, progress: Callable[[str, int, int], None] | None = None) -> Dataset:
@@ -36,10 +45,8 @@ def load(config: DataConfig, progress: Callable[[str, int, int], None] | None = 
     Raises:
         InputError: naming the folder or file that is missing, empty, not an image, or unlike the others.
     """
-    root = Path(config.folder or "")
+    root, name, class_names, parts = find(config)
     try:
-        root = expanded(config.folder or "")
-        class_names, parts = _find(root, config)
         files = {
             split: [
                 (path.relative_to(root).as_posix(), sha256)
@@ -49,7 +56,6 @@ def load(config: DataConfig, progress: Callable[[str, int, int], None] | None = 
         }
     except OSError as error:
         raise InputError(f"data.folder must be readable, got {str(root)!r}: {error}") from error
-    name = root.resolve().name
     fitting = Fitting.of(config, upright=True)
 
     def decode(allocate: Allocate) -> Contents:
@@ -68,7 +74,21 @@ def _encoded(path: Path, sha256: str) -> Encoded:
     return Encoded(printable(str(path)), partial(read_regular, path, sha256))
 
 
-def _find(root: Path, config: DataConfig) -> tuple[tuple[str, ...], dict[str, _Part]]:
+def find(config: DataConfig) -> Found:
+    """The files under `config.folder`, by class and split as `load` has them; none is opened.
+
+    Raises:
+        InputError: as `load`, but for what is in the files.
+    """
+    root = Path(config.folder or "")
+    try:
+        root = expanded(config.folder or "")
+        return Found(root, root.resolve().name, *_parts(root, config))
+    except OSError as error:
+        raise InputError(f"data.folder must be readable, got {str(root)!r}: {error}") from error
+
+
+def _parts(root: Path, config: DataConfig) -> tuple[tuple[str, ...], dict[str, Part]]:
     if not root.is_dir():
         what = "is a file" if root.exists() else "does not exist"
         raise InputError(f"data.folder must be a folder of one folder a class, got {str(root)!r}, which {what}")
@@ -86,7 +106,7 @@ def _find(root: Path, config: DataConfig) -> tuple[tuple[str, ...], dict[str, _P
     indices = stratified_split(
         whole.labels, test_fraction=config.test_fraction, seed=config.split_seed, name=f"data.folder {str(root)!r}"
     )
-    parts = [_Part([whole.files[index] for index in part], whole.labels[part]) for part in indices]
+    parts = [Part([whole.files[index] for index in part], whole.labels[part]) for part in indices]
     return class_names, {"train": parts[0], "test": parts[1]}
 
 
@@ -104,7 +124,7 @@ def _class_names(folder: Path, least: int = 2) -> tuple[str, ...]:
     return names
 
 
-def _part(folder: Path, class_names: tuple[str, ...]) -> _Part:
+def _part(folder: Path, class_names: tuple[str, ...]) -> Part:
     files: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(class_names):
@@ -118,4 +138,4 @@ def _part(folder: Path, class_names: tuple[str, ...]) -> _Part:
             raise InputError(f"data.folder: a class folder must hold images only, but {str(stranger)!r} is no file")
         files += found
         labels += [label] * len(found)
-    return _Part(files, np.array(labels, np.int32))
+    return Part(files, np.array(labels, np.int32))

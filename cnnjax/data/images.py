@@ -1,9 +1,10 @@
 """One image at a time, by Pillow: from any mode and size to uint8 `[height, width, channels]`."""
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+import math
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from cnnjax.config import DataConfig
 from cnnjax.errors import InputError
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 else:
     Picture = Any  # Pillow is imported only where it is used
 
+Crop = Literal["centre", "random", "resized"]
 MAX_PIXELS = 64_000_000  # of one image
 _GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N")
 _ORIENTATION, _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 0x0112, 0x0102, 0x0106, 0x0153  # tags of EXIF and TIFF
@@ -58,10 +60,16 @@ class Fitting(NamedTuple):
         return list(self if self[3:] != Fitting()[3:] else self[:3])
 
 
-def fit(image: Picture, fitting: Fitting) -> UInt8[np.ndarray, "height width channels"]:
+def fit(
+    image: Picture, fitting: Fitting, crop: Crop = "centre", draws: Float[np.ndarray, "4"] | None = None
+) -> UInt8[np.ndarray, "height width channels"]:
     """The image in 1 or 3 channels and, if a size is asked for, as a square.
 
     16-bit grey keeps its upper 8 bits, 12-bit grey too; alpha is dropped.
+
+    Args:
+        crop, draws: where there are draws, uniform in [0, 1), the square is cut as `random_box` says; a size must be
+            asked for then.
 
     With a `shorter_side` the pixels are those of torchvision's Resize and CenterCrop of a PIL image.
 
@@ -80,9 +88,39 @@ def fit(image: Picture, fitting: Fitting) -> UInt8[np.ndarray, "height width cha
     mode = "L" if channels == 1 else "RGB"
     if image.mode != mode:
         image = image.convert(mode)
-    if fitting.image_size is not None:
+    if fitting.image_size is not None and draws is not None:
+        side, resampling = fitting.image_size, Image.Resampling[fitting.interpolation.upper()]
+        image = image.resize((side, side), resampling, box=random_box(*image.size, fitting, crop, draws))
+    elif fitting.image_size is not None:
         image = _square(image, fitting.image_size, fitting.shorter_side, fitting.interpolation)
     return np.asarray(image).reshape(image.height, image.width, channels)
+
+
+def random_box(
+    width: int, height: int, fitting: Fitting, crop: Crop, draws: Float[np.ndarray, "4"]
+) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of what is cut of an image of this size and scaled to `fitting.image_size`.
+
+    "random": a square anywhere, of the size that it has when the shorter side is `fitting.shorter_side`, a whole pixel
+    of the scaled image from the edge. "resized": 8 to 100 % of the area, sides as 3:4 to 4:3, cut down to the image.
+
+    Source: Krizhevsky et al. 2012, section 4.1 (random); Szegedy et al. 2015, section 6 (resized; torchvision tries a
+    rectangle that does not fit again).
+    """
+    if crop == "random":
+        side, short = fitting.image_size or 0, min(width, height)
+        scale = short / (fitting.shorter_side or side)
+        left, top = (
+            int(draw * (int(edge / scale + 1e-6) - side + 1)) * scale
+            for draw, edge in zip(draws[:2].tolist(), (width, height), strict=True)
+        )
+        cut_width = cut_height = side * scale
+    else:
+        area = width * height * (0.08 + 0.92 * float(draws[2]))
+        aspect = (3 / 4) ** (1 - 2 * float(draws[3]))
+        cut_width, cut_height = min(math.sqrt(area * aspect), width), min(math.sqrt(area / aspect), height)
+        left, top = float(draws[0]) * (width - cut_width), float(draws[1]) * (height - cut_height)
+    return left, top, min(left + cut_width, width), min(top + cut_height, height)
 
 
 def _orientation(image: Picture) -> Any:

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import logging
 import re
@@ -13,8 +12,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cnnjax import models, processes
-from cnnjax.atomic import check_tree, read_text, write_text
+from cnnjax import atomic, models, processes
+from cnnjax.atomic import check_tree, read_text, sealed, write_text
 from cnnjax.config import Config, differences, from_json, to_json
 from cnnjax.data.dataset import Dataset, fingerprint
 from cnnjax.data.scale import scale_of
@@ -406,24 +405,13 @@ def _record(workdir: Path, config: Config | None = None) -> dict[str, Any]:
     return next(ours, records[-1])
 
 
-def sealed(record: dict[str, Any]) -> str:
-    """As JSON, with the SHA-256 of the rest."""
-    rest = {name: value for name, value in record.items() if name != "sha256"}
-    return json.dumps(rest | {"sha256": _seal(rest)}, indent=1) + "\n"
-
-
-def _seal(record: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
-
-
 def unsealed(text: str) -> dict[str, Any] | None:
-    """The record that `sealed` made this text of; None if it did not."""
+    """The record of a run that `sealed` made this text of; None if it did not."""
+    record = atomic.unsealed(text)
     try:
-        record = json.loads(text)
-        _ = record["config"]
-        rest = {name: value for name, value in record.items() if name != "sha256"}
-        whole = record["sha256"] == _seal(rest) and re.fullmatch("[0-9a-f]{64}", record["data"]["sha256"])
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        _ = record and record["config"]
+        whole = record and re.fullmatch("[0-9a-f]{64}", record["data"]["sha256"])
+    except (KeyError, TypeError):
         return None
     return record if whole else None
 
