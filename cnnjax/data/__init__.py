@@ -16,7 +16,6 @@ from cnnjax.data.dataset import Dataset, ImagesByIndex, Split, checked_dataset, 
 from cnnjax.data.files import printable
 from cnnjax.data.randomness import Purpose, address
 from cnnjax.data.scale import Scale, scale_of
-from cnnjax.data.streaming import Step, stream
 
 __all__ = [
     "EMBEDDED",
@@ -27,7 +26,6 @@ __all__ = [
     "Purpose",
     "Scale",
     "Split",
-    "Step",
     "address",
     "augment",
     "batches",
@@ -37,7 +35,6 @@ __all__ = [
     "load",
     "mean_image",
     "scale_of",
-    "stream",
 ]
 
 _logger = logging.getLogger(__name__)

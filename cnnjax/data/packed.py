@@ -7,13 +7,11 @@ file name, as those of the folder itself; in the shards they are mixed by a seed
 """
 
 import hashlib
-import itertools
 import json
 import math
 import struct
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +27,7 @@ from cnnjax.data.decoding import Allocate, Encoded, decode
 from cnnjax.data.files import file_sha256, open_regular, read_regular
 from cnnjax.data.images import Crop, Fitting, fit
 from cnnjax.data.memory import require_memory
+from cnnjax.data.reading import in_threads
 from cnnjax.data.shards import Shards
 from cnnjax.data.splits import random_state
 from cnnjax.errors import InputError
@@ -41,7 +40,7 @@ HEADER = struct.Struct("<II")  # index in the list of files, label
 ENDS = 4096  # bytes at each end of a shard by which it is known again without reading it whole
 NUM_DRAWS = 4  # as `images.random_box` takes them
 IN_MEMORY = 2 << 30  # bytes of decoded images; a larger set is read by index
-_BLOCK = 64  # images
+_TOLD = 256  # images between two reports of progress
 _MOST_DESCRIBED = 1 << 28
 
 Progress = Callable[[str, int, int], None]  # (description, done, total)
@@ -97,23 +96,15 @@ def _decoded(
     found: Packed, images: dict[str, "PackedImages"], progress: Progress | None, allocate: Allocate
 ) -> Contents:
     total, done = sum(len(part) for part in images.values()), 0
-    with ThreadPoolExecutor() as pool:
-        for split, part in images.items():
-            array = allocate(split, part.shape)
-            rows = [np.arange(start, min(start + _BLOCK, len(part))) for start in range(0, len(part), _BLOCK)]
-            for group in _groups(rows, 16):
-                for of_block, pixels in zip(group, pool.map(part.read, group), strict=True):
-                    array[of_block] = pixels
-                    done += len(of_block)
-                if progress:
-                    progress(f"read {found.record['name']}", done, total)
+    for split, part in images.items():
+        array = allocate(split, part.shape)
+        for start in range(0, len(part), _TOLD):
+            rows = slice(start, start + _TOLD)
+            array[rows] = part[rows]
+            if progress:
+                progress(f"read {found.record['name']}", done + min(start + _TOLD, len(part)), total)
+        done += len(part)
     return Contents(tuple(found.record["class_names"]), dict(found.labels))
-
-
-def _groups(things: list[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
-    iterator = iter(things)
-    while group := list(itertools.islice(iterator, size)):
-        yield group
 
 
 def read(text: str) -> Packed:
@@ -230,6 +221,11 @@ class PackedImages(ImagesByIndex):
     def read(
         self, rows: Int[np.ndarray, " k"], draws: Float[np.ndarray, "k num_draws"] | None = None
     ) -> UInt8[np.ndarray, "k height width channels"]:
+        return in_threads(self._read, rows, draws, self.shape[1:])
+
+    def _read(
+        self, rows: Int[np.ndarray, " k"], draws: Float[np.ndarray, "k num_draws"] | None
+    ) -> UInt8[np.ndarray, "k height width channels"]:
         images = np.empty((len(rows), *self.shape[1:]), np.uint8)
         records = self._shards.read(self._positions[rows])
         for place, (row, content) in enumerate(zip(rows.tolist(), records, strict=True)):
@@ -325,9 +321,6 @@ def kept_mean(images: ImagesByIndex, data_dir: str) -> Float32[np.ndarray, "heig
 def mean_of(images: ImagesByIndex) -> Float32[np.ndarray, "height width channels"]:
     """The mean image, exact before it is rounded; reads every image."""
     total = np.zeros(images.shape[1:], np.uint64)
-    starts = [range(start, min(start + _BLOCK, len(images))) for start in range(0, len(images), _BLOCK)]
-    with ThreadPoolExecutor() as pool:
-        for group in _groups([np.array(block) for block in starts], 16):
-            for sums in pool.map(lambda rows: images.read(rows).sum(axis=0, dtype=np.uint32), group):
-                total += sums
+    for start in range(0, len(images), _TOLD):
+        total += images[start : start + _TOLD].sum(axis=0, dtype=np.uint32)  # 256 * 255 < 2^32
     return (total / len(images)).astype(np.float32)
