@@ -89,7 +89,7 @@ def _end_well(main: Callable[[Any, "Progress"], Any], read: Callable[[], Any]) -
                 with compiled_programs_kept(progress.say):
                     main(told, progress)
     except (InputError, OSError, MemoryError, RuntimeError) as error:
-        processes.await_name_of_lost(error)
+        processes.end_with_others(error)
         text = str(error) or ("no memory is left" if isinstance(error, MemoryError) else type(error).__name__)
         if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in text:  # JAX has no type for a full memory
             raise

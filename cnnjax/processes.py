@@ -12,6 +12,7 @@ import os
 import re
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
@@ -65,6 +66,8 @@ def joined(together: Together) -> Iterator[None]:
     if not together.distributed:
         yield
         return
+    # On CPUs two programs that run at once would mix up what they send.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     try:
         jax.distributed.initialize(
             together.coordinator,
@@ -94,12 +97,21 @@ def leave(status: int) -> NoReturn:
     os._exit(status)
 
 
-def await_name_of_lost(error: Exception) -> None:
-    """Where the error is that another process is gone: says so, and waits until JAX, which ends this one, names it."""
-    if jax.process_count() > 1 and not isinstance(error, InputError):
-        sys.stderr.write(f"error: the processes can no longer reach each other: {' '.join(str(error).split())[:300]}\n")
-        sys.stderr.flush()
-        time.sleep(SECONDS_OF_SILENCE + 15)
+def end_with_others(error: Exception) -> None:
+    """Of several processes: where others are gone, says so and waits until JAX, which then ends this one, names them.
+
+    Any other error that is none of the user's ends this process at once, with its traceback: at the usual end it would
+    wait for the others.
+    """
+    if jax.process_count() == 1 or isinstance(error, InputError):
+        return
+    if not re.search("gloo|nccl|unavailable|coordination|heartbeat|connection", str(error), re.IGNORECASE):
+        traceback.print_exception(error)
+        leave(1)
+    sys.stderr.write(f"error: the processes no longer reach each other: {' '.join(str(error).split())[:300]}\n")
+    sys.stderr.flush()
+    time.sleep(SECONDS_OF_SILENCE + 15)
+    leave(2)
 
 
 def is_first() -> bool:

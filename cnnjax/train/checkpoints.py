@@ -84,7 +84,7 @@ def write(folder: Path, temporary: Path, state: Any, texts: Mapping[str, str], k
 
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
-    with _said_once(), contextlib.closing(ocp.Checkpointer(ocp.StandardCheckpointHandler())) as checkpointer:
+    with _said_once(), contextlib.closing(_checkpointer()) as checkpointer:
         checkpointer.save((temporary / "state").absolute(), args=ocp.args.StandardSave(state))  # pyright: ignore[reportCallIssue]
     for name, text in texts.items():
         (temporary / name).write_text(text)
@@ -100,6 +100,18 @@ def write(folder: Path, temporary: Path, state: Any, texts: Mapping[str, str], k
     sync_tree(temporary)
     temporary.rename(folder)
     sync(folder.parent)
+
+
+def _checkpointer() -> Any:
+    """Orbax's, of this process alone: among several it would else wait for the others, which write nothing."""
+    import orbax.checkpoint as ocp
+
+    here = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"process{here}"
+    )
+    alone = alone if jax.process_count() > 1 else ocp.options.MultiprocessingOptions()
+    return ocp.Checkpointer(ocp.StandardCheckpointHandler(multiprocessing_options=alone), multiprocessing_options=alone)
 
 
 @contextlib.contextmanager
@@ -253,11 +265,7 @@ def read(folder: Path, like: Any, misfit: Misfit = of_any_run) -> Kept:
         state = failed = None
         try:
             # Of an interruption, too, Orbax makes an Exception.
-            with (
-                held(),
-                _said_once(),
-                contextlib.closing(ocp.Checkpointer(ocp.StandardCheckpointHandler())) as checkpointer,
-            ):
+            with held(), _said_once(), contextlib.closing(_checkpointer()) as checkpointer:
                 state = checkpointer.restore((folder / "state").absolute(), args=ocp.args.StandardRestore(abstract))  # pyright: ignore[reportCallIssue]
         except Exception as error:  # Orbax raises many kinds
             failed = error

@@ -43,7 +43,7 @@ def memory_left() -> int | None:
 
     None where the system does not say, as on macOS.
     """
-    statistics = jax.devices()[0].memory_stats() or {}
+    statistics = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in statistics:
         return statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)
     return min((*_of_machine(), *_of_container(), *_of_process()), default=None)
