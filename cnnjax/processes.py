@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import socket
 import sys
 import time
 import traceback
@@ -66,6 +67,8 @@ def joined(together: Together) -> Iterator[None]:
     if not together.distributed:
         yield
         return
+    if together.coordinator is not None and together.process_id != 0:
+        _await(together.coordinator)  # JAX, which finds none, ends the process without a word of where it looked
     # On CPUs two programs that run at once would mix up what they send.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     try:
@@ -77,16 +80,27 @@ def joined(together: Together) -> Iterator[None]:
             heartbeat_timeout_seconds=SECONDS_OF_SILENCE,
         )
     except (RuntimeError, ValueError) as error:
-        where = together.coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
-        if where is None:
-            raise InputError(
-                f"--distributed must be within SLURM, Open MPI, a TPU or Kubernetes, or be told --coordinator, "
-                f"--num-processes and --process-id: {error}"
-            ) from None
-        rule = f"must answer, with all processes, within {SECONDS_TO_MEET} s"
-        raise InputError(f"--coordinator {where} {rule}: {error}") from None
+        raise InputError(
+            "--distributed must be within SLURM, Open MPI, a TPU or Kubernetes, where all processes meet within "
+            f"{SECONDS_TO_MEET} s, or be told --coordinator, --num-processes and --process-id: {error}"
+        ) from None
     yield
     jax.distributed.shutdown()  # waits for all; where one has failed the others are not waited for
+
+
+def _await(coordinator: str) -> None:
+    """Returns when somebody listens there; raises InputError where nobody does."""
+    host, _, port = coordinator.rpartition(":")
+    limit = time.monotonic() + SECONDS_TO_MEET
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+            return
+        except OSError as error:
+            if time.monotonic() > limit:
+                rule = f"must answer within {SECONDS_TO_MEET} s"
+                raise InputError(f"--coordinator {coordinator} {rule}: {error}") from None
+            time.sleep(0.5)
 
 
 def leave(status: int) -> NoReturn:
