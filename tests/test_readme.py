@@ -4,10 +4,12 @@ import dataclasses
 import importlib
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from flax import nnx
 
 from cnnjax import cli
@@ -40,6 +42,21 @@ def parsed(name: str, arguments: list[str]):
         axes, arguments = SCRIPTS["sweep"].take_axes(arguments)
         assert axes
     return cli.parse(arguments, options)
+
+
+def test_the_examples_of_clusters_are_read_by_their_script():
+    slurm, jobset = ROOT / "examples" / "train.slurm", ROOT / "examples" / "jobset.yaml"
+    subprocess.run(["bash", "-n", slurm], check=True)
+    command = slurm.read_text().partition("srun python -m experiments.train ")[2]
+    (job,) = yaml.safe_load(jobset.read_text())["spec"]["replicatedJobs"]
+    spec = job["template"]["spec"]
+    (container,) = spec["template"]["spec"]["containers"]
+    assert spec["completionMode"] == "Indexed" and container["command"][:3] == ["python", "-m", "experiments.train"]
+    for words in (shlex.split(command.replace("\\\n", " ")), container["command"][3:]):
+        told = parsed("train", words)
+        assert told.options.distributed and told.options.coordinator is None
+        # On two nodes of eight devices each.
+        assert told.config.train.batch_size % 16 == 0 and told.config.data.packed
 
 
 @pytest.mark.parametrize("command", commands())
