@@ -18,7 +18,7 @@ import numpy as np
 from cnnjax import cli, models, ops
 from cnnjax.cli import Progress
 from cnnjax.config import check_seed
-from cnnjax.data import Purpose, address
+from cnnjax.data import Purpose, Split, address
 from cnnjax.errors import InputError
 from cnnjax.figures import attribution as figure
 from cnnjax.figures import files
@@ -31,10 +31,10 @@ from cnnjax.visualize.attribution import (
     similarity,
     smooth_grad,
 )
+from cnnjax.visualize.evolution import in_groups
 from experiments.looking import Parts, RunOptions, Trained, open_run, require_at_most, studying
 
 COLOURED = ("guided backpropagation", "deconvnet")  # drawn as they are, signed; their shapes are the point
-BATCH = 32  # images at a time; no result depends on it
 
 Maps = Callable[[Any, Any, Any, Any], jax.Array]  # (variables, images, classes, keys) -> maps
 
@@ -71,9 +71,9 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
     with studying(trained, "attribution", settings, progress) as parts:
         explained = classes(trained, chosen, options)
         maps = {
-            name: parts.get(slug(name), lambda name=name: {"maps": computed(trained, methods[name], chosen, options)})[
-                "maps"
-            ]
+            name: parts.get(
+                slug(name), lambda name=name: {"maps": computed(trained, methods[name], chosen, explained, options)}
+            )["maps"]
             for name in progress.over("attributing", list(methods))
         }
         names = trained.class_names
@@ -103,20 +103,11 @@ def sanity(trained: Trained, methods: dict[str, Maps], options: Options, parts: 
     key = address(options.seed, Purpose.STUDY, 1)
     fresh = trained.network.init(key, np.zeros((1, *trained.dataset.image_shape), np.float32))
     every = randomized_from_the_top(trained.variables["params"], fresh["params"], list(groups.values()))
+    explained = classes(trained, chosen, options)
 
     def compared(name: str) -> dict[str, Any]:
-        stages = [
-            brightness(
-                computed(
-                    trained._replace(variables={**trained.variables, "params": params}),
-                    methods[name],
-                    chosen,
-                    options,
-                    classes(trained, chosen, options),
-                )
-            )
-            for params in every
-        ]
+        networks = (trained._replace(variables={**trained.variables, "params": params}) for params in every)
+        stages = [brightness(computed(network, methods[name], chosen, explained, options)) for network in networks]
         found = [similarity(stage, stages[0]) for stage in stages]
         return {"rank": np.stack([one.rank for one in found]), "structure": np.stack([one.structure for one in found])}
 
@@ -188,24 +179,19 @@ def classes(trained: Trained, chosen: np.ndarray, options: Options) -> np.ndarra
     """The class of each image that is explained."""
     if options.explain == "label":
         return trained.targets(trained.dataset.test)[chosen]
-    logits = trained.network.apply(trained.variables, trained.preprocess(trained.dataset.test.images[chosen]))[0]
-    return np.asarray(logits.argmax(axis=1))
+    test = trained.dataset.test
+    return trained.answers(Split(test.images[chosen], test.labels[chosen]))
 
 
-def computed(
-    trained: Trained, method: Maps, chosen: np.ndarray, options: Options, explained: np.ndarray | None = None
-) -> np.ndarray:
-    """The maps of the chosen images, a batch at a time; of `explained` where the class is not this network's own."""
-    explained = classes(trained, chosen, options) if explained is None else explained
+def computed(trained: Trained, method: Maps, chosen: np.ndarray, explained: np.ndarray, options: Options) -> np.ndarray:
+    """The maps of the chosen images for these classes, a group of images at a time."""
     keys = jax.vmap(lambda index: address(options.seed, Purpose.STUDY, 0, index))(chosen)
-    return np.concatenate(
-        [
-            np.asarray(
-                method(trained.variables, trained.dataset.test.images[chosen[part]], explained[part], keys[part])
-            )
-            for part in (slice(start, start + BATCH) for start in range(0, len(chosen), BATCH))
-        ]
-    )
+    images = trained.dataset.test.images
+    maps = [
+        np.asarray(method(trained.variables, images[chosen[rows]], explained[rows], keys[rows]))
+        for rows in in_groups(len(chosen), trained.group)
+    ]
+    return np.concatenate(maps)[: len(chosen)]
 
 
 def brightness(maps: np.ndarray) -> np.ndarray:

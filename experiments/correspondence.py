@@ -104,7 +104,7 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
         maps = trained._replace(variables=variables).feature_maps(trained.preprocess(images))
         return [maps[layer] for layer in layers]
 
-    look = make_look(outputs, background)
+    look = make_look(outputs, background, group=trained.group)
     elsewhere = dict.fromkeys(("run", "epoch", "data", "boxes"))
     settings = dataclasses.asdict(options) | elsewhere | {"regions": _all_of(regions)}
     with studying(trained, "correspondence", settings, progress) as parts:
@@ -117,7 +117,7 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
 
             def measured(which: np.ndarray = which, every: np.ndarray = every, generator: Any = generator):
                 signs = [look(trained.variables, regions.images[i], of) for i, of in zip(which, every, strict=True)]
-                of_layers = [np.stack(of_layer) for of_layer in zip(*jax.device_get(signs), strict=True)]
+                of_layers = [np.stack(of_layer) for of_layer in zip(*signs, strict=True)]
                 return measure(of_layers, regions.groups[which], options, generator)
 
             found[part] = parts.get(f"part-{number}", measured)

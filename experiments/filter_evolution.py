@@ -29,7 +29,14 @@ from cnnjax.train import weight_files
 from cnnjax.train.lock import locked
 from cnnjax.train.step import make_preprocess
 from cnnjax.visualize.convergence import Convergence, convergence
-from cnnjax.visualize.evolution import GROUP, Evolution, choose_maps, make_look, strongest_activations, tile_evolution
+from cnnjax.visualize.evolution import (
+    Evolution,
+    choose_maps,
+    group_size,
+    make_look,
+    strongest_activations,
+    tile_evolution,
+)
 from experiments import train
 
 
@@ -113,7 +120,7 @@ def main(arguments: Arguments, progress: Progress) -> None:
     settings.check()
     seen = (trained if options.network is None else given)(arguments, progress)
     dataset, variables, shown = seen.dataset, seen.variables, seen.shown()
-    layers, epochs = tuple(shown), tuple(seen.variables)
+    layers, epochs, group = tuple(shown), tuple(seen.variables), group_size(seen.rows)
 
     def feature_maps(variables, images):
         _, maps = seen.network.apply(variables, images)
@@ -122,15 +129,16 @@ def main(arguments: Arguments, progress: Progress) -> None:
     look = make_look(feature_maps, seen.preprocess)
     strongest = {}
     for epoch in progress.over("looking for the strongest", epochs):
-        found = strongest_activations(look, variables[epoch], batches(dataset.train, GROUP))
+        found = strongest_activations(look, variables[epoch], batches(dataset.train, group), group=group)
         strongest[epoch] = {layer: of_layer.at_rank(0) for layer, of_layer in found.items()}
     evolutions = {}
     for layer in progress.over("projecting", layers):
         chosen = choose_maps(strongest[epochs[-1]][layer], options.maps, options.maps_seed)
         of_layer = {epoch: strongest[epoch][layer] for epoch in epochs}
         evolutions[layer] = tile_evolution(
-            feature_maps, layer, variables, of_layer, chosen, dataset.train.images, seen.preprocess, shown[layer].fields
-        )
+            feature_maps, layer, variables, of_layer, chosen, dataset.train.images, seen.preprocess,
+            shown[layer].fields, group=group,
+        )  # fmt: skip
     kernels = {
         layer: [models.kernels_of(of_epoch, row) for of_epoch in variables.values()] for layer, row in shown.items()
     }

@@ -75,7 +75,7 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
         maps = trained._replace(variables=variables).feature_maps(trained.preprocess(images))
         return maps[layers[0]], maps[layers[1]], maps[trained.logits]
 
-    respond = make_respond(outputs, background, options.interpolation)
+    respond = make_respond(outputs, background, options.interpolation, group=trained.group)
 
     def responses(indices: Sequence[int]) -> dict[str, np.ndarray]:
         """Arrays named TRANSFORMATION/FIELD, the images first."""
@@ -83,7 +83,7 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
         for place, index in enumerate(indices):
             other = indices[(place + 1) % len(indices)]
             found.append(respond(trained.variables, *_pair(split, index, other), split.labels[index], values))
-        whole: dict[str, Response] = jax.tree.map(lambda *parts: np.stack(parts), *jax.device_get(found))
+        whole: dict[str, Response] = jax.tree.map(lambda *parts: np.stack(parts), *found)
         return {f"{name}/{field}": part for name, of in whole.items() for field, part in of._asdict().items()}
 
     settings = {**dataclasses.asdict(options), "run": None, "epoch": None, "data": None, "images": images}

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Int32
 
 import cnnjax
 from cnnjax import models, ops
@@ -28,7 +29,7 @@ from cnnjax.train import run, weight_files
 from cnnjax.train.lock import locked
 from cnnjax.train.step import Preprocess, make_preprocess
 from cnnjax.visualize.activations import Activations, tile_activations
-from cnnjax.visualize.evolution import GROUP, FeatureMaps, Strongest, make_look, strongest_activations
+from cnnjax.visualize.evolution import FeatureMaps, Strongest, group_size, make_look, strongest_activations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,9 +117,18 @@ class Trained(NamedTuple):
         """
         if self.class_names == self.dataset.class_names:
             return split.labels
+        return self.answers(split)
+
+    def answers(self, split: Split) -> Int32[np.ndarray, " images"]:
+        """The class that the network finds most probable for each image."""
         logits = ops.jit(lambda variables, images: self.network.apply(variables, self.preprocess(images))[0])
-        answers = [np.argmax(logits(self.variables, batch.images), axis=1) for batch in batches(split, GROUP)]
+        answers = [np.argmax(logits(self.variables, batch.images), axis=1) for batch in batches(split, self.group)]
         return np.concatenate(answers)[: len(split)].astype(np.int32)
+
+    @property
+    def group(self) -> int:
+        """Images at a time, so that their feature maps fit."""
+        return group_size(self.layers.values())
 
     @property
     def figures(self) -> Path:
@@ -277,9 +287,9 @@ def strongest_of(
 ) -> dict[str, Strongest]:
     """The strongest activations of every map of the layers over all images of the split, in one pass."""
     look = make_look(maps_of(trained, layers), trained.preprocess, count)
-    groups = range(0, len(split), GROUP)
-    told = (batch for batch, _ in zip(batches(split, GROUP), progress.over("looking", groups), strict=True))
-    return strongest_activations(look, trained.variables, told)
+    groups = range(0, len(split), trained.group)
+    told = (batch for batch, _ in zip(batches(split, trained.group), progress.over("looking", groups), strict=True))
+    return strongest_activations(look, trained.variables, told, group=trained.group)
 
 
 def tiles_of(
@@ -288,7 +298,7 @@ def tiles_of(
     """The projections of these activations of the chosen maps, and the patches of the images of the split."""
     return tile_activations(
         maps_of(trained, (layer,)), layer, trained.variables, strongest, maps, split.images, trained.preprocess,
-        trained.layers[layer].fields,
+        trained.layers[layer].fields, group=trained.group,
     )  # fmt: skip
 
 
@@ -392,7 +402,7 @@ def _plain(value: Any) -> Any:
     """As what JSON can hold; an array by its type, its shape and the SHA-256 of its bytes."""
     if isinstance(value, np.ndarray | np.generic | jax.Array):
         array = np.ascontiguousarray(value)
-        return [array.dtype.str, array.shape, hashlib.sha256(array.tobytes()).hexdigest()]
+        return [array.dtype.str, np.shape(value), hashlib.sha256(array.reshape(-1).view(np.uint8)).hexdigest()]
     if isinstance(value, Mapping):
         return {str(key): _plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):

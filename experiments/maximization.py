@@ -23,10 +23,9 @@ from cnnjax.errors import InputError
 from cnnjax.figures import files
 from cnnjax.figures import maximization as figure
 from cnnjax.tracing.relus import feature_maps_of
+from cnnjax.visualize.evolution import in_groups
 from cnnjax.visualize.maximization import colour_directions, maximize
 from experiments.looking import RunOptions, Trained, open_run, require_at_most, studying
-
-BATCH = 100  # training images at a time; no result depends on it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,20 +93,23 @@ def excited(trained: Trained, layer: str, options: Options) -> dict[str, Any]:
     """
     relu, number = trained.layers[layer].relu, list(trained.layers).index(layer)
 
-    def middles(images: jax.Array) -> jax.Array:
+    def middles(variables: Any, images: jax.Array) -> jax.Array:
         """Of every map, the unit in the middle, before the ReLU, if any."""
         if relu is None:
-            outputs = trained.feature_maps(images)[layer]
+            outputs = trained._replace(variables=variables).feature_maps(images)[layer]
         else:
-            logits = functools.partial(trained.network.apply, trained.variables)
+            logits = functools.partial(trained.network.apply, variables)
             outputs = feature_maps_of(lambda x: logits(x)[0], before=True)(images)[1][relu]
         return outputs[:, outputs.shape[1] // 2, outputs.shape[2] // 2] if outputs.ndim == 4 else outputs
 
     split, scale = trained.dataset.train, scale_of(trained.config.data, trained.dataset)
-    images = trained.preprocess(split.images[: options.images])
-    colours = colour_directions(np.asarray(images))
-    look = ops.jit(middles)
-    found = np.concatenate([look(images[start : start + BATCH]) for start in range(0, len(images), BATCH)])
+    pixels, most = split.images[: options.images], trained.group
+    colours = colour_directions(
+        np.asarray(trained.preprocess(pixels[start : start + most])) for start in range(0, len(pixels), most)
+    )
+    look = ops.jit(lambda variables, images: middles(variables, trained.preprocess(images)))
+    groups = in_groups(len(pixels), most)
+    found = np.concatenate([look(trained.variables, pixels[rows]) for rows in groups])[: len(pixels)]
     best = found.max(axis=0)
     alive = np.flatnonzero(best > 0) if layer != trained.logits else np.arange(len(best))
     units = alive[: options.units]
@@ -115,21 +117,25 @@ def excited(trained: Trained, layer: str, options: Options) -> dict[str, Any]:
         return {"units": units}
 
     rows, columns = seen(trained, layer)
-    patches = np.asarray(images)[found[:, units].argmax(axis=0), rows, columns]
-    shape, contrast = patches.shape[1:], options.contrast * np.sqrt(np.mean(patches**2, axis=(1, 2, 3)))
+    shape = (rows.stop - rows.start, columns.stop - columns.start, pixels.shape[-1])
 
-    def climb(keys, units):
+    def climb(variables, keys, units, contrast):
         def objective(patches):
-            whole = jnp.zeros((len(units), *images.shape[1:])).at[:, rows, columns].set(patches)
-            return middles(whole)[jnp.arange(len(units)), units]
+            whole = jnp.zeros((len(units), *pixels.shape[1:])).at[:, rows, columns].set(patches)
+            return middles(variables, whole)[jnp.arange(len(units)), units]
 
         search = {"steps": options.steps, "rate": options.rate, "decay": options.decay, "colours": colours}
         return maximize(objective, keys, shape, rms=contrast, jitter=min(options.jitter, min(shape[:2]) // 8), **search)
 
-    keys = jax.vmap(lambda unit: address(options.seed, Purpose.STUDY, 2, number, unit))(units)
-    result = ops.jit(climb)(keys, units)
-    grey_levels = np.asarray(result.images) * scale.deviation + scale.mean[rows, columns]
-    return {"units": units, "images": grey_levels, "values": result.values, "best": best[units]}
+    compiled, maxima = ops.jit(climb), []
+    for some in in_groups(len(units), most):
+        patches = np.asarray(trained.preprocess(pixels[found[:, units[some]].argmax(axis=0)]))[:, rows, columns]
+        contrast = options.contrast * np.sqrt(np.mean(patches**2, axis=(1, 2, 3)))
+        keys = jax.vmap(lambda unit: address(options.seed, Purpose.STUDY, 2, number, unit))(units[some])
+        maxima.append(compiled(trained.variables, keys, units[some], contrast)[:2])
+    images, values = (np.concatenate(parts)[: len(units)] for parts in zip(*maxima, strict=True))
+    grey_levels = images * scale.deviation + scale.mean[rows, columns]
+    return {"units": units, "images": grey_levels, "values": values, "best": best[units]}
 
 
 def chosen_layers(trained: Trained, options: Options) -> tuple[str, ...]:

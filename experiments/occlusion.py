@@ -67,6 +67,7 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
         trained, "occlusion", {**settings._asdict(), "others": options.others, "tested": options.tested}, progress
     ) as parts:
         square = {"side": settings.side, "grey": settings.grey}
+        in_groups = square | {"group": trained.group}
 
         def feature_maps(variables, images):
             return trained._replace(variables=variables).feature_maps(images)
@@ -75,7 +76,7 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
 
         def compare() -> dict[str, Any]:
             images, classes = test.images[: options.tested], labels[: options.tested]
-            centre, corners, whole = falls(respond, trained.variables, images, classes, **square)
+            centre, corners, whole = falls(respond, trained.variables, images, classes, **in_groups)
             return {"centre": centre, "corners": corners, "whole": whole, "labels": classes}
 
         compared = parts.get("compared", compare)
@@ -93,7 +94,7 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
         for number in progress.over("covering", options.images or chosen_images(key, compared, options.random_images)):
 
             def cover(number=number) -> dict[str, Any]:
-                seen = occlusion(respond, trained.variables, test.images[number], step=settings.step, **square)
+                seen = occlusion(respond, trained.variables, test.images[number], step=settings.step, **in_groups)
                 watched = int(np.argmax(seen.whole.activity))
                 return {
                     "tops": seen.tops,
@@ -151,7 +152,7 @@ def projections(
     images = np.concatenate([own, trained.dataset.train.images[found.image[:, watched]]])
     units = np.concatenate([place[None], found.unit[:, watched]])
     every, maps, fields = np.arange(len(images)), np.full(len(images), watched), trained.layers[layer].fields
-    return tile_units(projector, trained.variables, images, every, units, maps, fields)[0]
+    return tile_units(projector, trained.variables, images, every, units, maps, fields, group=trained.group)[0]
 
 
 def chosen_images(key: Any, compared: dict[str, np.ndarray], count: int) -> list[int]:

@@ -21,7 +21,6 @@ from cnnjax.figures import probes as probes_figure
 from cnnjax.visualize.probes import Classifier, Pooling, layer_features, make_features, prepared, probe
 from experiments.looking import RunOptions, Trained, open_run, require_at_most, studying
 
-BATCH = 64  # images a forward pass; no result depends on it
 PIXELS = "pixels"  # the network's input, as layer 0
 
 # Accuracy, %, on Caltech-101 (30 images a class) and Caltech-256 (60), by layer.
@@ -119,8 +118,8 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
         """[layers, classifiers, counts] of one fold."""
         split = trained.dataset.train
         shown = Split(split.images[rows.ravel()], split.labels[rows.ravel()])
-        of_train = layer_features(features, network.variables, batches(shown, BATCH))
-        of_test = layer_features(features, network.variables, batches(test, BATCH))
+        of_train = layer_features(features, network.variables, batches(shown, trained.group))
+        of_test = layer_features(features, network.variables, batches(test, trained.group))
 
         def accuracy(layer: str, count: int) -> list[float]:
             train = of_train[layer].reshape(*rows.shape, -1)[:, :count]

@@ -27,7 +27,7 @@ from cnnjax.train.optimizers import scaled_at_first
 from cnnjax.train.step import initial_state, make_order, make_train_chunk
 from cnnjax.visualize.probes import class_accuracy, layer_features, make_features, prepared, probe
 from experiments.looking import NetworkOptions, Place, Trained, open_network, require_at_most, studying
-from experiments.probes import BATCH, check_draws, draw_fold
+from experiments.probes import check_draws, draw_fold
 
 # Accuracy, %, of the same network by images of each class: from scratch, and pre-trained on ImageNet and frozen.
 PAPER = {
@@ -96,7 +96,7 @@ def frozen_accuracy(trained: Trained, train: Split, classes: int, test: Split, s
 
     features = make_features(feature_maps, trained.preprocess, most=1 << 30)
     of_train, of_test = (
-        layer_features(features, trained.variables, batches(split, BATCH))[layer] for split in (train, test)
+        layer_features(features, trained.variables, batches(split, trained.group))[layer] for split in (train, test)
     )
     seen, unseen = prepared(of_train.reshape(classes, -1, of_train.shape[-1]), of_test, standardize=True)
     return probe(seen, unseen, test.labels, classifier="softmax", strengths=strengths)
@@ -130,7 +130,7 @@ def make_training(trained: Trained, options: Options, count: int, classes: int) 
         if int(state.step) < steps:  # it stands still where its loss is not finite
             raise InputError(f"--hyper.learning-rate must be lower: with {rate} step {state.step} is not finite")
         variables = {"params": state.params, "batch_stats": state.batch_stats}
-        predicted = [np.argmax(logits(variables, batch.images), axis=1) for batch in batches(test, BATCH)]
+        predicted = [np.argmax(logits(variables, batch.images), axis=1) for batch in batches(test, trained.group)]
         return class_accuracy(np.concatenate(predicted)[: len(test)], test.labels)
 
     return accuracy

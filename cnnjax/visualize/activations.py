@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from cnnjax.visualize.evolution import FeatureMaps, Fields, Strongest, make_projector, tile_units
+from cnnjax.visualize.evolution import GROUP, FeatureMaps, Fields, Strongest, make_projector, tile_units
 
 
 class Activations(NamedTuple):
@@ -33,6 +33,8 @@ def tile_activations(
     images: Any,
     preprocess: Callable[[Any], Array],
     fields: Fields,
+    *,
+    group: int = GROUP,
 ) -> Activations:
     """The projections of the strongest activations of the chosen maps, each beside the patch of its image.
 
@@ -41,6 +43,7 @@ def tile_activations(
         images: the data set, an array or what gives arrays for rows as one does; only those that are among the
             strongest are read.
         fields: of the layer's units.
+        group: projections at a time, at most.
     """
     maps = np.asarray(maps)
     value, image, unit = (np.swapaxes(part[:, maps], 0, 1) for part in strongest)
@@ -53,6 +56,7 @@ def tile_activations(
         unit.reshape(image.size, -1),
         np.repeat(maps, count),
         fields,
+        group=group,
     )
     blocks = (len(maps), count, *projections.shape[1:])
     return Activations(maps, value, image, unit, projections.reshape(blocks), patches.reshape(blocks))

@@ -15,12 +15,14 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Int8, Real
 
 from cnnjax import ops
+from cnnjax.visualize.evolution import GROUP, in_groups
 
 Zeros = Literal["symbol", "half", "negative", "drop"]
 # A change below this share of the layer's largest activation is taken as rounding, whose sign has no meaning. On a CPU
 # an untouched feature is the same to the bit wherever its image stands in a batch; no other backend promises that.
 ROUNDING = 1e-6
 _CHUNK = 1000  # designations at a time
+_FEATURES = 4096  # at a time: as float32 they are four times as large
 
 
 def cover(
@@ -50,13 +52,14 @@ def change_signs(
 def make_look(
     outputs: Callable[[Any, Float[Array, "batch height width channels"]], Sequence[Array]],
     background: Float[np.ndarray, "height width channels"],
-) -> Callable[..., tuple[Int8[Array, "boxes features"], ...]]:
-    """Returns the compiled (variables, image, boxes) -> signs of the changes, an array a layer.
-
-    The image, in grey levels, and all its covered versions are one batch.
+    *,
+    group: int = GROUP,
+) -> Callable[..., tuple[Int8[np.ndarray, "boxes features"], ...]]:
+    """Returns the function (variables, image, boxes) -> signs of the changes, an array a layer.
 
     Args:
         outputs: (variables, images in grey levels) -> features of each layer.
+        group: images in a forward pass, which is compiled once: the image and covered versions of it; two at the least.
     """
 
     def look(variables: Any, image: Real[Array, "height width channels"], boxes: Int[Array, "boxes 4"]):
@@ -64,7 +67,15 @@ def make_look(
         layers = outputs(variables, jnp.concatenate([image[None], cover(image, boxes, background)]))
         return tuple(change_signs(layer[0], layer[1:]) for layer in layers)
 
-    return ops.jit(look)
+    compiled = ops.jit(look)
+
+    def signs(variables: Any, image: Any, boxes: Any) -> tuple[np.ndarray, ...]:
+        of_groups = [
+            jax.device_get(compiled(variables, image, boxes[rows])) for rows in in_groups(len(boxes), max(1, group - 1))
+        ]
+        return tuple(np.concatenate(parts)[: len(boxes)] for parts in zip(*of_groups, strict=True))
+
+    return signs
 
 
 def hamming(
@@ -80,8 +91,13 @@ def hamming(
     positive, none = signs > 0, signs == 0
     negative = signs < 0
 
-    def count(a: np.ndarray, b: np.ndarray) -> np.ndarray:  # of features that are in a and in b; exact up to 2^24
-        return (a.astype(np.float32) @ b.astype(np.float32).T).astype(np.float64)
+    def count(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """Features that are in a and in b; exact."""
+        total = np.zeros((len(a), len(b)))
+        for start in range(0, a.shape[1], _FEATURES):
+            some, others = (of[:, start : start + _FEATURES].astype(np.float32) for of in (a, b))
+            total += some @ others.T
+        return total
 
     features = signs.shape[1]
     opposite = count(positive, negative) + count(negative, positive)

@@ -5,6 +5,7 @@ and that one activation projected to the pixels with that epoch's weights and it
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,9 +16,11 @@ from jaxtyping import Array, Float, Int
 
 from cnnjax import ops
 from cnnjax.geometry import ReceptiveField
+from cnnjax.tracing.table import Layer
 from cnnjax.visualize.deconvnet import project
 
 GROUP = 64  # images in a forward pass or a projection: they stay in the cache; 128 took longer an image
+MOST_BYTES = 2**30  # of all feature maps of a group
 
 Fields = tuple[ReceptiveField, ...] | None  # of a layer's units, along height and width; None: they see the whole image
 FeatureMaps = Callable[[Any, Array], Mapping[str, Any]]  # (variables, images) -> activations by layer
@@ -47,6 +50,25 @@ class Evolution(NamedTuple):
     image: Int[np.ndarray, "rows epochs"]
     projections: Float[np.ndarray, "rows epochs height width channels"]  # units of the network's input, signed
     patches: Float[np.ndarray, "rows epochs height width channels"]  # grey levels 0 to 255; NaN outside the image
+
+
+def group_size(layers: Iterable[Layer]) -> int:
+    """Images at a time: GROUP, or as few as keep all their feature maps within MOST_BYTES; one at the least.
+
+    A projection keeps about as much, a forward pass less. It depends on the network and the size of its images alone,
+    so that results do not depend on how many images there are.
+    """
+    of_an_image = sum(4 * math.prod(row.output_shape) for row in layers)
+    return max(1, min(GROUP, MOST_BYTES // of_an_image))
+
+
+def in_groups(count: int, most: int) -> Iterator[Int[np.ndarray, " size"]]:
+    """The numbers from 0 to count - 1 in as few groups as can be, all of one size; the last begins again with its own.
+
+    The first `count` of all together are the numbers in order.
+    """
+    size = -(-count // -(-count // most))
+    return (np.resize(np.arange(start, min(start + size, count)), size) for start in range(0, count, size))
 
 
 def make_look(
@@ -157,12 +179,15 @@ def tile_evolution(
     images: Any,
     preprocess: Callable[[Any], Array],
     fields: Fields,
+    *,
+    group: int = GROUP,
 ) -> Evolution:
     """The projections of one layer's chosen maps at every epoch, each beside the patch of its image.
 
     Args:
         images: the data set from which `strongest_by_epoch` was taken, an array or what gives arrays for rows as one.
         fields: of the layer's units.
+        group: projections at a time, at most.
     """
     maps = np.asarray(maps)
     projector = make_projector(feature_maps, layer, preprocess)
@@ -170,7 +195,7 @@ def tile_evolution(
     for epoch, variables in variables_by_epoch.items():
         strongest = strongest_by_epoch[epoch]
         image, unit = np.asarray(strongest.image)[maps], np.asarray(strongest.unit)[maps]
-        projected, seen = tile_units(projector, variables, images, image, unit, maps, fields)
+        projected, seen = tile_units(projector, variables, images, image, unit, maps, fields, group=group)
         values.append(np.maximum(strongest.value[maps], 0))
         indices.append(image)
         projections.append(projected)
@@ -202,6 +227,8 @@ def tile_units(
     unit: Int[np.ndarray, "units axes"],
     maps: Int[np.ndarray, " units"],
     fields: Fields,
+    *,
+    group: int = GROUP,
 ) -> tuple[Float[np.ndarray, "units height width channels"], Float[np.ndarray, "units height width channels"]]:
     """What each unit's projection and each unit's image show within its receptive field.
 
@@ -210,20 +237,18 @@ def tile_units(
         images: the data set, an array or what gives arrays for rows as one does; only those that `image` names are
             read.
         fields: of the layer's units.
+        group: projections at a time, at most.
 
     Returns:
         The projections, signed, in units of the network's input, 0 outside the image; and the patches, grey levels 0
         to 255, NaN outside the image.
     """
-    size = -(-len(image) // -(-len(image) // GROUP))  # of as few groups as can be, all of one size
     projections, patches = [], []
-    for start in range(0, len(image), size):
-        rows = slice(start, start + size)
-        filled = np.resize(np.arange(len(image))[rows], size)  # the last group with its own units once more
-        pixels = projector(variables, images[image[filled]], np.column_stack([unit, maps])[filled])
-        places = unit[rows]
-        projections += [crop(p, fields, u, 0.0) for p, u in zip(np.asarray(pixels), places, strict=False)]
-        patches += [crop(images[i].astype(np.float32), fields, u) for i, u in zip(image[rows], places, strict=True)]
+    for rows in in_groups(len(image), group):
+        pixels = projector(variables, images[image[rows]], np.column_stack([unit, maps])[rows])
+        for row, projection in zip(rows[: len(image) - len(projections)], np.asarray(pixels), strict=False):
+            projections.append(crop(projection, fields, unit[row], 0.0))
+            patches.append(crop(images[image[row]].astype(np.float32), fields, unit[row]))
     return np.stack(projections), np.stack(patches)
 
 

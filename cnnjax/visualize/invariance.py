@@ -10,6 +10,7 @@ from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float, Int
 
 from cnnjax import ops
+from cnnjax.visualize.evolution import GROUP, in_groups
 
 Interpolation = Literal["bilinear", "nearest"]
 _ORDERS: dict[str, int] = {"nearest": 0, "bilinear": 1}
@@ -107,40 +108,53 @@ def make_respond(
     outputs: Outputs,
     background: Float[np.ndarray, "height width channels"] | None,
     interpolation: Interpolation = "bilinear",
+    *,
+    group: int = GROUP,
 ) -> Callable[..., dict[str, Response]]:
-    """Returns the compiled (variables, image, other, label, values) -> Response by transformation.
+    """Returns the function (variables, image, other, label, values) -> Response by transformation.
 
-    `image` and `other` are in grey levels, 0 to 255; `values` maps names of TRANSFORMATIONS to arrays. All versions of
-    the image are one batch.
+    `image` and `other` are in grey levels, 0 to 255; `values` maps names of TRANSFORMATIONS to arrays.
 
     Args:
         outputs: (variables, images in grey levels) -> (features of the low layer, of the high layer, logits).
         background: see `warp`; in grey levels.
+        group: images in a forward pass, which is compiled once; three at the least.
     """
 
-    def respond(
+    def look(
         variables: Any,
         image: Float[Array, "height width channels"],
         other: Float[Array, "height width channels"],
         label: Int[Array, ""],
-        values: Mapping[str, Float[Array, " values"]],
-    ) -> dict[str, Response]:
-        affines = [TRANSFORMATIONS[name].affine(amounts) for name, amounts in values.items()]
-        every = jax.tree.map(lambda *parts: jnp.concatenate(parts), *affines)
+        affines: Affine,
+    ) -> Response:
+        """Of one group of versions. The image itself is in each, so that all that is compared is rounded alike."""
         image, other = jnp.asarray(image, jnp.float32), jnp.asarray(other, jnp.float32)
-        warped = jax.vmap(lambda affine: warp(image, affine, background, interpolation))(every)
+        warped = jax.vmap(lambda affine: warp(image, affine, background, interpolation))(affines)
         low, high, logits = outputs(variables, jnp.concatenate([image[None], other[None], warped]))
         features = [layer.reshape(layer.shape[0], -1) for layer in (low, high)]
         distance = jnp.stack([jnp.linalg.norm(layer - layer[0], axis=-1) for layer in features])
         norm = jnp.stack([jnp.linalg.norm(layer[0]) for layer in features])
         probability = jax.nn.softmax(logits)[:, label]
-        ends = np.cumsum([2, *(len(amounts) for amounts in values.values())])
+        return Response(distance[:, 2:], probability[2:], norm, distance[:, 1], probability[0])
+
+    compiled = ops.jit(look)
+
+    def respond(variables: Any, image: Any, other: Any, label: Any, values: Mapping[str, Any]) -> dict[str, Response]:
+        affines = [TRANSFORMATIONS[name].affine(amounts) for name, amounts in values.items()]
+        every = Affine(*(np.concatenate(parts) for parts in zip(*affines, strict=True)))
+        ends = np.cumsum([0, *(len(amounts) for amounts in values.values())])
+        of_groups = [
+            jax.device_get(compiled(variables, image, other, label, Affine(*(part[rows] for part in every))))
+            for rows in in_groups(len(every.offset), max(1, group - 2))
+        ]
+        distance, probability = (np.concatenate(parts, axis=-1) for parts in list(zip(*of_groups, strict=True))[:2])
         return {
-            name: Response(distance[:, start:end], probability[start:end], norm, distance[:, 1], probability[0])
+            name: of_groups[0]._replace(distance=distance[:, start:end], probability=probability[start:end])
             for name, start, end in zip(values, ends[:-1], ends[1:], strict=True)
         }
 
-    return ops.jit(respond)
+    return respond
 
 
 class Claims(NamedTuple):

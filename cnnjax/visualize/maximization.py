@@ -7,7 +7,7 @@ of the image is held: of all images of this RMS the most exciting one is asked f
 filter.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -100,12 +100,21 @@ def maximize(
     return Maximum(images, objective(images), history)
 
 
-def colour_directions(images: Float[np.ndarray, "n height width channels"]) -> Float[np.ndarray, "channels channels"]:
+def colour_directions(
+    parts: Iterable[Float[np.ndarray, "_n height width channels"]],
+) -> Float[np.ndarray, "channels channels"]:
     """The square root of the channels' covariance over all pixels, so that mixed channels vary as those of the images.
 
     Scaled to a mean square of 1 a channel. Source: Olah et al. 2017 (decorrelated colours).
+
+    Args:
+        parts: the images, some at a time, at least two pixels in all.
     """
-    pixels = np.asarray(images, np.float64).reshape(-1, images.shape[-1])
-    variances, directions = np.linalg.eigh(np.cov(pixels, rowvar=False).reshape(pixels.shape[1], -1))
+    count, total, squares = 0, np.zeros(()), np.zeros(())
+    for images in parts:
+        pixels = np.asarray(images, np.float64).reshape(-1, images.shape[-1])
+        count, total, squares = count + len(pixels), total + pixels.sum(axis=0), squares + pixels.T @ pixels
+    covariance = (squares - np.outer(total, total) / count) / (count - 1)
+    variances, directions = np.linalg.eigh(covariance)
     root = directions * np.sqrt(np.maximum(variances, 0)) @ directions.T
     return root / np.sqrt(np.mean(np.sum(root**2, axis=0)))

@@ -92,11 +92,13 @@ def responses(
     corners: Int[np.ndarray, "n 2"],
     side: int,
     grey: int,
+    *,
+    group: int = GROUP,
 ) -> Responses:
-    """What the network says of each image with a square at its corner; side 0: without one."""
+    """What the network says of each image with a square at its corner, a group at a time; side 0: without one."""
     parts = []
-    for start in range(0, len(images), GROUP):
-        rows = np.arange(start, start + GROUP) % len(images)  # the last group is filled up, so that all have one shape
+    for start in range(0, len(images), group):
+        rows = np.arange(start, start + group) % len(images)  # the last group is filled up, so that all have one shape
         parts.append(jax.device_get(respond(variables, images[rows], corners[rows], side, grey)))
     return Responses(*(np.concatenate(part)[: len(images)] for part in zip(*parts, strict=True)))
 
@@ -109,8 +111,9 @@ def occlusion(
     side: int,
     step: int,
     grey: int,
+    group: int = GROUP,
 ) -> Occlusion:
-    """The responses to one image with the square at every position of a grid.
+    """The responses to one image with the square at every position of a grid, a group of them at a time.
 
     Raises:
         InputError: for a side or a step that does not suit the image.
@@ -118,8 +121,8 @@ def occlusion(
     tops, lefts = (corners_along(size, side, step) for size in image.shape[:2])
     corners = np.stack(np.meshgrid(tops, lefts, indexing="ij"), axis=-1).reshape(-1, 2)
     images = np.broadcast_to(image, (len(corners), *image.shape))
-    covered = responses(respond, variables, images, corners, side, grey)
-    whole = responses(respond, variables, image[None], corners[:1], 0, grey)
+    covered = responses(respond, variables, images, corners, side, grey, group=group)
+    whole = responses(respond, variables, image[None], corners[:1], 0, grey, group=group)
     places = (len(tops), len(lefts))
     return Occlusion(
         tops,
@@ -137,6 +140,7 @@ def falls(
     *,
     side: int,
     grey: int,
+    group: int = GROUP,
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, "n 4"], Float[np.ndarray, "n classes"]]:
     """By how much the true class of each image falls in probability under a square at its centre, and at each corner.
 
@@ -147,14 +151,14 @@ def falls(
     """
     down, right = (size - side for size in images.shape[1:3])
     places = ((down // 2, right // 2), (0, 0), (0, right), (down, 0), (down, right))
-    whole = responses(respond, variables, images, np.zeros((len(images), 2), int), 0, grey).probabilities
     every = np.arange(len(images))
-    fall = [
-        (whole - responses(respond, variables, images, np.tile(place, (len(images), 1)), side, grey).probabilities)[
-            every, labels
-        ]
-        for place in places
-    ]
+
+    def probabilities(place: tuple[int, int], side: int) -> np.ndarray:
+        corners = np.tile(place, (len(images), 1))
+        return responses(respond, variables, images, corners, side, grey, group=group).probabilities
+
+    whole = probabilities((0, 0), 0)
+    fall = [(whole - probabilities(place, side))[every, labels] for place in places]
     return fall[0], np.stack(fall[1:], axis=1), whole
 
 

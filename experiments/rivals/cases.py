@@ -146,7 +146,13 @@ CASES: dict[str, list[Case]] = {
         )
     ],
     "evolution": [
-        dataclasses.replace(STEPS[2], batch=64, name="strongest activations of every layer", bars={"forward pass": 1.3})
+        dataclasses.replace(
+            STEPS[2], batch=64, name="strongest activations of every layer", bars={"forward pass": 1.3}
+        ),
+        Case(
+            "nine strongest activations of VGG-16's last convolution, 224×224×3", (224, 224, 3), 16,
+            {"forward pass": 1.3}, ModelConfig("vgg16"), images=16, work="nine strongest",
+        ),
     ],
     "projection": [
         dataclasses.replace(STEPS[2], batch=64, name="projections of conv5", bars={"forward pass": 2.0})

@@ -470,12 +470,26 @@ def _looking(case: Case) -> tuple[Any, Callable, list[Batch], Callable]:
 
 def strongest(case: Case) -> Work:
     """The search of the evolution study: the strongest activation of every map of every layer, over all images."""
+    return _search(case, None, 1)
+
+
+def nine_strongest(case: Case) -> Work:
+    """The search of figure 2: the nine strongest activations of every map of the last convolution, over all images."""
+    return _search(case, models.looked_into(models.layers(case.network(), case.shape))[-1].name, 9)
+
+
+def _search(case: Case, layer: str | None, ranks: int) -> Work:
     variables, preprocess, given, apply = _looking(case)
-    look = make_look(lambda variables, images: apply(variables, images)[1], preprocess)
+
+    def feature_maps(variables, images):
+        maps = apply(variables, images)[1]
+        return maps if layer is None else {layer: maps[layer]}
+
+    look = make_look(feature_maps, preprocess, ranks)
 
     def work(count: int) -> float:
         for _ in range(count):
-            strongest_activations(look, variables, given)
+            strongest_activations(look, variables, given, group=case.batch)
         return float("nan")
 
     return work
@@ -629,6 +643,7 @@ RIVALS: dict[str, Callable[[Case], Work]] = {
     "inference": inference,
     "peak memory": peak_memory,
     "strongest": strongest,
+    "nine strongest": nine_strongest,
     "projections": projections,
     "forward pass": forward_pass,
     "matrix product": matrix_product,

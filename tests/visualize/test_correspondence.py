@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cnnjax.visualize import correspondence
 from cnnjax.visualize.correspondence import (
     change_signs,
     cover,
@@ -48,7 +49,8 @@ def compare(a, b, zeros):
 
 
 @pytest.mark.parametrize("zeros", ["symbol", "half", "negative", "drop"])
-def test_hamming_distance_against_a_loop(zeros):
+def test_hamming_distance_against_a_loop(zeros, monkeypatch):
+    monkeypatch.setattr(correspondence, "_FEATURES", 13)  # so that 40 features are four parts
     signs = np.random.default_rng(0).integers(-1, 2, (7, 40)).astype(np.int8)
     signs[5:] = 0
     np.testing.assert_allclose(hamming(signs, zeros), [[compare(a, b, zeros) for b in signs] for a in signs])
@@ -138,7 +140,8 @@ def test_a_box_is_covered_and_nothing_else():
     np.testing.assert_array_equal(found, [expected, background])
 
 
-def test_the_look_of_a_network_that_adds_up_halves():
+@pytest.mark.parametrize("group", [1, 3, 64])  # one box at a time, two, all
+def test_the_look_of_a_network_that_adds_up_halves(group):
     """The features are the sums of the left and of the right half; a brighter or a darker box moves one of them."""
     image = np.full((4, 4, 1), 10, np.float32)
     background = np.full((4, 4, 1), 4, np.float32)
@@ -148,7 +151,7 @@ def test_the_look_of_a_network_that_adds_up_halves():
         halves = images.reshape(len(images), 4, 2, 2).sum(axis=(1, 3))
         return [weight * halves, images]
 
-    look = make_look(outputs, background)
+    look = make_look(outputs, background, group=group)
     boxes = np.array([[0, 0, 2, 2], [2, 3, 1, 1], [1, 0, 2, 1]])
     sums, pixels = look(jnp.float32(2), image, boxes)
     np.testing.assert_array_equal(sums, [[-1, 0], [0, 1], [-1, 0]])  # last: 30 and 4 for 10 and 10

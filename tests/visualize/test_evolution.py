@@ -2,9 +2,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cnnjax import models
+from cnnjax.config import ModelConfig
 from cnnjax.data import Split, batches
 from cnnjax.geometry import ReceptiveField
-from cnnjax.visualize.evolution import Strongest, choose_maps, crop, make_look, strongest_activations, tile_evolution
+from cnnjax.visualize import evolution
+from cnnjax.visualize.evolution import (
+    Strongest,
+    choose_maps,
+    crop,
+    group_size,
+    in_groups,
+    make_look,
+    strongest_activations,
+    tile_evolution,
+)
 
 
 def preprocess(images):
@@ -90,7 +102,26 @@ def test_a_unit_may_see_a_strip():
     np.testing.assert_array_equal(tile, image[2:3, 3:6])
 
 
-def test_tiles_hold_the_projection_of_that_activation_and_its_patch(split):
+@pytest.mark.parametrize(("count", "most"), [(1, 64), (7, 1), (7, 7), (7, 3), (64, 64), (65, 64), (108, 17)])
+def test_groups_hold_each_number_once_in_order_and_are_of_one_size(count, most):
+    groups = list(in_groups(count, most))
+    assert len(groups) == -(-count // most)
+    assert {len(rows) for rows in groups} == {-(-count // len(groups))}
+    np.testing.assert_array_equal(np.concatenate(groups)[:count], np.arange(count))
+    assert (np.concatenate(groups) < count).all()
+
+
+def test_a_group_is_as_large_as_its_feature_maps_allow(monkeypatch):
+    """Of a dense layer of 6 units and 4 logits an image has 40 bytes."""
+    rows = models.layers(models.build(ModelConfig("mlp", dense=(6,)), (5, 5, 1), 4), (5, 5, 1))
+    assert group_size(rows) == evolution.GROUP
+    for most, images in ((40 * 64, 64), (40 * 64 - 1, 63), (79, 1), (39, 1)):
+        monkeypatch.setattr(evolution, "MOST_BYTES", most)
+        assert group_size(rows) == images
+
+
+@pytest.mark.parametrize("group", [1, 3, 64])
+def test_tiles_hold_the_projection_of_that_activation_and_its_patch(split, group):
     """A layer that is the scaled image: the projection of a unit is `scale * activation` at that pixel alone."""
     look = make_look(two_layers, preprocess)
     variables = {0: 2.0, 3: 5.0}
@@ -98,14 +129,16 @@ def test_tiles_hold_the_projection_of_that_activation_and_its_patch(split):
         epoch: strongest_activations(look, v, batches(split, 4))["conv1"].at_rank(0) for epoch, v in variables.items()
     }
     fields = (ReceptiveField(1, 1, 0.0),) * 2
-    evolution = tile_evolution(two_layers, "conv1", variables, strongest, [0, 2], split.images, preprocess, fields)
-    assert evolution.projections.shape == (2, 2, 1, 1, 3)
+    tiles = tile_evolution(
+        two_layers, "conv1", variables, strongest, [0, 2], split.images, preprocess, fields, group=group
+    )
+    assert tiles.projections.shape == (2, 2, 1, 1, 3)
     for row, channel in enumerate((0, 2)):
         for column, (epoch, scale) in enumerate(variables.items()):
             found = strongest[epoch]
             pixel = split.images[found.image[channel], *found.unit[channel]]
-            np.testing.assert_array_equal(evolution.patches[row, column, 0, 0], pixel)
+            np.testing.assert_array_equal(tiles.patches[row, column, 0, 0], pixel)
             expected = np.zeros(3)
             expected[channel] = scale * scale * pixel[channel] / 16
-            np.testing.assert_allclose(evolution.projections[row, column, 0, 0], expected, rtol=1e-6)
-            assert evolution.value[row, column] == pytest.approx(scale * pixel[channel] / 16)
+            np.testing.assert_allclose(tiles.projections[row, column, 0, 0], expected, rtol=1e-6)
+            assert tiles.value[row, column] == pytest.approx(scale * pixel[channel] / 16)

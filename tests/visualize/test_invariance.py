@@ -95,11 +95,12 @@ def sums(variables, images):
     return images, flat.sum(axis=1, keepdims=True), variables * jnp.stack([jnp.zeros(len(flat)), flat[:, 0]], axis=1)
 
 
-def test_responses_by_hand():
+@pytest.mark.parametrize("group", [1, 4, 64])  # one version at a time, groups of 2 and 1, all at once
+def test_responses_by_hand(group):
     image = np.zeros((4, 4, 1), np.float32)
     image[0, 0] = 3
     values = {"translation": np.array([-1.0, 0, 1], np.float32), "rotation": np.array([0.0, 90], np.float32)}
-    respond = make_respond(sums, np.zeros_like(image))
+    respond = make_respond(sums, np.zeros_like(image), group=group)
     found = jax.device_get(respond(jnp.float32(1), image, np.ones_like(image), 1, values))
     moved, turned = found["translation"], found["rotation"]
     sigmoid = 1 / (1 + np.exp(-3))

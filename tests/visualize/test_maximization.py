@@ -71,10 +71,10 @@ def test_jitter_favours_what_works_at_every_place():
 def test_mixed_channels_vary_together_as_those_of_the_images():
     generator = np.random.default_rng(0)
     images = generator.normal(size=(5, 20, 20, 3)) @ np.array([[2.0, 1, 0], [0, 1, 0], [0, 0, 0.1]])
-    colours = colour_directions(images)
+    colours = colour_directions([images[:2], images[2:]])
     wanted = np.cov(images.reshape(-1, 3), rowvar=False)
     np.testing.assert_allclose(colours @ colours.T, wanted * 3 / np.trace(wanted), rtol=1e-6, atol=1e-9)
-    assert colour_directions(images[..., :1]).shape == (1, 1)
+    assert colour_directions([images[..., :1]]).shape == (1, 1)
 
 
 @pytest.mark.parametrize("setting", [{"steps": 0}, {"jitter": -1}, {"rms": 0.0}])

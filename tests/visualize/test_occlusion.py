@@ -60,10 +60,11 @@ def test_squares_that_do_not_suit_are_refused(side, step, said):
 
 
 @pytest.mark.parametrize("activity", ["sum", "max"])
-def test_every_position_by_a_plain_loop(images, activity):
+@pytest.mark.parametrize("group", [20, 64])
+def test_every_position_by_a_plain_loop(images, activity, group):
     """9 × 7 positions are not a whole number of groups: the padding must not show."""
     respond = make_respond(feature_maps, "conv1", "fc2", preprocess, activity)
-    seen = occlusion(respond, None, images[0], side=2, step=1, grey=50)
+    seen = occlusion(respond, None, images[0], side=2, step=1, grey=50, group=group)
     assert seen.covered.activity.shape == (7, 9, 2) and seen.covered.probabilities.shape == (7, 9, 2)
     for row, top in enumerate(seen.tops):
         for column, left in enumerate(seen.lefts):
