@@ -36,6 +36,7 @@ from cnnjax.visualize.evolution import (
     make_look,
     strongest_activations,
     tile_evolution,
+    unbounded,
 )
 from experiments import train
 
@@ -122,10 +123,11 @@ def main(arguments: Arguments, progress: Progress) -> None:
     dataset, variables, shown = seen.dataset, seen.variables, seen.shown()
     layers, epochs, group = tuple(shown), tuple(seen.variables), group_size(seen.rows)
 
-    def feature_maps(variables, images):
+    def of_network(variables, images):
         _, maps = seen.network.apply(variables, images)
         return {layer: maps[layer] for layer in layers}
 
+    feature_maps = unbounded(of_network, seen.rows)
     look = make_look(feature_maps, seen.preprocess)
     strongest = {}
     for epoch in progress.over("looking for the strongest", epochs):

@@ -29,7 +29,7 @@ from cnnjax.train import run, weight_files
 from cnnjax.train.lock import locked
 from cnnjax.train.step import Preprocess, make_preprocess
 from cnnjax.visualize.activations import Activations, tile_activations
-from cnnjax.visualize.evolution import FeatureMaps, Strongest, group_size, make_look, strongest_activations
+from cnnjax.visualize.evolution import FeatureMaps, Strongest, group_size, make_look, strongest_activations, unbounded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -303,11 +303,13 @@ def tiles_of(
 
 
 def maps_of(trained: Trained, layers: Sequence[str]) -> FeatureMaps:
+    """(variables, images) -> activations of these layers, before the bound of a ReLU that has one."""
+
     def feature_maps(variables, images):
         of_all = trained._replace(variables=variables).feature_maps(images)
         return {layer: of_all[layer] for layer in layers}
 
-    return feature_maps
+    return unbounded(feature_maps, trained.layers.values())
 
 
 def require_at_most(options: Any, **most: int) -> None:

@@ -21,7 +21,7 @@ from cnnjax.figures import files
 from cnnjax.figures import occlusion as occlusion_figure
 from cnnjax.visualize.evolution import Strongest, make_projector, tile_units
 from cnnjax.visualize.occlusion import Activity, bootstrap_interval, corners_along, falls, make_respond, occlusion
-from experiments.looking import RunOptions, Trained, open_run, strongest_of, studying
+from experiments.looking import RunOptions, Trained, maps_of, open_run, strongest_of, studying
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +89,7 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
             return strongest_of(trained, (layer,), train, options.others, progress)[layer]._asdict()
 
         found = Strongest(**parts.get("search", search))
-        projector = make_projector(feature_maps, settings.layer, trained.preprocess)
+        projector = make_projector(maps_of(trained, (settings.layer,)), settings.layer, trained.preprocess)
         rows = []
         for number in progress.over("covering", options.images or chosen_images(key, compared, options.random_images)):
 
@@ -147,7 +147,7 @@ def projections(
 ) -> np.ndarray:
     """The map's strongest activation in this test image, projected, then those found in the training images."""
     own = trained.dataset.test.images[number : number + 1]
-    active = trained.feature_maps(trained.preprocess(own))[layer][0, ..., watched]
+    active = maps_of(trained, (layer,))(trained.variables, trained.preprocess(own))[layer][0, ..., watched]
     place = np.array(np.unravel_index(np.argmax(active), active.shape), int)
     images = np.concatenate([own, trained.dataset.train.images[found.image[:, watched]]])
     units = np.concatenate([place[None], found.unit[:, watched]])

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array
 
 from cnnjax.errors import InputError
@@ -35,6 +37,29 @@ def feature_maps_of(function: Callable[..., Any], *, before: bool = False) -> Ca
 
         output = transformed(function, args, Walk(relu, strict=False, loops=False))
         return output, list(maps.values())
+
+    return kept
+
+
+def unbounded_maps_of(function: Callable[..., Any]) -> Callable[..., tuple[Any, dict[int, Array]]]:
+    """The function of the same arguments that returns (output, {number: map}), an entry a ReLU with a bound.
+
+    The map is what the ReLU would let pass without its bound; `function` itself keeps it. Numbers count all ReLUs, from
+    0, as `feature_maps_of` has them.
+    """
+
+    def kept(*args):
+        maps: dict[int, Array] = {}
+        numbers: dict[object, int] = {}
+
+        def relu(x, most, which):
+            number = numbers.setdefault(which, len(numbers))
+            if most is not None:
+                maps[number] = jax.nn.relu(x)
+            # As a walk of what comes out knows it again.
+            return jax.nn.relu(x) if most is None else jnp.minimum(jax.nn.relu(x), most)
+
+        return transformed(function, args, Walk(relu, strict=False, loops=False)), maps
 
     return kept
 

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from cnnjax import ops
 from cnnjax.geometry import ReceptiveField
+from cnnjax.tracing.relus import unbounded_maps_of
 from cnnjax.tracing.table import Layer
 from cnnjax.visualize.deconvnet import project
 
@@ -69,6 +70,24 @@ def in_groups(count: int, most: int) -> Iterator[Int[np.ndarray, " size"]]:
     """
     size = -(-count // -(-count // most))
     return (np.resize(np.arange(start, min(start + size, count)), size) for start in range(0, count, size))
+
+
+def unbounded(feature_maps: FeatureMaps, layers: Iterable[Layer]) -> FeatureMaps:
+    """The same activations, but of a ReLU with a bound (ReLU6) what it would let pass without.
+
+    Many images reach the bound, so that none of them is the strongest; and at the bound no signal comes down. What is
+    above the layer still gets what the bound leaves.
+    """
+    relus = {row.name: row.relu for row in layers if row.relu is not None}
+
+    def maps(variables: Any, images: Any) -> Mapping[str, Any]:
+        found = feature_maps(variables, images)
+        if not relus.keys() & found.keys():
+            return found
+        bounded = unbounded_maps_of(lambda images: feature_maps(variables, images))(images)[1]
+        return {name: bounded.get(relus.get(name, -1), of_layer) for name, of_layer in found.items()}
+
+    return maps
 
 
 def make_look(

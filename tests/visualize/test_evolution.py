@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from cnnjax.visualize.evolution import (
     make_look,
     strongest_activations,
     tile_evolution,
+    unbounded,
 )
 
 
@@ -142,3 +144,44 @@ def test_tiles_hold_the_projection_of_that_activation_and_its_patch(split, group
             expected[channel] = scale * scale * pixel[channel] / 16
             np.testing.assert_allclose(tiles.projections[row, column, 0, 0], expected, rtol=1e-6)
             assert tiles.value[row, column] == pytest.approx(scale * pixel[channel] / 16)
+
+
+def bounded(variables, images):
+    """A ReLU6 that nothing reaches the bound of, another one behind it, and a sum of both."""
+    low = jax.nn.relu6(images / 4 - 1)
+    high = jax.nn.relu6(variables * low)
+    return {"low": low, "high": high, "sum": low + high}
+
+
+def test_what_reaches_a_bound_is_told_apart_and_projected(split):
+    """Of 8 · (pixel / 64 - 1), bounded at 6, the largest is that of the largest pixel; on the way back it is
+    multiplied by 8 / 4 again."""
+    rows = models.layers_of(Network(), 8.0, (4, 5, 3))
+    assert [row.relu for row in rows[:2]] == [0, 1]
+    maps = unbounded(bounded, rows)
+    images = preprocess(split.images)
+    found, network_s_own = maps(8.0, images), bounded(8.0, images)
+    for name in ("low", "sum"):
+        np.testing.assert_array_equal(found[name], network_s_own[name])
+    np.testing.assert_array_equal(found["high"], 8 * network_s_own["low"])
+    assert network_s_own["high"].max() == 6
+
+    strongest = strongest_activations(make_look(maps, preprocess), 8.0, batches(split, 4))["high"].at_rank(0)
+    largest = split.images.max(axis=(0, 1, 2))
+    np.testing.assert_allclose(strongest.value, 8 * (largest / 64 - 1))
+    fields = (ReceptiveField(1, 1, 0.0),) * 2
+    tiles = tile_evolution(maps, "high", {1: 8.0}, {1: strongest}, [0, 1, 2], split.images, preprocess, fields)
+    np.testing.assert_array_equal(np.einsum("mehwm->m", tiles.patches), largest)
+    np.testing.assert_allclose(np.einsum("mehwm->m", tiles.projections), 2 * strongest.value)
+
+
+class Network:
+    def apply(self, variables, images):
+        maps = bounded(variables, images)
+        return maps["sum"].mean((1, 2)), maps
+
+
+def test_without_a_bound_the_maps_are_the_networks_own(split):
+    look = unbounded(two_layers, [])
+    for name, of_layer in look(2.0, split.images).items():
+        np.testing.assert_array_equal(of_layer, two_layers(2.0, split.images)[name])
