@@ -67,9 +67,12 @@ def stage_outputs(rows: Sequence[Layer]) -> list[Layer]:
 def looked_into(rows: Sequence[Layer]) -> list[Layer]:
     """The rows that a study shows where none are named: maps of units that each see a part of the image.
 
-    All convolutions where they are few; else the last convolution, sum or concatenation of each size of map.
+    All convolutions where they are few; else one of each size of map, and the last of all: the last that joins branches
+    and is not negative (a concatenation, or a sum behind which is a ReLU), or else the last convolution or sum.
     """
     maps = [row for row in rows if row.kind in ("conv", "sum", "concatenation") and len(row.output_shape) == 3]
     if len(maps) <= FEW and all(row.kind == "conv" for row in maps):
         return maps
-    return list({row.output_shape[:2]: row for row in maps}.values())
+    joins = [row for row in maps if row.kind == "concatenation" or (row.kind == "sum" and row.relu is not None)]
+    of_each_size = {row.output_shape[:2]: row for row in (*maps, *joins)}
+    return list({row.name: row for row in (*of_each_size.values(), *maps[-1:])}.values())

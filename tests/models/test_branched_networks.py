@@ -159,6 +159,26 @@ def test_every_map_of_efficientnet_lite0():
     assert found == expected and list(found) == list(expected)
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("resnet18", ["conv1", "layer1.1", "layer2.1", "layer3.1", "layer4.1"]),
+        pytest.param(
+            "googlenet", ["conv1", "conv3", "inception3b", "inception4e", "inception5b"], marks=pytest.mark.long
+        ),
+        # Its sums are of maps of both signs: the maps behind them, which are not, are shown
+        pytest.param(
+            "efficientnet_lite0",
+            [*(f"_blocks.{block}._expand_conv" for block in (1, 3, 5, 11)), "_conv_head"],
+            marks=pytest.mark.long,
+        ),
+    ],
+)
+def test_a_study_shows_the_end_of_each_stage(name, shown):
+    rows = models.layers(models.build(ModelConfig(name, width=0.125), (64, 64, 3), 10), (64, 64, 3))
+    assert [row.name for row in models.looked_into(rows)] == shown
+
+
 @pytest.mark.extra
 @pytest.mark.parametrize("name", [name for name in models.EXPECTS if name != "efficientnet_lite0"])
 def test_what_weights_expect_is_what_torchvision_says(name):
