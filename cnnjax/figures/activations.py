@@ -65,7 +65,8 @@ def block(some: Float[np.ndarray, "count height width channels"]) -> Float[np.nd
     rows = -(-len(some) // side)
     full = np.full((rows * side, *some.shape[1:]), tiles.BACKGROUND)
     full[: len(some)] = some
-    return tiles.grid(full.reshape(rows, side, *some.shape[1:]))
+    gap = max(1, some.shape[1] // 32)  # of large tiles one pixel is not seen on paper
+    return tiles.grid(full.reshape(rows, side, *some.shape[1:]), gap)
 
 
 def _side_by_side(blocks: list[np.ndarray]) -> np.ndarray:

@@ -7,6 +7,11 @@ from cnnjax.figures import activations, tiles
 from tests.figures.test_figures import texts
 
 
+def test_the_gaps_of_a_block_of_large_tiles_are_wider():
+    assert activations.block(np.zeros((4, 31, 31, 3))).shape == (63, 63, 3)
+    assert activations.block(np.zeros((4, 224, 224, 3))).shape == (455, 455, 3)
+
+
 def test_a_block_is_read_row_by_row():
     some = np.arange(5.0).reshape(5, 1, 1, 1) / 10 * np.ones((5, 2, 3, 1))
     square = activations.block(some)
