@@ -57,6 +57,7 @@ SUITES: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
     "projection": ("projections", {"forward pass": ("forward pass",)}),
     "memory": ("step memory", {"flax": ("flax memory",)}),
     "checkpoints": ("loading", {"orbax": ("orbax loading",)}),
+    "input": ("packed files", {"bare decoder": ("bare decoder",), "packed files": ("packed files",)}),
     "networks": (
         "training",
         {

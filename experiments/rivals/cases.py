@@ -161,6 +161,13 @@ CASES: dict[str, list[Case]] = {
         Case(f"weights and momentum, {megabytes} MB", (28, 28, 1), 128, {"orbax": 1.5}, _lenet(32, units))
         for megabytes, units in ((60, 2376), (250, 9925))
     ],
+    "input": [
+        Case("photographs, 500×375 to 224×224, as files", (224, 224, 3), 128, {"bare decoder": 1.18}, images=512),
+        Case(
+            "photographs, 256×256 to 224×224, as pixels", (224, 224, 3), 128, {"packed files": 0.2}, images=512,
+            work="packed pixels",
+        ),
+    ],
     "memory": [dataclasses.replace(case, bars={"flax": 1.0}) for case in (STEPS[0], STEPS[1], STEPS[5])],
     "networks": _networks(),
 }  # fmt: skip

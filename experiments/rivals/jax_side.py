@@ -32,7 +32,7 @@ from cnnjax.train import checkpoints
 from cnnjax.train.feed import Feed, Resident, portions
 from cnnjax.train.step import TrainState, initial_state, make_order, make_preprocess, make_train_chunk, make_train_step
 from cnnjax.visualize.evolution import make_look, make_projector, strongest_activations
-from experiments.rivals import member_forms
+from experiments.rivals import input_side, member_forms
 from experiments.rivals.cases import CLASSES, Case, Precision
 from experiments.rivals.resident import Work, growth
 
@@ -640,6 +640,9 @@ RIVALS: dict[str, Callable[[Case], Work]] = {
     "flax memory": flax_step_memory,
     "loading": loading,
     "orbax loading": orbax_loading,
+    "packed files": input_side.packed_files,
+    "packed pixels": input_side.packed_pixels,
+    "bare decoder": input_side.bare_decoder,
     "inference": inference,
     "peak memory": peak_memory,
     "strongest": strongest,

@@ -274,3 +274,9 @@ def test_the_figure_of_a_sweep_is_members_an_hour_of_each_engine(tmp_path):
         np.testing.assert_allclose(of["Flax under jax.vmap"], 3600 / (1e-3 * 9380))
         assert "torch.func under vmap" not in of
     assert (tmp_path / "sweep.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("rival", ["packed files", "packed pixels", "bare decoder"])
+def test_the_rivals_of_the_input_work_at_a_small_size(rival):
+    case = dataclasses.replace(CASES["input"][0], shape=(32, 32, 3), images=4, batch=2)
+    assert math.isnan(jax_side.RIVALS[rival](case)(3))
