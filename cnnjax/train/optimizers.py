@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float
+from jax import lax
+from jaxtyping import Array, Bool, Float
 
 from cnnjax.config import Hyperparams, TrainConfig
 
@@ -29,7 +30,9 @@ def learning_rate(
     return rate * jnp.minimum(1.0, (step + 1) / warmup_steps) if warmup_steps else rate
 
 
-def make_optimizer(config: TrainConfig, hyper: Hyperparams, rate: Float[Array, ""]) -> optax.GradientTransformation:
+def make_optimizer(
+    config: TrainConfig, hyper: Hyperparams, rate: Float[Array, ""], taken: bool | Bool[Array, ""] = True
+) -> optax.GradientTransformation:
     """The whole update: weight decay, momentum or Adam, learning rate, filter renormalization.
 
     "sgd" adds the decay to the gradient (as Krizhevsky et al. 2012 did), "adamw" to the update (Loshchilov & Hutter
@@ -37,10 +40,24 @@ def make_optimizer(config: TrainConfig, hyper: Hyperparams, rate: Float[Array, "
     """
     decay = optax.add_decayed_weights(hyper.weight_decay, mask=kernels)
     core = {
-        "sgd": lambda: [decay, optax.trace(hyper.momentum)],  # pyright: ignore[reportArgumentType]
+        "sgd": lambda: [decay, momentum(hyper.momentum, taken)],  # pyright: ignore[reportArgumentType]
         "adamw": lambda: [optax.scale_by_adam(b1=hyper.momentum), decay],
     }[config.optimizer]()
     return optax.chain(*core, optax.scale(-rate), renormalize_filters(hyper.filter_rms))  # pyright: ignore[reportArgumentType]
+
+
+def momentum(decay: float | Float[Array, ""], taken: bool | Bool[Array, ""]) -> optax.GradientTransformation:
+    """As `optax.trace`; where the step is not taken its state stays as it is.
+
+    The update waits for the state: computed from the old one beside the new one, it would keep XLA from writing the new
+    one in its place, and of a large layer the copy of the old one takes longer than its gradient.
+    """
+
+    def update(updates, state, params=None):
+        new = jax.tree.map(lambda change, old: jnp.where(taken, change + decay * old, old), updates, state.trace)
+        return lax.optimization_barrier(new), optax.TraceState(trace=new)
+
+    return optax.GradientTransformation(optax.trace(0.0).init, update)
 
 
 def kernels(params: Any) -> Any:

@@ -200,12 +200,13 @@ def make_train_step(
     def train_step(hyper: Hyperparams, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         gradient, (metrics, batch_stats) = gradients(hyper, state, batch)
         rate = learning_rate(config, hyper.learning_rate, state.step, steps_per_epoch) * state.rate_scale
-        updates, opt_state = make_optimizer(config, hyper, rate).update(gradient, state.opt_state, state.params)
-        params = _kept(state.params, optax.apply_updates(state.params, updates), config.freeze)
-        batch_stats = _kept(state.batch_stats, batch_stats, config.freeze)
         sound = jnp.isfinite(metrics.loss) & all_finite(gradient)
         goes_on = config.on_nan == "skip"
         taken = sound if goes_on else sound & (state.unsound == 0)
+        optimizer = make_optimizer(config, hyper, rate, taken)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        params = _kept(state.params, optax.apply_updates(state.params, updates), config.freeze)
+        batch_stats = _kept(state.batch_stats, batch_stats, config.freeze)
 
         def chosen(new, old):
             return jax.tree.map(lambda new, old: jnp.where(taken, new, old), new, old)

@@ -56,7 +56,7 @@ def trained(devices, is_streamed):
 
 def collectives(text):
     """How often each kind is in a compiled program."""
-    found = re.findall(r"= \S+ (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\(", text)
+    found = re.findall(r"= .*? (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\(", text)
     return {kind: found.count(kind) for kind in set(found)}
 
 
