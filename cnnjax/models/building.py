@@ -204,6 +204,11 @@ def is_of(layer: str, names: tuple[str, ...]) -> bool:
     return any(layer == name or layer.startswith(f"{name}.") for name in names)
 
 
+def dotted(path: tuple[Any, ...]) -> str:
+    """A path in a tree of parameters in words: conv1.kernel."""
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
 def flattened(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch units"]:
     """Channels before rows and columns, the order in which PyTorch's dense weights are."""
     return jnp.moveaxis(x, -1, 1).reshape(x.shape[0], -1)
@@ -222,10 +227,12 @@ def check_images(network: nn.Module, name: str, image_shape: tuple[int, ...]) ->
     misfit = _misfit(network, image_shape)
     if misfit is None:
         return
-    least = _smallest_side(network, image_shape) if isinstance(network, KnownNetwork) else None
+    height, width, channels = image_shape
+    least = None
+    if isinstance(network, KnownNetwork):
+        least = smallest_side(lambda side: _misfit(network, (side, side, channels)) is None, min(height, width))
     if least is None:
         raise misfit
-    height, width, _ = image_shape
     raise InputError(f"images must be at least {least}×{least} pixels for {name}, got {height}×{width}")
 
 
@@ -237,19 +244,22 @@ def _misfit(network: nn.Module, image_shape: tuple[int, ...]) -> InputError | No
     return None
 
 
-def _smallest_side(network: nn.Module, image_shape: tuple[int, ...]) -> int | None:
-    """The side of the smallest square images that fit; None where size is not what is wrong."""
-    height, width, channels = image_shape
-    too_small = min(height, width)
-    fits = too_small + 1
-    while _misfit(network, (fits, fits, channels)) is not None:
-        if fits > LARGEST_TRIED:
+def smallest_side(fits: Callable[[int], bool], too_small: int) -> int | None:
+    """The side of the smallest square images that fit; None where size is not what is wrong.
+
+    Args:
+        fits: whether images of a side do.
+        too_small: a side that does not, nor do smaller ones.
+    """
+    enough = too_small + 1
+    while not fits(enough):
+        if enough > LARGEST_TRIED:
             return None
-        too_small, fits = fits, 2 * fits
-    while fits - too_small > 1:
-        middle = (too_small + fits) // 2
-        if _misfit(network, (middle, middle, channels)) is None:
-            fits = middle
+        too_small, enough = enough, 2 * enough
+    while enough - too_small > 1:
+        middle = (too_small + enough) // 2
+        if fits(middle):
+            enough = middle
         else:
             too_small = middle
-    return fits
+    return enough

@@ -11,6 +11,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from cnnjax.config import Hyperparams, TrainConfig
+from cnnjax.models.building import dotted, is_of
 
 # Share of the full learning rate, by position in the training (0 at the start, 1 at the end).
 SCHEDULES: dict[str, Callable[[Array], Array]] = {
@@ -61,12 +62,27 @@ def momentum(decay: float | Float[Array, ""], taken: bool | Bool[Array, ""]) -> 
 
 
 def kernels(params: Any) -> Any:
-    """True at the leaves called "kernel"."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: _is_kernel(path), params)
+    """True at each leaf that is a kernel.
+
+    It is called "kernel", as in Flax, or "weight", as in Equinox, and has at least two axes; a weight that has the
+    shape of the "bias" beside it is none, but scales value by value, as a LayerNorm's does.
+    """
+    shapes = {dotted(path): jnp.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+
+    def is_kernel(path, leaf) -> bool:
+        layer, _, name = dotted(path).rpartition(".")
+        scales = shapes.get(f"{layer}.bias") == jnp.shape(leaf)
+        return name in _OUT_AXES and jnp.ndim(leaf) > 1 and not scales
+
+    return jax.tree_util.tree_map_with_path(is_kernel, params)
 
 
-def _is_kernel(path: tuple) -> bool:
-    return getattr(path[-1], "key", None) == "kernel"
+# By the name of a kernel, the axis of its out channels: Flax's [*window, in, out], Equinox's [out, in, *window].
+_OUT_AXES = {"kernel": -1, "weight": 0}
+
+
+def _out_axis(path: tuple) -> int:
+    return _OUT_AXES[dotted(path).rpartition(".")[2]]
 
 
 def clip_filter_rms(
@@ -80,17 +96,21 @@ def clip_filter_rms(
     return jnp.where(rms > radius, kernel * (radius / rms), kernel)
 
 
-def scaled_at_first(params: Any, radius: float) -> str | None:
+def scaled_at_first(params: Any, radius: float, frozen: tuple[str, ...] = ()) -> str | None:
     """A sentence on the convolutions whose initial filters exceed the radius, as He's do where they see few inputs.
 
-    None where there are none. The first update brings such filters onto the radius, whatever the gradient.
+    None where there are none that are not frozen. The first update brings such filters onto the radius, whatever the
+    gradient.
     """
     found = []
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if _is_kernel(path) and leaf.ndim > 2:
-            rms = np.sqrt(np.mean(np.square(leaf), axis=tuple(range(leaf.ndim - 1)))).max()
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    for (path, leaf), is_kernel in zip(leaves, jax.tree.leaves(kernels(params)), strict=True):
+        layer, _, _ = dotted(path).rpartition(".")
+        if is_kernel and leaf.ndim > 2 and not is_of(layer, frozen):
+            kernel = np.moveaxis(np.asarray(leaf), _out_axis(path), -1)
+            rms = np.sqrt(np.mean(np.square(kernel), axis=tuple(range(kernel.ndim - 1)))).max()
             if rms > 1.0001 * radius:  # those that were brought onto it differ by rounding
-                found.append(f"{'/'.join(part.key for part in path[:-1])} (RMS up to {rms:.3g})")
+                found.append(f"{layer} (RMS up to {rms:.3g})")
     if not found:
         return None
     layers = ", ".join(found)
@@ -108,13 +128,13 @@ def renormalize_filters(radius: float | Float[Array, ""]) -> optax.GradientTrans
         if params is None:
             raise ValueError("renormalize_filters: params are needed by update, got None")
 
-        def clip(path, change, old):
-            if not (_is_kernel(path) and old.ndim > 2):
+        def clip(path, change, old, is_kernel):
+            if not (is_kernel and old.ndim > 2):
                 return change
-            new = old + change
-            clipped = clip_filter_rms(new, radius)
+            new, axis = old + change, _out_axis(path)
+            clipped = jnp.moveaxis(clip_filter_rms(jnp.moveaxis(new, axis, -1), radius), -1, axis)
             return jnp.where(clipped == new, change, clipped - old)  # filters inside keep their update to the bit
 
-        return jax.tree_util.tree_map_with_path(clip, updates, params), state
+        return jax.tree_util.tree_map_with_path(clip, updates, params, kernels(params)), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

@@ -19,7 +19,6 @@ from cnnjax.config import Config
 from cnnjax.data.batches import in_order
 from cnnjax.data.dataset import Dataset
 from cnnjax.errors import InputError
-from cnnjax.models.building import is_of
 from cnnjax.train import interruption, placement
 from cnnjax.train.checkpoints import Checkpoints, Kept
 from cnnjax.train.feed import Feed, Resident, Streamed, in_its_own_order, portions
@@ -196,9 +195,7 @@ class Training:
         self._tell_of_scaling()
 
     def _tell_of_scaling(self) -> None:
-        frozen = self.config.train.freeze
-        params = {name: values for name, values in self._state.params.items() if not is_of(name, frozen)}
-        told = scaled_at_first(params, float(self.hyper.filter_rms))
+        told = scaled_at_first(self._state.params, float(self.hyper.filter_rms), self.config.train.freeze)
         if told:
             self.say(told)
 

@@ -5,6 +5,7 @@ import optax
 import pytest
 
 from cnnjax.config import Hyperparams, TrainConfig
+from cnnjax.models.building import dotted
 from cnnjax.train.optimizers import (
     clip_filter_rms,
     kernels,
@@ -45,6 +46,61 @@ def test_renormalization_leaves_dense_layers_biases_and_small_filters_to_the_bit
     np.testing.assert_array_equal(new["fc2"]["kernel"], updates["fc2"]["kernel"])
     np.testing.assert_array_equal(new["conv1"]["kernel"][..., 0], updates["conv1"]["kernel"][..., 0])
     np.testing.assert_allclose(rms(after["conv1"]["kernel"]), [0.04, 0.1], rtol=1e-5)
+
+
+LINEN = {
+    "Conv_0": {"kernel": (3, 3, 1, 2), "bias": (2,)},
+    "BatchNorm_0": {"scale": (2,), "bias": (2,)},
+    "Dense_0": {"kernel": (2, 3), "bias": (3,)},
+}
+NNX = {"layers": {0: LINEN["Conv_0"], 1: LINEN["BatchNorm_0"]}, "head": LINEN["Dense_0"]}
+ATTENTION = {"query": {"kernel": (4, 2, 2), "bias": (2, 2)}, "embed": {"embedding": (9, 4)}}
+EQUINOX = {
+    "layers.0.weight": (2, 1, 3, 3),
+    "layers.0.bias": (2, 1, 1),
+    "norm.weight": (2, 6, 6),  # a LayerNorm over channels and places
+    "norm.bias": (2, 6, 6),
+    "group.weight": (2,),
+    "group.bias": (2,),
+    "head.weight": (3, 2),
+    "head.bias": (3,),
+}
+
+
+@pytest.mark.parametrize(
+    ("shapes", "wanted"),
+    [
+        (LINEN, {"Conv_0.kernel", "Dense_0.kernel"}),
+        (NNX, {"layers.0.kernel", "head.kernel"}),
+        (ATTENTION, {"query.kernel"}),
+        (EQUINOX, {"layers.0.weight", "head.weight"}),
+    ],
+    ids=["linen", "nnx", "attention", "equinox"],
+)
+def test_kernels_alone_are_decayed_and_scaled_whatever_the_framework(shapes, wanted):
+    params = jax.tree.map(jnp.ones, shapes, is_leaf=lambda entry: isinstance(entry, tuple))
+    hyper = Hyperparams(weight_decay=0.1, filter_rms=np.inf)
+    for name in ("sgd", "adamw"):
+        optimizer = make_optimizer(TrainConfig(optimizer=name), hyper, jnp.float32(0.5))
+        updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
+        changed = {dotted(path): float(abs(leaf).max()) for path, leaf in jax.tree_util.tree_leaves_with_path(updates)}
+        assert {path for path, most in changed.items() if most} == wanted
+        np.testing.assert_allclose([changed[path] for path in wanted], 0.05, rtol=1e-6)
+
+
+def test_filters_are_those_of_the_out_channels_in_either_layout():
+    """The same kernel, [*window, in, out] of Flax and [out, in, *window] of Equinox."""
+    kernel = normal(0, (3, 3, 2, 4)) * jnp.array([0.01, 1.0, 3.0, 0.05])
+    theirs = jnp.transpose(kernel, (3, 2, 0, 1))
+    params = {"a": {"kernel": kernel}, "b.weight": theirs}
+    update, _ = renormalize_filters(0.1).update(jax.tree.map(jnp.zeros_like, params), optax.EmptyState(), params)
+    after = optax.apply_updates(params, update)
+    np.testing.assert_allclose(rms(after["a"]["kernel"]), [*rms(kernel)[:1], 0.1, 0.1, *rms(kernel)[3:]], rtol=1e-5)
+    np.testing.assert_allclose(jnp.transpose(after["b.weight"], (2, 3, 1, 0)), after["a"]["kernel"], rtol=1e-6)
+    most = f"(RMS up to {rms(kernel).max():.3g})"
+    assert scaled_at_first(params, 0.1).endswith(f"they start: a {most}, b {most}")
+    assert scaled_at_first(params, 0.1, frozen=("a",)).endswith(f"they start: b {most}")
+    assert scaled_at_first({"layers": {0: {"kernel": kernel}}}, 0.1).endswith(f"they start: layers.0 {most}")
 
 
 def test_layers_that_start_above_the_radius_are_named():
