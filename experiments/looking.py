@@ -191,7 +191,7 @@ def allowed(config: Config, options: NetworkOptions) -> Config:
     found = foreign.code_sha256(options.network) if foreign.is_code(options.network) else ""
     if found != config.model.code_sha256 or within != name.rpartition(":")[2]:
         raise InputError(f"--network must be {name} as it was when {options.run} was trained, got {options.network}")
-    foreign.allow(options.network, name)
+    foreign.allow(options.network, name, "--network")
     return config
 
 
@@ -244,6 +244,8 @@ def of_network(
     config = Config(data or DataConfig(), ModelConfig(name))
     variables = network.own(images.image_shape) if variables is None else variables
     assert variables is not None
+    if isinstance(network, foreign.Foreign):
+        foreign.check_large_enough(network, variables, images.image_shape)
     layers = {row.name: row for row in models.layers_of(network, variables, images.image_shape)}
     preprocess = make_preprocess(*scale_of(config.data, images))
     foreign.check_images_apart(network, variables, preprocess(images.train.images[:2]), name)

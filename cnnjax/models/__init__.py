@@ -3,9 +3,6 @@
 import dataclasses
 from collections.abc import Callable
 
-import jax
-import jax.numpy as jnp
-
 from cnnjax.config import ModelConfig
 from cnnjax.errors import InputError
 from cnnjax.models import alexnet, densenet, efficientnet_lite, foreign, inception, mobilenet, resnet, squeezenet, vgg
@@ -100,14 +97,10 @@ def build(
 
 
 def _own(config: ModelConfig, image_shape: tuple[int, ...], num_classes: int) -> foreign.Foreign:
-    """A network of the user's, checked to have as many outputs as there are classes."""
+    """A network of the user's, checked to be trainable with an output for each class."""
     _check_fields(config, {"code_sha256"})
-    network, images = foreign.allowed(config.name), jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    with foreign.readable(network):
-        variables = jax.eval_shape(network.init, jax.random.key(0), images)
-        _, count = jax.eval_shape(network.apply, variables, images)[0].shape
-    if count != num_classes:
-        raise InputError(f"{config.name} must have an output for each of the {num_classes} classes, and has {count}")
+    network = foreign.allowed(config.name)
+    foreign.check_trainable(network, image_shape, num_classes)
     return network
 
 

@@ -6,10 +6,12 @@ every ReLU's output, named by its scope. All maps come out with the batch first 
 """
 
 import contextlib
+import copy
+import functools
 import hashlib
-import importlib.util
 import inspect
 import sys
+import types
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnnjax.errors import InputError
+from cnnjax.models.building import dotted, is_of, smallest_side
 from cnnjax.tracing.relus import named_feature_maps_of
 from cnnjax.tracing.table import layout_of
+from cnnjax.tracing.walk import inner_jaxprs
 
 Images = Any  # [batch, height, width, channels]
 Outputs = Any  # logits, or (logits, feature maps by name)
@@ -34,7 +38,11 @@ class Foreign:
         name: as the user named it.
         trainable: whether `init` draws weights; else they come from a file, or stand in the function.
         holds: whether the object that was handed in holds its weights.
+        frozen: layers (`is_of`, by their paths) whose batch normalization keeps to its running statistics in a
+            training too.
     """
+
+    frozen: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -44,9 +52,20 @@ class Foreign:
         *,
         holds: bool = False,
     ):
-        """`call`: (variables, images, train, rngs) -> (outputs, changed variables or {})."""
+        """`call`: (variables, images, train, rngs, frozen) -> (outputs, changed variables or {})."""
         self.name, self.trainable, self.holds, self._init, self._call = name, init is not None, holds, init, call
         self._known: tuple[Any, dict] = None, {}  # what was traced last, and the places of its maps' height and width
+
+    def clone(self, *, frozen: tuple[str, ...]) -> "Foreign":
+        """The same network with these layers frozen."""
+        other = copy.copy(self)
+        other.frozen = frozen
+        return other
+
+    @property
+    def draws(self) -> bool:
+        """Whether `init` draws other weights from every key, and does not hand out those that stand in the object."""
+        return self.trainable and not self.holds
 
     def own(self, image_shape: tuple[int, ...]) -> Any:
         """The variables that the object holds. Raises InputError where it holds none."""
@@ -72,13 +91,16 @@ class Foreign:
         mutable: Any = False,
         **_,  # of our own networks alone: mask, dropout_rate, batch_norm_momentum
     ) -> Any:
-        """(logits, feature_maps); with `mutable`, as Linen's, ((logits, feature_maps), changed variables)."""
+        """(logits, feature_maps); with `mutable`, as Linen's, ((logits, feature_maps), changed variables).
+
+        It takes no mask: in a training every image of the batch counts, in its batch statistics too.
+        """
         images = jnp.asarray(images)
         changed: Any = {}
 
         def outputs(images):
             nonlocal changed
-            found, changed = self._call(variables, images, train, rngs or {})
+            found, changed = self._call(variables, images, train, rngs or {}, self.frozen)
             return found
 
         logits, maps = self._with_maps(outputs, images, train)
@@ -88,7 +110,7 @@ class Foreign:
 
     def _with_maps(self, outputs: Callable, images: Images, train: bool = False) -> tuple[Any, dict[str, Any]]:
         """Logits and maps: those that the network returns, else, when it is looked into, every ReLU's output."""
-        if returns_maps(jax.eval_shape(outputs, images), self.name):
+        if returns_maps(jax.eval_shape(outputs, images), len(images), self.name):
             return outputs(images)
         return (outputs(images), {}) if train else named_feature_maps_of(outputs)(images)
 
@@ -97,7 +119,7 @@ class Foreign:
         shape = jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
 
         def raw(variables, images):
-            return self._with_maps(lambda images: self._call(variables, images, False, {})[0], images)
+            return self._with_maps(lambda images: self._call(variables, images, False, {}, ())[0], images)
 
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), variables)
         key = (shape.shape, jax.tree.structure(shapes), *(leaf.shape for leaf in jax.tree.leaves(shapes)))
@@ -117,17 +139,28 @@ def channels_last(value: jax.Array, axes: tuple[int, ...] | None) -> jax.Array:
     return jnp.transpose(value, (0, *axes, rest))
 
 
-def returns_maps(outputs: Any, name: str) -> bool:
+def returns_maps(outputs: Any, batch: int, name: str) -> bool:
     """Whether a network's outputs are (logits, feature maps) and not logits alone.
 
+    Args:
+        batch: how many images they are of.
+
     Raises:
-        InputError: they are neither.
+        InputError: they are neither, or not of so many images.
     """
+    rule = f"{name} must return logits [batch, classes], or (logits, dict of feature maps by name)"
     maps = isinstance(outputs, tuple) and len(outputs) == 2 and isinstance(outputs[1], Mapping)
     logits = outputs[0] if maps else outputs
-    if getattr(logits, "ndim", None) != 2:
-        shown = getattr(logits, "shape", type(logits).__name__)
-        raise InputError(f"{name} must return logits [batch, classes], or (logits, dict of feature maps), got {shown}")
+    shape = getattr(logits, "shape", ())
+    if len(shape) != 2 or shape[0] != batch or shape[1] < 1:
+        shown = shape if hasattr(logits, "shape") else type(logits).__name__
+        raise InputError(f"{rule}, got {shown} for {batch} images")
+    if not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise InputError(f"{rule}, got logits that are no floats but {logits.dtype}")
+    for key, value in outputs[1].items() if maps else ():
+        if not isinstance(key, str) or getattr(value, "shape", ())[:1] != (batch,):
+            shown = getattr(value, "shape", type(value).__name__)
+            raise InputError(f"{rule}, got {key!r}: {shown} for {batch} images")
     return maps
 
 
@@ -157,23 +190,38 @@ def wrapped(network: Any, name: str = "the network") -> Foreign:
         raise InputError(f"{name} must be a network and not its class; make one, as NAME = {network.__name__}(...)")
     if not callable(network):
         raise InputError(f"{name} must be a module or a function of images, got {type(network).__name__}")
-    leaves = jax.tree.leaves(network)
-    if any(isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves):
+    if any(map(_is_array, jax.tree.leaves(network))):
         return _pytree(network, name)
     return _function(network, name)
 
 
+# How a module is told whether it is in training, by the names that the field uses.
+_TOLD: dict[str, Callable[[bool], bool]] = {
+    "train": lambda train: train,
+    "training": lambda train: train,
+    "is_training": lambda train: train,
+    "deterministic": lambda train: not train,
+    "inference": lambda train: not train,
+    "use_running_average": lambda train: not train,
+}
+
+
 def _accepted(function: Callable, train: bool) -> dict[str, bool]:
-    """How a module is told that it is in training, by the names that the field uses."""
-    known = {
-        "train": train,
-        "training": train,
-        "is_training": train,
-        "deterministic": not train,
-        "inference": not train,
-    }
     parameters = inspect.signature(function).parameters
-    return {name: value for name, value in known.items() if name in parameters}
+    return {name: told(train) for name, told in _TOLD.items() if name in parameters}
+
+
+def _statistics_kept(frozen: tuple[str, ...]) -> Callable[..., Any]:
+    """For `nn.intercept_methods`: the batch normalizations of these layers are as in evaluation."""
+
+    def keep(call, arguments, options, context):
+        layer, called = context.module, context.method_name
+        if isinstance(layer, nn.BatchNorm) and called == "__call__" and is_of(".".join(layer.path), frozen):
+            object.__setattr__(layer, "use_running_average", None)  # it may be told in one way only
+            arguments, options = arguments[:1], options | {"use_running_average": True}
+        return call(*arguments, **options)
+
+    return keep
 
 
 def _linen(network: nn.Module, name: str) -> Foreign:
@@ -185,11 +233,15 @@ def _linen(network: nn.Module, name: str) -> Foreign:
             raise InputError(f"{name} must keep nothing but params and batch_stats, and keeps {', '.join(others)}")
         return variables
 
-    def call(variables, images, train, rngs):
+    def call(variables, images, train, rngs, frozen):
         options = _accepted(module.__call__, train)
-        if train and variables.get("batch_stats"):
+        if not (train and variables.get("batch_stats")):
+            return module.apply(variables, images, **options, rngs=rngs), {}
+        if not options:
+            told = ", ".join(_TOLD)
+            raise InputError(f"{name} must take one of {told}, for its batch statistics to be those of a training")
+        with nn.intercept_methods(_statistics_kept(frozen)):
             return module.apply(variables, images, **options, rngs=rngs, mutable=["batch_stats"])
-        return module.apply(variables, images, **options, rngs=rngs), {}
 
     return Foreign(name, init, call)
 
@@ -210,7 +262,7 @@ def _nnx(module: Any, make: Callable[[Any], Any], name: str, holds: bool) -> For
     def init(key, images):
         return variables_of(*_parts(make(key))[1:3])
 
-    def call(variables, images, train, rngs):
+    def call(variables, images, train, rngs, frozen):
         states = []
         for kind, of in (("params", params), ("batch_stats", statistics)):
             states.append(jax.tree.map(lambda leaf: leaf, of))  # a copy
@@ -218,7 +270,13 @@ def _nnx(module: Any, make: Callable[[Any], Any], name: str, holds: bool) -> For
         own = nnx.merge(graph, *states, jax.tree.map(lambda leaf: leaf, rest))
         (own.train if train else own.eval)()
         if train and rngs:
-            nnx.reseed(own, **rngs)
+            # Each of its streams, whatever it is called: that of `nnx.Rngs(0)` is "default", for dropout too.
+            tags = sorted({part.tag for _, part in nnx.iter_graph(own) if isinstance(part, nnx.RngStream)})
+            keys = jax.random.split(rngs["dropout"], len(tags)) if tags else ()
+            nnx.reseed(own, **dict(zip(tags, keys, strict=True)))
+        for path, part in nnx.iter_modules(own):
+            if isinstance(part, nnx.BatchNorm) and is_of(".".join(map(str, path)), frozen):
+                part.use_running_average = True
         outputs = own(images)
         return outputs, {"batch_stats": nnx.to_pure_dict(_parts(own)[2])} if train else {}
 
@@ -236,20 +294,34 @@ def _parts(module: Any) -> tuple[Any, Any, Any, Any]:
 def _pytree(network: Any, name: str) -> Foreign:
     """Equinox and the like: the arrays in it are its weights, by the path of each; it takes one image."""
     found, tree = jax.tree_util.tree_flatten_with_path(network)
-    paths = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in found]
+    paths = [dotted(path) for path, _ in found]
     weights = {path: leaf for path, (_, leaf) in zip(paths, found, strict=True) if _is_array(leaf)}
 
-    def call(variables, images, train, rngs):
+    def call(variables, images, train, rngs, frozen):
         leaves = [variables["params"].get(path, leaf) for path, (_, leaf) in zip(paths, found, strict=True)]
-        own = jax.tree_util.tree_unflatten(tree, leaves)
-        options = {"key": None} if "key" in inspect.signature(own).parameters else {}
-        return jax.vmap(lambda image: own(image, **options))(jnp.moveaxis(images, -1, 1)), {}
+        own = _in_mode(jax.tree_util.tree_unflatten(tree, leaves), train)
+        images = jnp.moveaxis(images, -1, 1)
+        if "key" not in inspect.signature(own).parameters:
+            return jax.vmap(own)(images), {}
+        if not (train and rngs):
+            return jax.vmap(lambda image: own(image, key=None))(images), {}
+        keys = jax.random.split(rngs["dropout"], len(images))
+        return jax.vmap(lambda image, key: own(image, key=key))(images, keys), {}
 
     return Foreign(name, lambda key, images: {"params": weights}, call, holds=True)
 
 
+def _in_mode(network: Any, train: bool) -> Any:
+    """An Equinox module with its layers (dropout) in training or in inference."""
+    equinox = sys.modules.get("equinox")  # there, where a module of it is
+    if equinox is None or not isinstance(network, equinox.Module):
+        return network
+    return equinox.nn.inference_mode(network, value=not train)
+
+
 def _is_array(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array | np.ndarray)
+    """Of numbers that can be trained: a table of integers or a key is part of the code."""
+    return isinstance(leaf, jax.Array | np.ndarray) and jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 
 def _function(function: Callable, name: str) -> Foreign:
@@ -262,60 +334,88 @@ def _function(function: Callable, name: str) -> Foreign:
     if len(required) not in (1, 2):
         raise InputError(f"{name} must be a function of (images) or of (weights, images), and takes {len(required)}")
 
-    def call(variables, images, train, rngs):
+    def call(variables, images, train, rngs, frozen):
         return (function(images) if len(required) == 1 else function(variables["params"], images)), {}
 
     return Foreign(name, None, call)
 
 
-def from_file(given: str) -> tuple[Foreign, str]:
+def from_file(given: str, option: str = "--network") -> tuple[Foreign, str]:
     """The network NAME of FILE.py, which is run; and the file's SHA-256.
 
     Args:
         given: "FILE.py:NAME".
+        option: what named it, in errors.
 
     Raises:
         InputError: there is no such file or name, the file raises, or the name is no network.
     """
     file, _, name = given.rpartition(":")
-    path = Path(file)
     if not file.endswith(".py") or not name.isidentifier():
-        raise InputError(f"--network must be FILE.py:NAME, got {given!r}")
-    if not path.is_file():
-        raise InputError(f"--network must name a file that exists, got {file!r}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.parent.resolve()))  # for what stands beside it
+        raise InputError(f"{option} must be FILE.py:NAME, got {given!r}")
+    path, source = Path(file), _code(file, option)
+    digest = hashlib.sha256(source).hexdigest()
+    # Not by Python's import, which takes what it has compiled of a file before for what the file is now.
+    module = types.ModuleType(f"network_{digest}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module  # where dataclasses look
+    beside = str(path.parent.resolve())
+    sys.path.insert(0, beside)
+    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        raise InputError(f"--network must be code that runs, and {file} raises {_in_a_line(error)}") from None
+        exec(compile(source, str(path), "exec"), vars(module))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise InputError(f"{option} must be code that runs, and {file} raises {_in_a_line(error)}") from None
     finally:
-        sys.path.pop(0)
-    if not hasattr(module, name):
-        known = ", ".join(entry for entry in vars(module) if not entry.startswith("_")) or "nothing"
-        raise InputError(f"--network must name what {file} holds ({known}), got {name!r}")
-    return wrapped(getattr(module, name), given), hashlib.sha256(path.read_bytes()).hexdigest()
+        sys.dont_write_bytecode = writes
+        with contextlib.suppress(ValueError):
+            sys.path.remove(beside)
+    if name not in vars(module):
+        known = [entry for entry in vars(module) if not entry.startswith("_")]
+        raise InputError(f"{option} must name what {file} holds ({_few(known, 12) or 'nothing'}), got {name!r}")
+    try:
+        return wrapped(vars(module)[name], given), digest
+    except (InputError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise InputError(f"{option} must name a network, and {given} raises {_in_a_line(error)}") from None
 
 
-def variables_from(network: Foreign, arrays: Mapping[str, Any] | None, image_shape: tuple[int, ...]) -> dict[str, Any]:
+def _code(file: str, option: str) -> bytes:
+    """What is in the file. Raises InputError if there is none that can be read."""
+    path = Path(file)
+    if not path.is_file():
+        raise InputError(f"{option} must name a file that exists, got {file!r}")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{option} must name a file that can be read, got {file!r}: {error.strerror}") from None
+
+
+def variables_from(
+    network: Foreign, arrays: Mapping[str, Any] | None, image_shape: tuple[int, ...], option: str = "--weights"
+) -> dict[str, Any]:
     """The network's variables, from arrays by name: the path of each in the network's own tree, in its own layout.
 
     `Conv_0.kernel` or `params.Conv_0.kernel`, `batch_stats.BatchNorm_0.mean` of Flax, `layers.0.weight` of Equinox. A
     function of (weights, images) is handed all arrays by their names.
 
+    Args:
+        option: what named the arrays, in errors.
+
     Raises:
         InputError: names that are missing or not expected, and arrays of other shapes, all at once.
     """
     if not network.trainable:
-        _check_finite(arrays or {})
+        _check_numbers(arrays or {}, option)
         return {"params": {name: jnp.asarray(array) for name, array in (arrays or {}).items()}}
     if arrays is None:
-        raise InputError(f"--weights must be given: {network.name} is a module, whose weights are in a file")
+        raise InputError(f"{option} must be given: {network.name} is a module, whose weights are in a file")
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     like = jax.eval_shape(network.init, jax.random.key(0), images)
-    named = {_dotted(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(like)[0]}
+    named = {dotted(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(like)[0]}
     given = {name if name in named else f"params.{name}": array for name, array in arrays.items()}
     missing, unexpected = sorted(named.keys() - given.keys()), sorted(given.keys() - named.keys())
     other = [
@@ -326,10 +426,10 @@ def variables_from(network: Foreign, arrays: Mapping[str, Any] | None, image_sha
     if missing or unexpected or other:
         lists = {"missing": missing, "unexpected": unexpected, "of another shape": other}
         told = "; ".join(f"{what}: {_few(names)}" for what, names in lists.items() if names)
-        raise InputError(f"--weights must be those of {network.name}; {told}")
-    _check_finite(given)
+        raise InputError(f"{option} must be those of {network.name}; {told}")
+    _check_numbers(given, option)
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: jnp.asarray(np.asarray(given[_dotted(path)]), leaf.dtype), dict(like)
+        lambda path, leaf: jnp.asarray(np.asarray(given[dotted(path)]), leaf.dtype), dict(like)
     )
 
 
@@ -338,29 +438,31 @@ def readable(network: Foreign) -> Iterator[None]:
     """Makes an InputError of what somebody's code raises when it is called."""
     try:
         yield
-    except InputError:
+    except (InputError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:  # an exit too
         raise InputError(f"{network.name} must take the images, and raises {_in_a_line(error)}") from None
 
 
 def _in_a_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+    try:
+        lines = str(error).strip().splitlines()
+    except Exception:  # it is somebody's own
+        lines = []
+    return f"{type(error).__name__}: {(lines or ['(no more is said)'])[0]}"
 
 
 def arrays_of(variables: Any) -> dict[str, np.ndarray]:
     """Each array by its path in the network's own tree, as `variables_from` takes them."""
-    return {_dotted(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(variables)[0]}
+    return {dotted(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(variables)[0]}
 
 
-def _dotted(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".")
-
-
-def _check_finite(arrays: Mapping[str, Any]) -> None:
+def _check_numbers(arrays: Mapping[str, Any], option: str) -> None:
     for name, array in arrays.items():
+        if array.dtype.kind not in "biu" and not jnp.issubdtype(array.dtype, jnp.floating):
+            raise InputError(f"{option} must be numbers, and {name} is {array.dtype}")
         if not np.isfinite(np.asarray(array, np.float32)).all():
-            raise InputError(f"--weights must be finite numbers, and {name} has a NaN or an infinity")
+            raise InputError(f"{option} must be finite numbers, and {name} has a NaN or an infinity")
 
 
 def _few(names: list[str], most: int = 4) -> str:
@@ -378,23 +480,21 @@ def is_code(name: str) -> bool:
 
 def code_sha256(name: str) -> str:
     """The SHA-256 of FILE.py, which is not run. Raises InputError if there is no such file."""
-    path = Path(name.rpartition(":")[0])
-    if not path.is_file():
-        raise InputError(f"model.name must name a file that exists, got {name!r}")
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(_code(name.rpartition(":")[0], "model.name")).hexdigest()
 
 
-def allow(given: str, name: str | None = None) -> str:
+def allow(given: str, name: str | None = None, option: str = "--model.name") -> str:
     """Runs the file, as the user asks for on the command line: from now on `models.build` knows the network.
 
     Args:
         given: FILE.py:NAME.
         name: how a config names it, where it stands elsewhere now.
+        option: what named it, in errors.
 
     Returns:
         The file's SHA-256.
     """
-    network, digest = from_file(given)
+    network, digest = from_file(given, option)
     network.name = name or given
     _ALLOWED[name or given] = network
     return digest
@@ -408,8 +508,78 @@ def allowed(name: str) -> Foreign:
 
 
 def check_images_apart(network: Any, variables: Any, images: Any, name: str) -> None:
-    """Raises InputError if what the network says of an image depends on the images beside it."""
+    """Raises InputError if what the network says of an image is no number, or depends on the images beside it."""
     both = np.asarray(network.apply(variables, images[:2])[0])
     alone = np.asarray(network.apply(variables, images[:1])[0])
+    if np.isnan(both).any() or np.isnan(alone).any():
+        raise InputError(f"{name} must say numbers of the images, and says NaN")
     if not np.allclose(both[:1], alone, rtol=1e-2, atol=1e-3 * (1 + np.abs(alone).max())):
         raise InputError(f"{name} must say the same of an image whatever stands beside it in the batch, and does not")
+
+
+@functools.lru_cache(maxsize=8)  # a run builds its network at several places
+def check_trainable(network: Foreign, image_shape: tuple[int, ...], classes: int) -> None:
+    """Nothing that is traced here does, in a training, raise anything.
+
+    Raises:
+        InputError: the network cannot be trained: it has not `classes` outputs, raises in evaluation or in training,
+            leaves nothing of the images, or looks at the images beside an image where it does not train.
+    """
+    one, two = (jax.ShapeDtypeStruct((count, *image_shape), jnp.float32) for count in (1, 2))
+    keys = {"dropout": jax.random.key(0)}
+    with readable(network):
+        variables = jax.eval_shape(network.init, jax.random.key(0), one)
+        check_large_enough(network, None, image_shape)
+        _, count = jax.eval_shape(network.apply, variables, one)[0].shape
+        if count != classes:
+            raise InputError(f"{network.name} must have an output for each of the {classes} classes, and has {count}")
+        train = functools.partial(network.apply, train=True, mutable=["batch_stats"])
+        _, changed = jax.eval_shape(lambda variables, images: train(variables, images, rngs=keys), variables, two)
+        kept, statistics = changed.get("batch_stats", {}), variables.get("batch_stats", {})
+        if jax.tree.map(jnp.shape, kept) != jax.tree.map(jnp.shape, statistics):
+            raise InputError(f"{network.name} must keep the shapes of its batch statistics in a training, and does not")
+        drawn = network.init(jax.random.key(0), np.zeros((1, *image_shape), np.float32))
+        generator = np.random.default_rng(0)
+        # Not as they begin: behind weights of zero, a head's often, nothing can be seen.
+        moved = jax.tree.map(
+            lambda leaf: leaf + 0.1 * generator.normal(size=leaf.shape).astype(leaf.dtype), drawn["params"]
+        )
+        images = generator.normal(size=(2, *image_shape)).astype(np.float32)
+        check_images_apart(network, {**drawn, "params": moved}, images, network.name)
+
+
+def check_large_enough(network: Foreign, variables: Any, image_shape: tuple[int, ...]) -> None:
+    """Raises InputError where a convolution or a pool has no place left in the images; it says the smallest size.
+
+    Args:
+        variables: or their shapes; None: as they are at first, for images of that size.
+    """
+    height, width, channels = image_shape
+
+    def fits(side: int) -> bool:
+        try:
+            return not _leaves_nothing(network, variables, (side, side, channels))
+        except Exception:  # somebody's code, at a size that it is not for
+            return False
+
+    if _leaves_nothing(network, variables, image_shape):
+        least = smallest_side(fits, min(height, width))
+        rule = "larger" if least is None else f"at least {least}×{least} pixels"
+        raise InputError(f"images must be {rule} for {network.name}, got {height}×{width}")
+
+
+def _leaves_nothing(network: Foreign, variables: Any, image_shape: tuple[int, ...]) -> bool:
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    if variables is None:
+        variables = jax.eval_shape(network.init, jax.random.key(0), images)
+    return _has_empty_maps(jax.make_jaxpr(network.apply)(variables, images).jaxpr)
+
+
+def _has_empty_maps(jaxpr: Any) -> bool:
+    for equation in jaxpr.eqns:
+        windowed = equation.primitive.name.startswith(("conv_general_dilated", "reduce_window"))
+        if windowed and any(0 in value.aval.shape for value in equation.outvars):
+            return True
+        if any(_has_empty_maps(within) for within in inner_jaxprs(equation)):
+            return True
+    return False

@@ -87,7 +87,7 @@ def _evaluate(jaxpr: core.Jaxpr, consts, inputs: Sequence[Value], walk: Walk, wi
         if relu is not None:
             shared = any(uses[v] > 1 for v, x in zip(equation.invars, inputs, strict=True) if x in walk.relus)
             outputs = [_evaluate_relu(equation, relu, walk, shared)]
-        elif _inner_jaxprs(equation) or equation.effects:
+        elif inner_jaxprs(equation) or equation.effects:
             outputs = _evaluate_equation(equation, inputs, walk, within)
         else:
             # What is written twice, as the f(x) in where(f(x) > 0, f(x), 0), is one value; but two ReLUs are two rules.
@@ -128,7 +128,7 @@ def _evaluate_equation(equation, inputs: list[Value], walk: Walk, within: str) -
         if relus:
             _refuse_inside(primitive)
         return [dataclasses.replace(v, array=a) for v, a in zip(looked, _bind(equation, arrays), strict=True)]
-    if any(_contains_relu(jaxpr) for jaxpr in _inner_jaxprs(equation)):
+    if any(_contains_relu(jaxpr) for jaxpr in inner_jaxprs(equation)):
         _refuse_inside(primitive)
     known = values.outputs_of(equation, inputs, within or equation.primitive.name)
     evaluate = _straight_through if walk.strict and equation.primitive in PASSED_UNCHANGED else _bind
@@ -334,12 +334,12 @@ def _contains_relu(jaxpr: core.Jaxpr) -> bool:
             equation.primitive is primitives.max_p
             and any(isinstance(v, core.Literal) and np.all(np.asarray(v.val) == 0) for v in equation.invars)
         )
-        or any(_contains_relu(inner) for inner in _inner_jaxprs(equation))
+        or any(_contains_relu(inner) for inner in inner_jaxprs(equation))
         for equation in jaxpr.eqns
     )
 
 
-def _inner_jaxprs(equation) -> list[core.Jaxpr]:
+def inner_jaxprs(equation) -> list[core.Jaxpr]:
     """The jaxprs that an equation holds: the body of a loop, the branches of a choice, the function of a call."""
     held = [entry for value in equation.params.values() for entry in (value if isinstance(value, tuple) else (value,))]
     opened = [entry.jaxpr if isinstance(entry, core.ClosedJaxpr) else entry for entry in held]

@@ -20,7 +20,7 @@ from cnnjax.data.scale import scale_of
 from cnnjax.environment import changes, environment
 from cnnjax.errors import InputError
 from cnnjax.models import foreign, weights
-from cnnjax.models.building import is_of
+from cnnjax.models.building import dotted, is_of
 from cnnjax.settings import pinned
 from cnnjax.train import placement, weight_files
 from cnnjax.train.checkpoints import KINDS, Checkpoints, Damaged, Kept, Misfit, numbers, read_epoch, verify
@@ -52,9 +52,9 @@ def build(config: Config, dataset: Dataset) -> models.ConvNet | models.KnownNetw
     frozen = config.train.freeze
     if not frozen:
         return network
-    if isinstance(network, foreign.Foreign):
-        raise InputError(f"train.freeze must be empty for {config.model.name}, got {', '.join(frozen)}")
-    layers = sorted(weights.like(network, dataset.image_shape)["params"])
+    params = weights.like(network, dataset.image_shape)["params"]
+    paths = [dotted(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    layers = sorted({path.rpartition(".")[0] or path for path in paths})
     for name in frozen:
         if not any(is_of(layer, (name,)) for layer in layers):
             raise InputError(f"train.freeze must be of {', '.join(layers)}, or what these begin with, got {name!r}")
@@ -188,7 +188,7 @@ class Start:
         config, shape = self._config, self._dataset.image_shape
         file = weight_files.read(config.train.start or "", self._option)
         if isinstance(self._network, foreign.Foreign):
-            self._variables = foreign.variables_from(self._network, file.arrays, shape)
+            self._variables = foreign.variables_from(self._network, file.arrays, shape, self._option)
             return
         like = weights.like(self._network, shape)
         classes = self._dataset.num_classes if config.model.classes is None else len(config.model.classes)

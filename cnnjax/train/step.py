@@ -22,7 +22,8 @@ from cnnjax.config import Hyperparams, TrainConfig
 from cnnjax.data.augment import augment
 from cnnjax.data.batches import Batch, epoch_order
 from cnnjax.data.randomness import Purpose, address
-from cnnjax.models.building import is_of
+from cnnjax.models.building import dotted, is_of
+from cnnjax.models.foreign import Foreign
 from cnnjax.train.feed import Portion
 from cnnjax.train.losses import LOSSES
 from cnnjax.train.optimizers import kernels, learning_rate, make_optimizer
@@ -106,10 +107,15 @@ def all_finite(tree: Any) -> Bool[Array, ""]:
 
 
 def _kept(old: Any, new: Any, frozen: tuple[str, ...]) -> Any:
-    """By layer: the old where it is frozen, else the new."""
+    """Array by array: the old where its layer is frozen, else the new."""
     if not frozen:
         return new
-    return {name: old[name] if is_of(name, frozen) else values for name, values in new.items()}
+    return jax.tree_util.tree_map_with_path(lambda path, *pair: pair[0 if is_of(dotted(path), frozen) else 1], old, new)
+
+
+def _cut(batch: Batch, count: int) -> Batch:
+    """The first images of the batch."""
+    return Batch(*(part[:count] for part in batch))
 
 
 def _first(images: Float[Array, "batch *shape"]) -> Float[Array, "*shape"]:
@@ -169,6 +175,8 @@ def make_first_unsound(network: Network, config: TrainConfig, preprocess: Prepro
         position = state.step % steps_per_epoch
         rows = np.asarray(order[position])
         batch = Batch(images[rows], labels[rows], np.asarray(masks[position]))
+        if isinstance(network, Foreign):
+            batch = _cut(batch, int(batch.mask.sum()))
         layers: list[str] = []  # in the order in which Flax makes their parameters, that of the computation
         jax.eval_shape(
             lambda key: layers.extend(network.init(key, preprocess(images[rows]))["params"]), jax.random.key(0)
@@ -182,12 +190,17 @@ def make_first_unsound(network: Network, config: TrainConfig, preprocess: Prepro
 
 
 def make_train_step(
-    network: Network, config: TrainConfig, preprocess: Preprocess, steps_per_epoch: int
+    network: Network, config: TrainConfig, preprocess: Preprocess, steps_per_epoch: int, remainder: int = 0
 ) -> Callable[[Hyperparams, TrainState, Batch], tuple[TrainState, Metrics]]:
     """Returns the pure step (hyper, state, batch) -> (state, the metrics of this batch), steps 2 to 5.
 
     A step whose loss or gradient is not finite changes no weight and counts as unsound. With `on_nan` "skip" the
     training goes on behind it; else the state stays where it is, at this step and for all that follow.
+
+    Args:
+        remainder: images in an epoch's last batch, which is filled up behind them; 0: it is full, as the others are. A
+            network that takes no mask is shown these alone: what it computes over its batch, as the statistics of a
+            batch normalization, would else count an image more than once.
     """
     objective = make_objective(network, config, preprocess, steps_per_epoch)
 
@@ -195,10 +208,18 @@ def make_train_step(
         gradient, (metrics, batch_stats, _) = jax.grad(objective, has_aux=True)(state.params, hyper, state, batch)
         return gradient, (metrics, batch_stats)
 
-    gradients = ops.members_in_turn(gradients)
+    def unfilled(hyper: Hyperparams, state: TrainState, batch: Batch):
+        def of_these(hyper, state, batch):
+            return gradients(hyper, state, _cut(batch, remainder))
+
+        is_last = state.step % steps_per_epoch == steps_per_epoch - 1
+        return lax.cond(is_last, of_these, gradients, hyper, state, batch)
+
+    takes_mask = not isinstance(network, Foreign)
+    in_turn = ops.members_in_turn(gradients if takes_mask or not remainder else unfilled)
 
     def train_step(hyper: Hyperparams, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        gradient, (metrics, batch_stats) = gradients(hyper, state, batch)
+        gradient, (metrics, batch_stats) = in_turn(hyper, state, batch)
         rate = learning_rate(config, hyper.learning_rate, state.step, steps_per_epoch) * state.rate_scale
         sound = jnp.isfinite(metrics.loss) & all_finite(gradient)
         goes_on = config.on_nan == "skip"
@@ -265,7 +286,7 @@ def make_train_chunk(
     before the next one begins.
     """
     steps_per_epoch = -(-num_images // config.batch_size)
-    train_step = make_train_step(network, config, preprocess, steps_per_epoch)
+    train_step = make_train_step(network, config, preprocess, steps_per_epoch, num_images % config.batch_size)
     batch_of = batch_of or make_batch_of()
 
     def train_chunk(hyper: Hyperparams, state: TrainState, portion: Portion, start, stop) -> TrainState:

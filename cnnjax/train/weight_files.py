@@ -23,7 +23,11 @@ from cnnjax.paths import expanded
 ENDINGS = (".safetensors", ".npz")
 _PICKLES = (".pth", ".pt", ".pkl", ".pickle", ".ckpt", ".bin", ".th")
 _METADATA = "__metadata__"  # as safetensors calls it
-_KINDS: dict[str, Any] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
+_KINDS: dict[str, Any] = {
+    "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "I64": np.int64,
+    "I32": np.int32, "I16": np.int16, "I8": np.int8, "U64": np.uint64, "U32": np.uint32, "U16": np.uint16,
+    "U8": np.uint8, "BOOL": np.bool_,
+}  # fmt: skip
 _CONVERSION = (
     "import sys, torch, safetensors.torch as s; w = torch.load(sys.argv[1], map_location='cpu', weights_only=True);"
     " s.save_file({k: v.contiguous().clone() for k, v in w.get('state_dict', w).items()}, sys.argv[2])"
@@ -129,7 +133,7 @@ def _from_safetensors(file: Path, option: str) -> tuple[dict[str, StoredArray], 
 def _stored(content: np.ndarray, described: dict[str, Any]) -> StoredArray:
     first, last = described["data_offsets"]
     kind = _KINDS.get(described["dtype"])
-    # What is no float is never read; its type is told in an error.
+    # What NumPy has no type for is never read; its type is told in an error.
     return StoredArray(tuple(described["shape"]), np.dtype(kind or np.void), content[first:last])
 
 

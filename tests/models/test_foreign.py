@@ -1,5 +1,7 @@
 """Networks as others write them, under the one contract: the same numbers as their own call, maps in one layout."""
 
+import hashlib
+import os
 import textwrap
 
 import flax.linen as nn
@@ -160,6 +162,17 @@ FILES = {
         "def NAME(a, b, c): return a",
         r"must be a function of \(images\) or of \(weights, images\), and takes 3",
     ),
+    "null": ("def NAME(x): \0", "must be code that runs, and .* raises SyntaxError"),
+    "base": ("raise BaseException('no')", "must be code that runs, and .* raises BaseException: no$"),
+    "builtin": ("NAME = max", "must name a network, and .*:NAME raises ValueError: no signature found"),
+    "silent": (
+        "class Own(Exception):\n    def __str__(self): raise ValueError\nraise Own",
+        r"raises Own: \(no more is said\)$",
+    ),
+    "made": (
+        "from flax import nnx\nclass NAME(nnx.Module):\n    def __init__(self, rngs): raise KeyError('x')",
+        "must name a network, and .*:NAME raises KeyError: 'x'",
+    ),
     "syntax": ("def NAME(:", "must be code that runs, and .* raises SyntaxError"),
 }
 
@@ -187,16 +200,104 @@ def test_a_file_is_run_with_what_stands_beside_it(tmp_path):
     network, digest = foreign.from_file(f"{tmp_path / 'net.py'}:net")
     np.testing.assert_allclose(network.apply({"params": {}}, IMAGES)[0], 2 * IMAGES.mean((1, 2)), rtol=1e-5)
     assert len(digest) == 64
-    for given in ("net.py", f"{tmp_path / 'none.py'}:net", "net.txt:net"):
+    (tmp_path / "folder.py").mkdir()
+    for given in ("net.py", f"{tmp_path / 'none.py'}:net", f"{tmp_path / 'folder.py'}:net", "net.txt:net"):
         with pytest.raises(InputError, match="--network must"):
             foreign.from_file(given)
 
 
-@pytest.mark.parametrize("shape", [(3, 4, 4, 2), (3,)])
-def test_outputs_that_are_no_logits_are_refused(shape):
-    network = foreign.wrapped(lambda images: jnp.zeros(shape), "net")
-    with pytest.raises(InputError, match=r"net must return logits \[batch, classes\], or \(logits, dict of feature"):
+LOGITS = np.zeros((3, 2), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "got"),
+    [
+        (np.zeros((3, 4, 4, 2)), r"\(3, 4, 4, 2\) for 3 images"),
+        (np.zeros(3), r"\(3,\) for 3 images"),
+        (LOGITS[:1], r"\(1, 2\) for 3 images"),
+        (np.zeros((3, 2), np.int32), "logits that are no floats but int32"),
+        ((LOGITS, {1: LOGITS}), r"1: \(3, 2\) for 3 images"),
+        ((LOGITS, {"a": LOGITS[0]}), r"'a': \(2,\) for 3 images"),
+        ((LOGITS, {"a": 1.0}), r"'a': \(\) for 3 images"),
+    ],
+    ids=["maps", "numbers", "one", "integers", "unnamed", "map of no batch", "number"],
+)
+def test_outputs_that_are_no_logits_are_refused(outputs, got):
+    network = foreign.wrapped(lambda images: jax.tree.map(jnp.asarray, outputs), "net")
+    rule = r"net must return logits \[batch, classes\], or \(logits, dict of feature maps by name\), got "
+    with pytest.raises(InputError, match=rule + got):
         network.apply({"params": {}}, IMAGES)
+
+
+def test_what_is_run_is_what_the_file_holds_now_and_nothing_is_written(tmp_path):
+    """Python's import takes what it has compiled of a file of the same size and time for the file itself."""
+    path = tmp_path / "net.py"
+    for factor in (2, 3):
+        path.write_text(f"def net(images):\n    return {factor} * images.mean((1, 2))\n")
+        os.utime(path, (1e9, 1e9))
+        network, digest = foreign.from_file(f"{path}:net")
+        np.testing.assert_allclose(network.apply({"params": {}}, IMAGES)[0], factor * IMAGES.mean((1, 2)), rtol=1e-5)
+        assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_annotations_that_are_texts_are_understood(tmp_path):
+    path = tmp_path / "net.py"
+    path.write_text(
+        "from __future__ import annotations\nimport dataclasses\nimport flax.linen as nn\n\n"
+        "@dataclasses.dataclass\nclass Size:\n    width: int = 4\n    kind: dataclasses.InitVar[int] = 0\n\n"
+        "class Net(nn.Module):\n    size: Size\n    @nn.compact\n    def __call__(self, x):\n"
+        "        return nn.Dense(self.size.width)(x.mean((1, 2)))\n\nnet = Net(Size())\n"
+    )
+    network, _ = foreign.from_file(f"{path}:net")
+    assert network.apply(drawn(network), IMAGES)[0].shape == (3, 4)
+
+
+def shrinking(x):
+    """Two convolutions without padding, which leave nothing of fewer than 9 pixels."""
+    for _ in range(2):
+        x = nn.relu(nn.Conv(2, (5, 5), padding="VALID")(x))
+    return nn.Dense(3)(x.mean((1, 2)))
+
+
+def untold(x):
+    return nn.Dense(3)(nn.BatchNorm(use_running_average=True)(x).mean((1, 2)))
+
+
+def looking_aside(x):
+    """Behind a head that begins at zero."""
+    return nn.Dense(3, kernel_init=nn.initializers.zeros)((x - x.mean(0)).mean((1, 2)))
+
+
+def raising(x):
+    raise ValueError("no\nway")
+
+
+def leaving(x):
+    raise SystemExit("no way")
+
+
+UNTRAINABLE = {
+    shrinking: "images must be at least 9×9 pixels for net, got 8×8",
+    untold: "net must take one of train, training, .*, for its batch statistics to be those of a training",
+    looking_aside: "net must say the same of an image whatever stands beside it",
+    raising: "net must take the images, and raises ValueError: no$",
+    leaving: "net must take the images, and raises SystemExit: no way",
+    lambda x: nn.Dense(4)(x.mean((1, 2))): "net must have an output for each of the 3 classes, and has 4",
+    lambda x: nn.Dense(3)(x.mean((1, 2))) / 0 * 0: "net must say numbers of the images, and says NaN",
+}
+
+
+@pytest.mark.parametrize("body", UNTRAINABLE)
+def test_a_network_that_cannot_be_trained_is_refused_in_one_line(body):
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return body(x)
+
+    with pytest.raises(InputError, match=UNTRAINABLE[body]) as refused:
+        foreign.check_trainable(foreign.wrapped(Net(), "net"), (8, 8, 1), 3)
+    assert "\n" not in str(refused.value)
 
 
 def test_a_network_that_looks_at_its_neighbours_is_refused():
