@@ -43,13 +43,13 @@ FEW = 8  # convolutions that a figure each is not too much for
 
 
 def stages(rows: Sequence[Layer]) -> list[list[Layer]]:
-    """The rows but for the logits in groups: what has weights, or joins branches, and the pools and norms behind it.
+    """The rows but for the logits in groups: what has a kernel, or joins branches, and the pools and norms behind it.
 
     Those of a chain are the paper's layers.
     """
     groups: list[list[Layer]] = []
     for row in rows[:-1]:
-        if row.kind not in ("pool", "norm") or not groups:
+        if row.kind not in ("pool", "norm") or row.kernel or not groups:
             groups.append([])
         groups[-1].append(row)
     return groups
@@ -70,8 +70,9 @@ def looked_into(rows: Sequence[Layer]) -> list[Layer]:
     All convolutions where they are few; else one of each size of map, and the last of all: the last that joins branches
     and is not negative (a concatenation, or a sum behind which is a ReLU), or else the last convolution or sum.
     """
-    maps = [row for row in rows if row.kind in ("conv", "sum", "concatenation") and len(row.output_shape) == 3]
-    if len(maps) <= FEW and all(row.kind == "conv" for row in maps):
+    shown = [row for row in rows if len(row.output_shape) == 3]
+    maps = [row for row in shown if row.kind in ("conv", "sum", "concatenation") or row.kernel]
+    if len(maps) <= FEW and all(row.kind == "conv" or row.kernel for row in maps):
         return maps
     joins = [row for row in maps if row.kind == "concatenation" or (row.kind == "sum" and row.relu is not None)]
     of_each_size = {row.output_shape[:2]: row for row in (*maps, *joins)}

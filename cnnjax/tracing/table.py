@@ -28,7 +28,7 @@ class Layer(NamedTuple):
     kind: Kind  # what makes it, where ReLUs, biases and scales are left aside
     parameters: tuple[str, ...]  # paths of those between this row and the rows before, "conv1/kernel"
     relu: int | None  # which ReLU's output it is, in the order of `feature_maps_of`; None: of none
-    kernel: str | None  # path of the convolution's or product's own kernel
+    kernel: str | None  # path of the own kernel of the convolution or product, or of the convolution that is pooled
     kernel_axes: tuple[int, ...]  # of that kernel: those of the window, of the in channels and of the out channels
     input_shape: tuple[int, ...]  # height, width, channels, or units alone
     output_shape: tuple[int, ...]
@@ -230,7 +230,7 @@ def _row(name: str, node: _Node, before: set[_Node], claimed: set[_Node], sizes:
         kind,
         tuple(sorted(weights | biases)),
         None,
-        *_kernel(main, kind),
+        *_kernel(*_pooled(main, kind, before)),
         (source or _first_before(node, before)).shape[1:],
         node.shape[1:],
         window,
@@ -243,6 +243,13 @@ def _row(name: str, node: _Node, before: set[_Node], claimed: set[_Node], sizes:
         sum(sizes[path] for path in biases - weights),
         work,
     )
+
+
+def _pooled(main: _Node, kind: Kind, before: set[_Node]) -> tuple[_Node, Kind]:
+    """What a pool takes, where that has no row of its own, as in convolution, pool, ReLU; else this itself."""
+    while kind == "pool" and main.data:
+        main, kind = _main(main.data[0], before)
+    return main, kind
 
 
 def _kernel(main: _Node, kind: Kind) -> tuple[str | None, tuple[int, ...]]:
