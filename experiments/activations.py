@@ -5,6 +5,7 @@ each projected to the pixels by the deconvnet, beside the part of its image that
 """
 
 import dataclasses
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -39,8 +40,8 @@ class Options(RunOptions):
         check_seed("--maps-seed", self.maps_seed)
 
 
-def main(options: Options, progress: Progress, opened: Trained | None = None) -> None:
-    """`opened` is the run at that epoch, where it is open already."""
+def main(options: Options, progress: Progress, opened: Trained | None = None) -> list[Path]:
+    """`opened` is the run at that epoch, where it is open already. Returns the pictures."""
     trained = opened or open_run(options, progress)
     split = {"train": trained.dataset.train, "test": trained.dataset.test}[options.split]
     layers = checked_layers(options, trained)
@@ -59,11 +60,13 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
         searched = (
             f"the {len(split):,} {'training' if options.split == 'train' else 'test'} images of {trained.dataset.name}"
         )
+        pictures = []
         for layer in progress.over("projecting", layers):
             strongest = Strongest(*(found[f"{layer} {part}"] for part in Strongest._fields))
             maps = options.maps or choose_maps(strongest.at_rank(0), options.random_maps, options.maps_seed)
-            draw(trained, tiles_of(trained, layer, strongest, maps, split), layer, searched)
+            pictures.append(draw(trained, tiles_of(trained, layer, strongest, maps, split), layer, searched))
         progress.say(f"figures in {trained.figures}")
+    return pictures
 
 
 def checked_layers(options: Options, trained: Trained) -> tuple[str, ...]:
@@ -79,9 +82,9 @@ def checked_layers(options: Options, trained: Trained) -> tuple[str, ...]:
     return layers
 
 
-def draw(trained: Trained, seen: Activations, layer: str, searched: str) -> None:
+def draw(trained: Trained, seen: Activations, layer: str, searched: str) -> Path:
     figure = activations_figure.draw(seen.projections, seen.patches, seen.value, seen.maps, layer, searched)
-    files.save(trained.figures / f"activations_{layer}.png", figure, **seen._asdict())
+    return files.save(trained.figures / f"activations_{layer}.png", figure, **seen._asdict())
 
 
 if __name__ == "__main__":

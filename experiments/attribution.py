@@ -10,6 +10,7 @@ first. A map that explains the network must change with it; one that stays the s
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -22,6 +23,7 @@ from cnnjax.data import Purpose, Split, address
 from cnnjax.errors import InputError
 from cnnjax.figures import attribution as figure
 from cnnjax.figures import files
+from cnnjax.models import foreign
 from cnnjax.visualize.attribution import (
     grad_cam,
     integrated_gradients,
@@ -62,10 +64,10 @@ class Options(RunOptions):
             raise InputError(f"--noise must be a finite number, got {self.noise}")
 
 
-def main(options: Options, progress: Progress, opened: Trained | None = None) -> None:
-    """`opened` is the run at that epoch, where it is open already."""
+def main(options: Options, progress: Progress, opened: Trained | None = None) -> list[Path]:
+    """`opened` is the run at that epoch, where it is open already. Returns the pictures."""
     trained = opened or open_run(options, progress)
-    methods = make_methods(trained, options)
+    methods = defined(trained, make_methods(trained, options), progress)
     chosen = chosen_images(trained, options.images)
     settings = {**dataclasses.asdict(options), "run": None, "epoch": None, "data": None, "images": chosen}
     with studying(trained, "attribution", settings, progress) as parts:
@@ -85,24 +87,27 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
         drawing = figure.draw(
             trained.dataset.test.images[chosen],
             {name: brightness(of) for name, of in maps.items() if name not in COLOURED},
-            {name: maps[name] for name in COLOURED},
+            {name: of for name, of in maps.items() if name in COLOURED},
             rows,
             f"What speaks for {'the answer' if options.explain == 'answer' else 'the label'} at epoch {trained.epoch}",
         )
         arrays = {slug(name): of for name, of in maps.items()}
-        files.save(trained.figures / "attribution.png", drawing, images=chosen, classes=explained, **arrays)
-        if options.sanity_images:
-            sanity(trained, methods, options, parts, progress)
+        path = trained.figures / "attribution.png"
+        pictures = [files.save(path, drawing, images=chosen, classes=explained, **arrays)]
+        if options.sanity_images and not jax.tree.leaves(trained.variables["params"]):
+            progress.say(f"no sanity check: the weights of {trained.config.model.name} stand in its code")
+        elif options.sanity_images:
+            pictures.append(sanity(trained, methods, options, parts, progress))
         progress.say(f"figures in {trained.figures}")
+    return pictures
 
 
-def sanity(trained: Trained, methods: dict[str, Maps], options: Options, parts: Parts, progress: Progress) -> None:
+def sanity(trained: Trained, methods: dict[str, Maps], options: Options, parts: Parts, progress: Progress) -> Path:
     """The maps of the same images and classes with more and more random layers, compared with the trained network's."""
     chosen = np.arange(min(options.sanity_images, len(trained.dataset.test.labels)))
     groups = randomized_groups(trained)
-    key = address(options.seed, Purpose.STUDY, 1)
-    fresh = trained.network.init(key, np.zeros((1, *trained.dataset.image_shape), np.float32))
-    every = randomized_from_the_top(trained.variables["params"], fresh["params"], list(groups.values()))
+    fresh = random_parameters(trained, address(options.seed, Purpose.STUDY, 1))
+    every = randomized_from_the_top(trained.variables["params"], fresh, list(groups.values()))
     explained = classes(trained, chosen, options)
 
     def compared(name: str) -> dict[str, Any]:
@@ -120,7 +125,21 @@ def sanity(trained: Trained, methods: dict[str, Maps], options: Options, parts: 
     note = f"Sanity check: mean over {len(chosen)} test images, epoch {trained.epoch}"
     arrays = {f"{slug(name)}-{field}": of[field] for name, of in found.items() for field in of}
     drawing = figure.draw_sanity(stages, rank, structure, note)
-    files.save(trained.figures / "attribution_sanity.png", drawing, stages=stages, images=chosen, **arrays)
+    return files.save(trained.figures / "attribution_sanity.png", drawing, stages=stages, images=chosen, **arrays)
+
+
+def random_parameters(trained: Trained, key: jax.Array) -> Any:
+    """As the network draws them at first; of one that draws none, its own, each array's numbers in random order."""
+    network, params = trained.network, trained.variables["params"]
+    if not isinstance(network, foreign.Foreign) or network.draws:
+        return network.init(key, np.zeros((1, *trained.dataset.image_shape), np.float32))["params"]
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(key, len(leaves))
+    shuffled = [
+        jax.random.permutation(of_leaf, leaf.ravel()).reshape(leaf.shape)
+        for of_leaf, leaf in zip(keys, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(tree, shuffled)
 
 
 def randomized_groups(trained: Trained) -> dict[str, list[str]]:
@@ -161,6 +180,20 @@ def make_methods(trained: Trained, options: Options) -> dict[str, Maps]:
         "deconvnet": lambda f, x, c, _: saliency(f, x, c, rule="deconvnet"),
     }
     return {name: compiled(method) for name, method in methods.items()}
+
+
+def defined(trained: Trained, methods: dict[str, Maps], progress: Progress) -> dict[str, Maps]:
+    """Without those that there are not for the network's nonlinearities, which is said."""
+    image = jax.ShapeDtypeStruct((1, *trained.dataset.image_shape), np.uint8)
+    label, keys = jax.ShapeDtypeStruct((1,), np.int32), jax.random.split(jax.random.key(0), 1)
+    left_out = set()
+    for name in COLOURED:
+        try:
+            jax.eval_shape(methods[name], trained.variables, image, label, keys)
+        except InputError as error:
+            progress.say(f"{name} is left out: {error}")
+            left_out.add(name)
+    return {name: method for name, method in methods.items() if name not in left_out}
 
 
 def chosen_images(trained: Trained, images: tuple[int, ...] | None) -> np.ndarray:

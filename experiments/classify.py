@@ -86,8 +86,8 @@ class Images(NamedTuple):
     of: str
 
 
-def main(options: Options, progress: Progress, opened: Trained | None = None) -> None:
-    """`opened` is the run at that epoch, where it is open already."""
+def main(options: Options, progress: Progress, opened: Trained | None = None) -> list[Path]:
+    """`opened` is the run at that epoch, where it is open already. Returns the pictures."""
     trained = opened or open_run(options, progress)
     side = scaled_side(trained, options.views)
     images = given(trained, options, side, progress) if options.images else of_test_split(trained, side)
@@ -108,7 +108,7 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
         labels = -1 if images.labels is None else images.labels
         arrays = {"image": images.names, "label": np.broadcast_to(labels, len(images.names)), "class_names": names}
         drawn = figure.draw(shown, said)
-        files.save(path, drawn, shown=np.stack([one.image for one in shown]), **arrays, **table)
+        pictures = [files.save(path, drawn, shown=np.stack([one.image for one in shown]), **arrays, **table)]
         write_text(path.with_suffix(".csv"), csv_text(images, names, table))
         progress.say(
             cli.table(said, ("image", "true", *map(str, range(1, 1 + len(shown[0].classes)))), map(cells, shown))
@@ -116,8 +116,11 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
         if len(shown) < len(images.names):
             progress.say(f"and {len(images.names) - len(shown):,} more in {path.with_suffix('.csv')}")
         if images.labels is not None:
-            progress.say(save_errors(trained, options, images, table, sha256, said))
+            picture, found = save_errors(trained, options, images, table, sha256, said)
+            pictures.append(picture)
+            progress.say(found)
     progress.say(f"figures in {trained.figures}")
+    return pictures
 
 
 def scaled_side(trained: Trained, views: str) -> int | None:
@@ -375,8 +378,8 @@ def note(images: Images, options: Options, trained: Trained) -> str:
 
 def save_errors(
     trained: Trained, options: Options, images: Images, table: dict[str, np.ndarray], sha256: str, said: str
-) -> str:
-    """Writes the errors and the confusions; returns the errors in words."""
+) -> tuple[Path, str]:
+    """Writes the errors and the confusions; returns the picture of these, and the errors in words."""
     assert images.labels is not None
     names, ranks = trained.class_names, table["place"] - 1
     few = len(names) <= CHALLENGE
@@ -394,11 +397,11 @@ def save_errors(
     counts = classification.confusion(images.labels, table["answer"], len(names))
     pairs = list(zip(*(of.tolist() for of in classification.most_confused(counts, MOST_PAIRS)), strict=True))
     drawn = confusion_figure.draw(counts, names, pairs, said)
-    files.save(trained.figures / "confusion.png", drawn, counts=counts, class_names=names)
+    picture = files.save(trained.figures / "confusion.png", drawn, counts=counts, class_names=names)
     top5 = (
         f"no top-5 error: there are only {len(names)} classes" if few else f"top-5 error {100 * errors['top5']:.2f} %"
     )
-    return f"top-1 error {100 * errors['top1']:.2f} %, {top5}, over {len(ranks):,} images"
+    return picture, f"top-1 error {100 * errors['top1']:.2f} %, {top5}, over {len(ranks):,} images"
 
 
 if __name__ == "__main__":

@@ -89,8 +89,8 @@ class Regions(NamedTuple):
     note: str
 
 
-def main(options: Options, progress: Progress, opened: Trained | None = None) -> None:
-    """`opened` is the run at that epoch, where it is open already."""
+def main(options: Options, progress: Progress, opened: Trained | None = None) -> list[Path]:
+    """`opened` is the run at that epoch, where it is open already. Returns the pictures."""
     trained = opened or open_run(options, progress)
     layers = chosen_layers(trained, options)
     regions = boxes_of_file(trained, options.boxes) if options.boxes else boxes_of_places(trained, options)
@@ -126,7 +126,8 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
         names = regions.names[: len(shown)]
         spread = options.spread == "images"
         drawing = figure.draw(shown, names, columns, list(found), layers, table, int(spread) + 1, regions.note)
-        files.save(trained.figures / "correspondence.png", drawing, parts=list(found), layers=layers, **table)
+        path = trained.figures / "correspondence.png"
+        picture = files.save(path, drawing, parts=list(found), layers=layers, **table)
         lines, header = rows(table, list(found), layers, options.spread)
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([header, *lines])
@@ -135,6 +136,7 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
         progress.say(cli.table(title, header, lines))
         progress.say(regions.note)
         progress.say(f"figures in {trained.figures}")
+    return [picture]
 
 
 def measure(

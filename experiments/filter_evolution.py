@@ -107,16 +107,20 @@ def given(arguments: Arguments, progress: Progress) -> Seen:
             raise InputError(f"--weights must be EPOCH=FILE, each epoch once, got {entry!r}")
         files_by_epoch[int(epoch)] = path
     dataset = load(data, progress)
-    variables, rows = {}, []
+    preprocess, variables, rows = make_preprocess(*scale_of(data, dataset)), {}, []
     with foreign.readable(network):
         for epoch, path in sorted(files_by_epoch.items()):
             arrays = weight_files.read(path, "--weights").arrays
             variables[epoch] = foreign.variables_from(network, arrays, dataset.image_shape)
-            rows = rows or models.layers_of(network, variables[epoch], dataset.image_shape)
-    return Seen(network, rows, variables, make_preprocess(*scale_of(data, dataset)), dataset)
+            if not rows:
+                foreign.check_large_enough(network, variables[epoch], dataset.image_shape)
+                rows = models.layers_of(network, variables[epoch], dataset.image_shape)
+            foreign.check_images_apart(network, variables[epoch], preprocess(dataset.train.images[:2]), network.name)
+    return Seen(network, rows, variables, preprocess, dataset)
 
 
-def main(arguments: Arguments, progress: Progress) -> None:
+def main(arguments: Arguments, progress: Progress) -> list[Path]:
+    """Returns the pictures."""
     options, folder = arguments.options, arguments.workdir / "figures"
     settings.check()
     seen = (trained if options.network is None else given)(arguments, progress)
@@ -145,13 +149,15 @@ def main(arguments: Arguments, progress: Progress) -> None:
         layer: [models.kernels_of(of_epoch, row) for of_epoch in variables.values()] for layer, row in shown.items()
     }
     curves = convergence(kernels, strongest)
-    first = next(row for row in seen.rows if row.kind == "conv" and row.kernel)  # which looks at the pixels
+    # Which looks at the pixels.
+    first = next(row for row in seen.rows if row.kernel and len(row.kernel_axes) > 2)
     filters = np.stack([models.kernels_of(of_epoch, first)[0] for of_epoch in variables.values()])
     arguments.workdir.mkdir(parents=True, exist_ok=True)
     files.make_folder(arguments.workdir, "figures")
     with locked(files.make_folder(arguments.workdir, "parts", "evolution")):  # one process draws at a time
-        draw(folder, evolutions, curves, first.name, filters, progress)
+        pictures = draw(folder, evolutions, curves, first.name, filters, progress)
     progress.say(f"figures in {folder}")
+    return pictures
 
 
 def draw(
@@ -161,22 +167,23 @@ def draw(
     first: str,
     kernels: np.ndarray,
     progress: Progress,
-) -> None:
-    """Writes every figure, and the arrays behind it."""
+) -> list[Path]:
+    """Writes every figure, and the arrays behind it; returns the pictures that are no film."""
     epochs, first_to_last = curves.epochs, curves.layers
     figure = filters_figure.draw(kernels, epochs, first)
-    files.save(folder / f"filters_{first}.png", figure, kernels=kernels, epochs=epochs)
+    pictures = [files.save(folder / f"filters_{first}.png", figure, kernels=kernels, epochs=epochs)]
     for layer, evolution in progress.over("drawing", list(evolutions.items())):
         dead = evolution.value <= 0
         figure = evolution_figure.draw(evolution.projections, evolution.patches, dead, evolution.maps, epochs, layer)
-        files.save(folder / f"evolution_{layer}.png", figure, **evolution._asdict())
+        pictures.append(files.save(folder / f"evolution_{layer}.png", figure, **evolution._asdict()))
     figure = convergence_figure.draw(epochs, first_to_last, curves.filter_distance, curves.dead, curves.moved)
-    files.save(folder / "convergence.png", figure, **curves._asdict())
+    pictures.append(files.save(folder / "convergence.png", figure, **curves._asdict()))
     projections = {layer: evolution.projections for layer, evolution in evolutions.items()}
     dead = {layer: evolution.value <= 0 for layer, evolution in evolutions.items()}
     frames = animation.draw(kernels, projections, dead, epochs, first)
     animation.save(folder / "evolution.gif", frames)
     files.save_arrays(folder / "evolution.npz", kernels=kernels, epochs=epochs, **projections)
+    return pictures
 
 
 if __name__ == "__main__":

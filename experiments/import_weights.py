@@ -26,7 +26,7 @@ from cnnjax.config import Config, DataConfig, PhotosConfig, TrainConfig, check_c
 from cnnjax.data import Dataset, load
 from cnnjax.data.files import read_regular
 from cnnjax.errors import InputError
-from cnnjax.models import weights
+from cnnjax.models import foreign, weights
 from cnnjax.train import run, weight_files
 from cnnjax.train.step import TrainState, initial_state
 from cnnjax.train.weight_files import WeightFile
@@ -55,6 +55,9 @@ def main(arguments: Arguments, progress: Progress) -> None:
         raise InputError(
             f"{trained[0]} must not be given: nothing is trained; experiments.train --train.start does that"
         )
+    if foreign.is_code(arguments.config.model.name):
+        rule = "one of networks that are known here; your own and its weights go to a study, by --network and --weights"
+        raise InputError(f"--model.name must be {rule}, got {arguments.config.model.name}")
     file = weight_files.read(options.weights, "--weights")
     names = None if options.classes is None else class_names(options.classes)
     config = with_patches(as_expected(arguments.config, arguments.given, file, progress), arguments.given)

@@ -11,6 +11,7 @@ Images are transformed in grey levels, before the mean image is subtracted. What
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -63,8 +64,8 @@ class Options(RunOptions):
             raise InputError(f"--per-class must be at least 0, got {self.per_class}")
 
 
-def main(options: Options, progress: Progress, opened: Trained | None = None) -> None:
-    """`opened` is the run at that epoch, where it is open already."""
+def main(options: Options, progress: Progress, opened: Trained | None = None) -> list[Path]:
+    """`opened` is the run at that epoch, where it is open already. Returns the pictures."""
     trained = opened or open_run(options, progress)
     layers, values = chosen_layers(trained, options), amounts(trained, options)
     split = dataclasses.replace(trained.dataset.test, labels=trained.targets(trained.dataset.test))
@@ -100,7 +101,8 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
         names = [f"{trained.class_names[split.labels[index]]} ({index})" for index in images]
         drawing = figure.draw(pictures, shown, values, *curves(chosen, values, options.distance), names, layers, unit)
         arrays = {f"{name}/values": every for name, every in values.items()}
-        files.save(trained.figures / "invariance.png", drawing, images=images, layers=layers, **arrays, **chosen)
+        path = trained.figures / "invariance.png"
+        pictures = [files.save(path, drawing, images=images, layers=layers, **arrays, **chosen)]
         if options.per_class:
             labels = range(len(trained.class_names))
             firsts = [np.flatnonzero(split.labels == label)[: options.per_class] for label in labels]
@@ -116,11 +118,11 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
             level = scaled(average, next(iter(values)), "unrelated", options.distance).mean(axis=0)
             note = f"Over {len(order)} test images, the first {options.per_class} of each class"
             drawing = figure.draw_average(values, distance, probability, level, layers, unit, note)
-            files.save(
-                trained.figures / "invariance_average.png", drawing, images=order, layers=layers, **arrays, **average
-            )
+            path = trained.figures / "invariance_average.png"
+            pictures.append(files.save(path, drawing, images=order, layers=layers, **arrays, **average))
             progress.say(claims_table(average, values, layers, len(order)))
         progress.say(f"figures in {trained.figures}")
+    return pictures
 
 
 def chosen_layers(trained: Trained, options: Options) -> tuple[str, str]:

@@ -9,6 +9,7 @@ the training images do; the contrast is that of the one that excites the unit th
 import dataclasses
 import functools
 import math
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -57,8 +58,8 @@ class Options(RunOptions):
             raise InputError(f"--decay must be a finite number, got {self.decay}")
 
 
-def main(options: Options, progress: Progress, opened: Trained | None = None) -> None:
-    """`opened` is the run at that epoch, where it is open already."""
+def main(options: Options, progress: Progress, opened: Trained | None = None) -> list[Path]:
+    """`opened` is the run at that epoch, where it is open already. Returns the pictures."""
     trained = opened or open_run(options, progress)
     layers = chosen_layers(trained, options)
     settings = {**dataclasses.asdict(options), "run": None, "epoch": None, "data": None, "layers": None}
@@ -82,8 +83,9 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
         note = f"Images that excite a unit the most, at the contrast of its best training image, epoch {trained.epoch}"
         arrays = {f"{layer}-{field}": of[field] for layer, of in found.items() for field in of}
         drawing = figure.draw({layer: of["images"] for layer, of in found.items()}, values, best, labels, note)
-        files.save(trained.figures / "maximization.png", drawing, **arrays)
+        pictures = [files.save(trained.figures / "maximization.png", drawing, **arrays)]
         progress.say(f"figures in {trained.figures}")
+    return pictures
 
 
 def excited(trained: Trained, layer: str, options: Options) -> dict[str, Any]:

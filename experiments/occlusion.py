@@ -7,6 +7,7 @@ centre, where the object mostly is, lower the true class more than one in a corn
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -58,8 +59,8 @@ class Settings(NamedTuple):
     grey: int
 
 
-def main(options: Options, progress: Progress, opened: Trained | None = None) -> None:
-    """`opened` is the run at that epoch, where it is open already."""
+def main(options: Options, progress: Progress, opened: Trained | None = None) -> list[Path]:
+    """`opened` is the run at that epoch, where it is open already. Returns the pictures."""
     trained = opened or open_run(options, progress)
     test = trained.dataset.test
     settings, labels = checked_settings(options, trained), trained.targets(test)
@@ -114,9 +115,10 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
             rows.append(occlusion_figure.Row(int(number), int(labels[number]), test.images[number], **part))
         figure = occlusion_figure.draw(rows, trained.class_names, settings.layer, settings.activity, **square)
         arrays = {f"{name}_{row.number}": value for row in rows for name, value in row._asdict().items()}
-        files.save(trained.figures / "occlusion.png", figure, **arrays, **compared, interval=interval)
+        picture = files.save(trained.figures / "occlusion.png", figure, **arrays, **compared, interval=interval)
         progress.say(sentence(settings, compared, more, interval))
         progress.say(f"figure in {trained.figures}")
+    return [picture]
 
 
 def checked_settings(options: Options, trained: Trained) -> Settings:

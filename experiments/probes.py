@@ -7,6 +7,7 @@ epoch 0 shows what the random network does by itself.
 """
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 
@@ -87,8 +88,8 @@ def draw_fold(dataset: Dataset, per_class: int, test_per_class: int, seed: int, 
     return np.stack(train), Split(dataset.test.images[test], dataset.test.labels[test])
 
 
-def main(options: Options, progress: Progress, opened: Trained | None = None) -> None:
-    """`opened` is the run at that epoch, where it is open already."""
+def main(options: Options, progress: Progress, opened: Trained | None = None) -> list[Path]:
+    """`opened` is the run at that epoch, where it is open already. Returns the pictures."""
     trained = opened or open_run(options, progress)
     networks = {f"epoch {trained.epoch}": trained}
     if options.untrained and trained.epoch > 0:
@@ -145,7 +146,8 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
             )
         }
         accuracy = np.stack([[found[name, fold] for fold in range(options.folds)] for name in networks])
-        report(options, trained, tuple(networks), layers, accuracy, progress)
+        picture = report(options, trained, tuple(networks), layers, accuracy, progress)
+    return [picture]
 
 
 def report(
@@ -155,8 +157,8 @@ def report(
     layers: tuple[str, ...],
     accuracy: np.ndarray,
     progress: Progress,
-) -> None:
-    """Prints table 7 with the paper's numbers beside it, and draws it.
+) -> Path:
+    """Prints table 7 with the paper's numbers beside it, and draws it; returns the picture.
 
     Args:
         accuracy: [networks, folds, layers, classifiers, counts].
@@ -199,6 +201,7 @@ def report(
         per_class=counts,
     )  # fmt: skip
     progress.say(f"figure in {path}")
+    return path
 
 
 def depth_correlation(accuracy: np.ndarray) -> float:

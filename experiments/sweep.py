@@ -25,6 +25,7 @@ from cnnjax.figures import sweep as figure
 from cnnjax.sweep import engine, results, space, study
 from cnnjax.sweep.study import Halving, Sweep
 from cnnjax.train import run
+from experiments.train import allow_code
 
 
 def _help(text: str, default: Any = None) -> Any:
@@ -121,6 +122,7 @@ def main(arguments: Arguments, progress: Progress) -> None:
     study.check(arguments.workdir, config, members, halving, options.join)
     check_best(options.best, arguments.workdir, [member.config for member in members])
     engine.a_device_for_each_core(len(members))
+    allow_code(arguments)  # which may be the first to use JAX
     dataset = load(config.data, progress)
     swept = study.run_sweep(
         config,

@@ -31,6 +31,7 @@ from cnnjax.sweep.waiting import Watch
 from cnnjax.train import run
 from cnnjax.train.lock import locked
 from experiments import sweep
+from experiments.train import allow_code
 
 OURS = {"study.json", "lock", "study.json.tmp"}  # what a folder may hold where no batch has been begun
 MOST_COMBINATIONS = 1000  # of values that change a shape, which are all tried before anything is written
@@ -64,6 +65,7 @@ def main(arguments: Arguments, progress: Progress) -> None:
     check(workdir, config, asked, options.join)
     sweep.check_best(options.best, workdir, None)
     engine.a_device_for_each_core(options.batch)
+    allow_code(arguments)
     dataset = load(config.data, progress)
     check_networks(config, axes, dataset)
     optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -54,7 +54,7 @@ def draw(
     figure.suptitle(note, fontsize=11)
     mapped = f"{', '.join(maps)}: dark 0, bright the tile's {PERCENTILE:g}th percentile"
     signed = f"{', '.join(projections)}: mid grey 0, contrast by tile"
-    figure.supxlabel(f"{mapped};\n{signed}", fontsize=8)
+    figure.supxlabel(f"{mapped};\n{signed}" if projections else mapped, fontsize=8)
     return figure
 
 

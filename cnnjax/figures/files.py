@@ -25,12 +25,15 @@ def make_folder(base: Path, *names: str) -> Path:
 
 
 @settings.own
-def save(path: Path, figure: Any, **arrays: Any) -> None:
+def save(path: Path, figure: Any, **arrays: Any) -> Path:
     """Writes `path` (a .png) and the .npz beside it, each under a temporary name first, into a folder that is there.
 
     Args:
         figure: a matplotlib figure.
         arrays: what was drawn.
+
+    Returns:
+        `path`.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.text import Text
@@ -40,6 +43,7 @@ def save(path: Path, figure: Any, **arrays: Any) -> None:
     with replacing(path) as file:
         FigureCanvasAgg(figure).print_figure(file, format="png", dpi=150, facecolor="white")
     save_arrays(path.with_suffix(".npz"), **arrays)
+    return path
 
 
 def save_arrays(path: Path, **arrays: Any) -> None:

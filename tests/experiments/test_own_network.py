@@ -1,5 +1,8 @@
 """Networks of one's own in the scripts: opened with a file of weights, trained, and their code run only when asked."""
 
+import dataclasses
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +13,18 @@ from cnnjax.cli import parse, parse_options
 from cnnjax.data import Split
 from cnnjax.errors import InputError
 from cnnjax.models import foreign
-from experiments import activations, export_weights, filter_evolution, looking, occlusion, train
-from experiments.looking import RunOptions, open_run
+from experiments import (
+    activations,
+    export_weights,
+    filter_evolution,
+    import_weights,
+    looking,
+    occlusion,
+    paper,
+    sweep,
+    train,
+)
+from experiments.looking import Images, RunOptions, open_run
 from tests.experiments.test_filter_evolution import Quiet
 
 CODE = """
@@ -67,6 +80,20 @@ def test_every_study_can_take_it(code, tmp_path):
     occlusion.main(occlusion.Options(random_images=1, others=1, tested=4), Quiet(), few)
     figures = {path.name for path in (tmp_path / "looked").rglob("*.png")}
     assert figures == {"activations_relu2.png", "occlusion.png"}  # the last map of each size
+
+
+def test_the_page_of_all_studies_takes_it(code, tmp_path):
+    weights_of(code, "net", tmp_path / "w.safetensors")
+    options = options_of(code, "net", tmp_path, paper.Options)
+    options = dataclasses.replace(options, only=("evolution", "classify"), data=Images(name="digits", channels=1))
+    paper.main(options, Quiet())
+    page = (tmp_path / "looked/figures/paper.md").read_text()
+    assert re.findall(r"!\[(\w+)\]", page) == ["classify", "confusion"]
+    assert "left out: --weights must be one file an epoch for the evolution" in page
+    (words,) = re.findall(r"experiments.classify (.*)`", page)
+    assert parse_options(words.split(), RunOptions()) == RunOptions(
+        **{field.name: getattr(options, field.name) for field in dataclasses.fields(RunOptions)}
+    )
 
 
 def test_in_python_a_module_and_images_are_enough(code, tmp_path):
@@ -171,6 +198,24 @@ def test_a_run_of_other_code_is_not_gone_on_with(run_of_code, tmp_path, monkeypa
             train.main(parse([*words, "--train.epochs", "1", "--workdir", str(run_of_code / "run")]), Quiet())
     finally:
         path.write_text(code)
+
+
+@pytest.mark.long
+def test_a_sweep_trains_it(code, tmp_path):
+    words = ["--config", "digits", "--model.name", f"{code}:net", "--hyper.filter-rms", "inf", "--train.epochs", "1"]
+    axes, rest = sweep.take_axes([*words, "--sweep.learning-rate", "0.001,0.1", "--workdir", str(tmp_path / "sweep")])
+    sweep.main(parse(rest, sweep.Options())._replace(taken=axes), Quiet())
+    lines = (tmp_path / "sweep" / "members.csv").read_text().splitlines()
+    assert len(lines) == 3 and all("finished" in line for line in lines[1:])
+
+
+def test_weights_of_code_are_not_imported(code, tmp_path):
+    weights_of(code, "net", tmp_path / "w.safetensors")
+    words = ["--model.name", f"{code}:net", "--weights", str(tmp_path / "w.safetensors"), "--data.name", "digits"]
+    arguments = parse([*words, "--workdir", str(tmp_path / "run")], import_weights.Options())
+    with pytest.raises(InputError, match="--model.name must be one of networks that are known here; your own"):
+        import_weights.main(arguments, Quiet())
+    assert not (tmp_path / "run").exists()
 
 
 def test_outputs_that_are_not_the_classes_are_refused(code, tmp_path):

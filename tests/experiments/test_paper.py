@@ -1,6 +1,7 @@
 """All studies of one run, by one command: what it lists, and what it refuses before anything is written."""
 
 import dataclasses
+import re
 import shutil
 
 import numpy as np
@@ -12,7 +13,7 @@ from cnnjax.data import load
 from cnnjax.errors import InputError
 from cnnjax.train import run
 from experiments import paper, transfer
-from experiments.looking import Place, RunOptions, open_run
+from experiments.looking import Images, Place, RunOptions, open_run
 from experiments.paper import Options
 from tests.experiments.test_filter_evolution import Quiet
 
@@ -60,26 +61,32 @@ def test_studies_take_as_many_images_as_there_are_and_one_that_nothing_suits_is_
     progress.say = said.append
 
     def too_many(options, progress, trained):
-        paper.probes.main(paper.probes.Options(run=options.run, per_class=(7,)), progress)
+        return paper.probes.main(paper.probes.Options(run=options.run, per_class=(7,)), progress)
 
     monkeypatch.setitem(paper.STUDIES, "occlusion", ("figure 7", too_many))
     folder = few / "run"
-    only = ("activations", "correspondence", "probes", "occlusion")
+    only = ("activations", "correspondence", "classify", "probes", "occlusion")
     paper.main(Options(run=folder, only=only), progress)
     figures = folder / "figures" / "epoch-1"
     with np.load(figures / "activations_conv1.npz") as of_three, np.load(figures / "probes.npz") as of_six:
         assert of_three["value"].shape == (2, 3) and of_six["per_class"].tolist() == [6]
     page = (folder / "figures" / "paper.md").read_text()
-    assert page.count("![") == 3 and "left out: --per-class must be at most the training images of each class" in page
+    names = ["activations_conv1", "correspondence", "classify", "confusion", "probes"]
+    assert re.findall(r"!\[(\w+)\]\(epoch-1/\w+.png\)", page) == names
+    assert "left out: --per-class must be at most the training images of each class" in page
+    paper.main(Options(run=folder, only=only), progress)  # drawn again from what is kept, whatever the clock says
+    assert (folder / "figures" / "paper.md").read_text() == page
     with pytest.raises(InputError, match="--only must be studies that suit the run, and none does; occlusion is left"):
         paper.main(Options(run=folder, only=("occlusion",)), progress)
 
 
 def test_the_commands_on_the_page_are_read_by_their_scripts(few):
-    options = RunOptions(run=few / "a b", data=Place(npz="c d.npz"))
-    assert paper.command("probes", options, 3).endswith(f"probes --run '{few / 'a b'}' --epoch 3 --data.npz 'c d.npz'")
     of_run = RunOptions(run=few / "run")
-    words = paper.command("evolution", of_run, 1).split()
+    trained = open_run(of_run, Quiet())
+    options = RunOptions(run=few / "a b", data=Images(npz="c d.npz"))
+    told = paper.command("probes", options, trained)
+    assert told.endswith(f"probes --run '{few / 'a b'}' --epoch 1 --data.npz 'c d.npz'")
+    words = paper.command("evolution", of_run, trained).split()
     assert words[2] == "experiments.filter_evolution"
     assert cli.parse(words[3:], paper.filter_evolution.Options()).workdir == few / "run"
 
