@@ -17,6 +17,7 @@ from cnnjax.models import foreign
 from cnnjax.ops import jit
 from cnnjax.tracing.relus import named_feature_maps_of
 from cnnjax.train import run as running
+from cnnjax.train.feed import Portion
 from cnnjax.train.step import initial_state, make_order, make_train_chunk
 from tests.train.small import same
 
@@ -124,7 +125,8 @@ def test_a_last_batch_that_is_filled_up_counts_each_image_once(given, loop):
     def trained(rates, states, epoch):
         def member(rate, state):
             hyper = dataclasses.replace(HYPER, learning_rate=rate)
-            return chunk(hyper, state, IMAGES, LABELS, order(hyper, epoch), 3 * epoch, 3 * epoch + 3)
+            portion = Portion(jnp.asarray(IMAGES), jnp.asarray(LABELS), *order(hyper, epoch), 3 * epoch)
+            return chunk(hyper, state, portion, 3 * epoch, 3 * epoch + 3)
 
         return jax.vmap(member)(rates, states)
 
