@@ -188,15 +188,14 @@ class BatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", lambda: jnp.zeros(channels, jnp.float32))
         running_variance = self.variable("batch_stats", "var", lambda: jnp.ones(channels, jnp.float32))
         if not train:
-            mean, variance = running_mean.value, running_variance.value
-        else:
-            mean, variance, count = ops.batch_moments(x, mask)
-            if not self.is_initializing() and self.is_mutable_collection("batch_stats"):
-                unbiased = variance * count / jnp.maximum(count - 1, 1)
-                running_mean.value = momentum * running_mean.value + (1 - momentum) * mean
-                running_variance.value = momentum * running_variance.value + (1 - momentum) * unbiased
-        factor = scale * jax.lax.rsqrt(variance + self.epsilon)
-        return (x - mean) * factor + bias
+            factor = scale * jax.lax.rsqrt(running_variance.value + self.epsilon)
+            return (x - running_mean.value) * factor + bias
+        normed = ops.batch_norm(x, scale, bias, mask, epsilon=self.epsilon)
+        if not self.is_initializing() and self.is_mutable_collection("batch_stats"):
+            unbiased = normed.variance * normed.count / jnp.maximum(normed.count - 1, 1)
+            running_mean.value = momentum * running_mean.value + (1 - momentum) * normed.mean
+            running_variance.value = momentum * running_variance.value + (1 - momentum) * unbiased
+        return normed.values
 
 
 def is_of(layer: str, names: tuple[str, ...]) -> bool:

@@ -10,7 +10,7 @@ from cnnjax.ops.compiler import compiler_options, fault_of_defaults, jit
 from cnnjax.ops.convolution import conv, conv_transpose
 from cnnjax.ops.dense import dense, dropout
 from cnnjax.ops.members import members_in_turn
-from cnnjax.ops.normalization import batch_moments, local_response_norm
+from cnnjax.ops.normalization import batch_norm, local_response_norm
 from cnnjax.ops.pooling import Pooled, adaptive_avg_pool, avg_pool, max_pool, max_pool_with_switches, unpool
 from cnnjax.ops.scanning import DenseLayer, apply_mlp, scan_mlp, scan_mlp_literally
 
@@ -21,7 +21,7 @@ __all__ = [
     "add_bias",
     "apply_mlp",
     "avg_pool",
-    "batch_moments",
+    "batch_norm",
     "channel_sums",
     "compiler_options",
     "conv",

@@ -44,6 +44,11 @@ def channel_sums(x: Num[Array | np.ndarray, "*places channels"]) -> Num[Array, "
     return sum_p.bind(jnp.asarray(x), members=0)
 
 
+def spread_channels(values: Num[Array, " channels"], places: tuple[int, ...]) -> Num[Array, "*places channels"]:
+    """The same numbers at every place; its transpose is `channel_sums`."""
+    return spread_p.bind(values, places=places)
+
+
 spread_p = Primitive("spread_channels")  # [*members, channels] -> [*members, *places, channels]
 sum_p = Primitive("sum_channels")  # and back; `members` is how many axes of members there are
 

@@ -73,10 +73,8 @@ def _for_cpu(lhs, rhs, face, windows):
             return convolution(lhs, rhs, windows.strides, windows.padding, windows.dilation, groups=windows.groups)
         if face == "images" and max(windows.strides) == 1:
             return _image_gradient(lhs, rhs, windows)
-    if depthwise and face == "kernel":
-        return _in_blocks(_shifted_kernel_gradient, lhs, rhs, face, windows, BLOCK_BYTES // 2, least=1)
     if depthwise:
-        return _face_of(functools.partial(_shifted, windows=windows), lhs, rhs, face, windows)
+        return compiler.isolated(_depthwise)(lhs, rhs, face=face, windows=windows)
     return _groups_in_turn(lhs, rhs, face, windows)
 
 
@@ -215,11 +213,7 @@ def _turned(kernel, groups=1):
 
 def _image_gradient(cotangent, kernel, windows):
     """images[j] = sum over k of cotangent[(j + low - k·dilation) / stride] · kernel[k], as a convolution."""
-    padding = []
-    for size, output, window, stride, (low, _), dilation in _by_dimension(windows):
-        before = effective_window(window, dilation) - 1 - low
-        padding.append((before, size - 1 + low - (output - 1) * stride))
-    ones = (1,) * len(windows.window)
+    padding, ones = _padding_of_gradient(windows), (1,) * len(windows.window)
     # Behind a barrier, since XLA leaves a convolution whose kernel is reversed to Eigen's.
     turned = lax.optimization_barrier(_turned(kernel, windows.groups))
     if max(windows.strides) > 1:
@@ -286,10 +280,38 @@ def _interleave(phases, blocks, strides):
     return split.transpose(0, *pairs, 2 * count + 1).reshape(phases.shape[0], *sizes, -1)
 
 
+def _padding_of_gradient(windows):
+    """The zeros around the cotangent, spread by the strides, of which the turned kernel makes the images' gradient."""
+    padding = []
+    for size, output, window, stride, (low, _), dilation in _by_dimension(windows):
+        before = effective_window(window, dilation) - 1 - low
+        padding.append((before, size - 1 + low - (output - 1) * stride))
+    return padding
+
+
 def _by_dimension(windows):
     return zip(
         windows.spatial, windows.output, windows.window, windows.strides, windows.padding, windows.dilation, strict=True
     )
+
+
+def _depthwise(lhs, rhs, *, face, windows):
+    """A face of a depthwise convolution. Nothing is to be fused with it, or each offset would compute it anew."""
+    if face == "kernel":
+        return _in_blocks(_shifted_kernel_gradient, lhs, rhs, face, windows, BLOCK_BYTES // 2, least=1)
+    if face == "images" and rhs.shape[-1] == windows.groups:
+        return _shifted_image_gradient(lhs, rhs, windows)
+    return _face_of(functools.partial(_shifted, windows=windows), lhs, rhs, face, windows)
+
+
+def _shifted_image_gradient(cotangent, kernel, windows):
+    """As `_image_gradient`, of as many out channels as in channels; zeros between the rows of the cotangent."""
+    padding = _padding_of_gradient(windows)
+    spread = [(low, high, stride - 1) for (low, high), stride in zip(padding, windows.strides, strict=True)]
+    padded = lax.pad(cotangent, jnp.zeros((), cotangent.dtype), ((0, 0, 0), *spread, (0, 0, 0)))
+    ones = (1,) * len(windows.window)
+    around = windows._replace(spatial=padded.shape[1:-1], strides=ones, padding=((0, 0),) * len(ones))
+    return _shifted(padded, jnp.flip(kernel, range(len(ones))), around)
 
 
 def _shifted(images, kernel, windows):

@@ -1,7 +1,8 @@
-"""Normalization across channels, and the statistics of batch normalization."""
+"""Normalization: of a batch, and across channels."""
 
 import functools
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,30 +13,72 @@ from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Bool, Float, Num
 
 from cnnjax.errors import InputError
-from cnnjax.ops.bias import channel_sums
+from cnnjax.ops.bias import channel_sums, spread_channels
 from cnnjax.ops.precision import sum_dtype
 
 
-def batch_moments(
-    x: Float[Array | np.ndarray, "batch *places channels"],
-    mask: Num[Array | np.ndarray, " batch"] | Bool[Array | np.ndarray, " batch"] | None = None,
-) -> tuple[Float[Array, " channels"], Float[Array, " channels"], Float[Array, ""]]:
-    """Mean and variance of each channel over all places, and the number of places; float32 for narrower types.
+class BatchNormed(NamedTuple):
+    """What `batch_norm` returns; all in float32 where x is narrower."""
 
-    The variance is the mean squared distance from the mean, in two passes: mean(x²) - mean(x)² has no right digit
-    where the mean is 1000 deviations.
+    values: Float[Array, "batch *places channels"]
+    mean: Float[Array, " channels"]
+    variance: Float[Array, " channels"]  # the mean squared distance from the mean
+    count: Float[Array, ""]  # of the places that count, at least 1
+
+
+def batch_norm(
+    x: Float[Array | np.ndarray, "batch *places channels"],
+    scale: Float[Array | np.ndarray, " channels"],
+    bias: Float[Array | np.ndarray, " channels"],
+    mask: Num[Array | np.ndarray, " batch"] | Bool[Array | np.ndarray, " batch"] | None = None,
+    *,
+    epsilon: float = 1e-5,
+) -> BatchNormed:
+    """Each channel less its mean over the batch, over its deviation, times `scale`, plus `bias`.
+
+    The variance is taken in two passes: mean(x²) - mean(x)² has no right digit where the mean is 1000 deviations.
 
     Args:
-        mask: 0 for an image that does not count; None: all do.
+        mask: 0 for an image that does not count in mean and variance; None: all do.
+        epsilon: added to the variance.
+
+    Source: Ioffe & Szegedy 2015, algorithm 1.
     """
     x = jnp.asarray(x)
     x = x.astype(sum_dtype(x.dtype))
     counts = jnp.ones(x.shape[:1], bool) if mask is None else jnp.asarray(mask) > 0
     counts = counts.reshape(-1, *[1] * (x.ndim - 1))
     count = jnp.maximum(jnp.sum(counts, dtype=x.dtype) * math.prod(x.shape[1:-1]), 1)
+    values, mean, variance = _batch_norm(epsilon, x, jnp.asarray(scale), jnp.asarray(bias), counts, count)
+    return BatchNormed(values, mean, variance, count)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _batch_norm(epsilon, x, scale, bias, counts, count):
     mean = channel_sums(jnp.where(counts, x, 0)) / count
     centred = jnp.where(counts, x - mean, 0)
-    return mean, channel_sums(centred * centred) / count, count
+    variance = channel_sums(centred * centred) / count
+    return (x - mean) * (scale * lax.rsqrt(variance + epsilon)) + bias, mean, variance
+
+
+@_batch_norm.defjvp
+def _batch_norm_jvp(epsilon, primals, tangents):
+    """Its transpose takes two sums over the places; each use of x would have its own if the formula were derived."""
+    x, scale, _, counts, count = primals
+    change, scale_change, bias_change = tangents[:3]
+    values, mean, variance = _batch_norm(epsilon, *primals)
+    inverse = lax.rsqrt(variance + epsilon)
+    normal = (x - mean) * inverse
+    factor = scale * inverse
+    mean_change = channel_sums(jnp.where(counts, change, 0)) / count
+    deviation_change = channel_sums(jnp.where(counts, change * normal, 0)) / count
+    places = x.shape[:-1]
+    of_values = (
+        change * factor
+        + spread_channels(bias_change - mean_change * factor, places)
+        + normal * spread_channels(scale_change - deviation_change * factor, places)
+    )
+    return (values, mean, variance), (of_values, mean_change, 2 * deviation_change / inverse)
 
 
 def local_response_norm(

@@ -95,3 +95,46 @@ def test_narrow_types_are_rounded_once(dtype):
             right = np.asarray(compute(wide))
             error = np.abs(np.asarray(compute(x), np.float64) - right).max()
             assert error <= 0.51 * float(jnp.finfo(dtype).eps) * np.abs(right).max()
+
+
+def plain_batch_norm(x, scale, bias, mask):
+    """Ioffe & Szegedy 2015, algorithm 1, over the images that the mask keeps."""
+    kept = x[np.flatnonzero(mask)]
+    axes = tuple(range(x.ndim - 1))
+    mean, variance = kept.mean(axes), kept.var(axes)
+    return (x - mean) / jnp.sqrt(variance + 1e-5) * scale + bias, mean, variance
+
+
+def test_batch_norm_and_its_derivatives_are_those_of_the_formula():
+    """Also those of mean and variance, and with rows that do not count; in float64."""
+    shape = (128, 6, 6, 4)  # as large as a sum that is a product on a CPU
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        x, scale, bias = (jnp.asarray(rng.normal(size=size)) + 0.5 for size in (shape, shape[-1:], shape[-1:]))
+        factors = [jnp.asarray(rng.normal(size=size)) for size in (shape, shape[-1:], shape[-1:])]
+        mask = np.arange(shape[0]) % 3 != 1
+
+        def total(norm):
+            def weighted(x, scale, bias):
+                results = norm(x, scale, bias, mask)[:3]
+                return sum(jnp.sum(jnp.sin(result) * factor) for result, factor in zip(results, factors, strict=True))
+
+            return weighted
+
+        ours, theirs = total(ops.batch_norm), total(plain_batch_norm)
+        directions = (x[::-1], bias, scale)
+
+        def derivatives(loss):
+            gradient = jax.grad(loss, (0, 1, 2))
+            change, along = jax.jvp(gradient, (x, scale, bias), directions)
+            return loss(x, scale, bias), jax.jvp(loss, (x, scale, bias), directions)[1], change, along
+
+        found, expected = jax.jit(derivatives, static_argnums=0)(ours), jax.jit(derivatives, static_argnums=0)(theirs)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11), found, expected)
+
+
+def test_the_way_back_through_batch_norm_has_two_sums_over_the_places():
+    """Each costs a pass over the maps; the formula's own derivative has five."""
+    x, channel = jnp.ones((4, 3, 3, 2)), jnp.ones(2)
+    _, back = jax.vjp(lambda *operands: ops.batch_norm(*operands).values, x, channel, channel)
+    assert str(jax.make_jaxpr(back)(x)).count("sum_channels") == 2
