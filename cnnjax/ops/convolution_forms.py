@@ -329,18 +329,23 @@ def _shifted_kernel_gradient(images, cotangent, face, windows):
     """The gradient of a depthwise kernel: for each offset the shifted image times the cotangent, added up.
 
     XLA:CPU is slow at sums over leading axes, so the rows are added up in a few parts, with the multiplication, and
-    what is left by a product with ones.
+    what is left by a product with ones. The window's rows are a loop, as each offset is a program of its own.
     """
     channels, rows = cotangent.shape[-1], cotangent.shape[0] * windows.output[0]
     parts = next(count for count in range(8, 0, -1) if rows % count == 0)
     weights = cotangent.reshape(*cotangent.shape[:-1], windows.groups, -1)
     padded = padded_images(images, windows)
-    sums = []
-    for offset in offsets(windows.window):
-        products = (at_offset(padded, offset, windows)[..., None] * weights).reshape(parts, -1, channels)
-        added = functools.reduce(operator.add, [products[part] for part in range(parts)])
-        sums.append(jnp.ones((1, added.shape[0]), added.dtype) @ added)
-    return jnp.stack(sums).reshape(*windows.window, 1, channels)
+    height, *others = windows.window
+
+    def of_row(row):
+        sums = []
+        for offset in offsets(others):
+            products = (at_offset(padded, (row, *offset), windows)[..., None] * weights).reshape(parts, -1, channels)
+            added = functools.reduce(operator.add, [products[part] for part in range(parts)])
+            sums.append(jnp.ones((1, added.shape[0]), added.dtype) @ added)
+        return jnp.stack(sums)
+
+    return lax.map(of_row, jnp.arange(height)).reshape(*windows.window, 1, channels)
 
 
 def _groups_in_turn(lhs, rhs, face, windows):

@@ -71,13 +71,11 @@ def padded_images(images, windows):
 
 
 def at_offset(padded, offset, windows):
-    """What the weight at `offset` of the window sees of the padded images, for each output pixel."""
+    """What the weight at `offset` of the window, numbers or tracers, sees of the padded images by output pixel."""
     starts = [step * dilation for step, dilation in zip(offset, windows.dilation, strict=True)]
-    ends = [
-        start + (output - 1) * stride + 1
-        for start, output, stride in zip(starts, windows.output, windows.strides, strict=True)
-    ]
-    return lax.slice(padded, (0, *starts, 0), (padded.shape[0], *ends, padded.shape[-1]), (1, *windows.strides, 1))
+    reach = [(output - 1) * stride + 1 for output, stride in zip(windows.output, windows.strides, strict=True)]
+    region = lax.dynamic_slice(padded, (0, *starts, 0), (padded.shape[0], *reach, padded.shape[-1]))
+    return lax.slice(region, (0,) * region.ndim, region.shape, (1, *windows.strides, 1))
 
 
 def offsets(window):
