@@ -20,6 +20,9 @@ from cnnjax.config import ModelConfig
 from cnnjax.errors import InputError, named
 from cnnjax.geometry import Ints, Padding, Rounding, as_ints
 
+Initializer = Callable[..., Array]
+HE = nn.initializers.he_normal()  # N(0, 2 / inputs) (He et al. 2015)
+
 LARGEST_TRIED = 1024  # pixels of a side; no network asks for more
 
 Mask = Num[Array | np.ndarray, " batch"] | Bool[Array | np.ndarray, " batch"] | None
@@ -69,10 +72,11 @@ class Layers:
         groups: int = 1,
         bias: bool = True,
         rounding: Rounding = "floor",
+        kernel_init: Initializer = HE,
     ) -> Array:
         """A convolution to `width` channels; the padding is zeros on each side."""
         with named(name):
-            return Convolution(width, window, strides, padding, groups, bias, rounding, name=name)(x)
+            return Convolution(width, window, strides, padding, groups, bias, rounding, kernel_init, name=name)(x)
 
     def batch_norm(self, name: str, x: Array, *, epsilon: float = 1e-5) -> Array:
         train = self._train and not is_of(name, self._frozen)
@@ -111,7 +115,7 @@ class Layers:
         return ops.dropout(self._module.make_rng("dropout"), x, self._dropout_rate)
 
     def dense(self, name: str, x: Array, units: int) -> Array:
-        return nn.Dense(units, kernel_init=nn.initializers.he_normal(), name=name)(x)
+        return nn.Dense(units, kernel_init=HE, name=name)(x)
 
 
 class KnownNetwork(nn.Module):
@@ -157,11 +161,12 @@ class Convolution(nn.Module):
     groups: int = 1
     bias: bool = True
     rounding: Rounding = "floor"
+    kernel_init: Initializer = HE
 
     @nn.compact
     def __call__(self, x):
         shape = *as_ints(self.window, x.ndim - 2, "window"), x.shape[-1] // self.groups, self.width
-        kernel = self.param("kernel", nn.initializers.he_normal(), shape, jnp.float32)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         maps = ops.conv(
             x, kernel, strides=self.strides, padding=self.padding, groups=self.groups, rounding=self.rounding
         )

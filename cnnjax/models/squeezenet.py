@@ -1,5 +1,6 @@
 """SqueezeNet 1.1 (Iandola et al. 2016) as torchvision has it: few maps, then many from 1×1 and from 3×3 filters."""
 
+import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
@@ -24,7 +25,9 @@ def _body(layers: Layers, x: Array, *, width: float, classes: int) -> Array:
             place += 1
         x = _fire(layers, f"features.{place}", x, scaled(width, squeezed), scaled(width, 4 * squeezed))
         place += 1
-    x = layers.relu("classifier.1", layers.conv("classifier.1", layers.dropout(x), classes, 1))
+    # As in torchvision, small at first: a class whose ReLU is 0 for all images has no gradient any more.
+    small = nn.initializers.normal(0.01)
+    x = layers.relu("classifier.1", layers.conv("classifier.1", layers.dropout(x), classes, 1, kernel_init=small))
     return x.mean((1, 2))
 
 
