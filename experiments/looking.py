@@ -406,7 +406,7 @@ def _plain(value: Any) -> Any:
     """As what JSON can hold; an array by its type, its shape and the SHA-256 of its bytes."""
     if isinstance(value, np.ndarray | np.generic | jax.Array):
         array = np.ascontiguousarray(value)
-        return [array.dtype.str, np.shape(value), hashlib.sha256(array.reshape(-1).view(np.uint8)).hexdigest()]
+        return [array.dtype.str, np.shape(value), hashlib.sha256(array.reshape(-1).view(np.uint8).data).hexdigest()]
     if isinstance(value, Mapping):
         return {str(key): _plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):

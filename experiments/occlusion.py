@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from cnnjax import cli
+from cnnjax import cli, ops
 from cnnjax.cli import Progress
 from cnnjax.config import check_seed
 from cnnjax.data import Purpose, address, scale_of
@@ -149,7 +149,8 @@ def projections(
 ) -> np.ndarray:
     """The map's strongest activation in this test image, projected, then those found in the training images."""
     own = trained.dataset.test.images[number : number + 1]
-    active = maps_of(trained, (layer,))(trained.variables, trained.preprocess(own))[layer][0, ..., watched]
+    seen = ops.jit(maps_of(trained, (layer,)))(trained.variables, trained.preprocess(own))
+    active = seen[layer][0, ..., watched]
     place = np.array(np.unravel_index(np.argmax(active), active.shape), int)
     images = np.concatenate([own, trained.dataset.train.images[found.image[:, watched]]])
     units = np.concatenate([place[None], found.unit[:, watched]])

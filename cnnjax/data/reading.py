@@ -34,7 +34,7 @@ def in_threads(
     length = max(1, BLOCK_BYTES // int(np.prod(image_shape)))
     if len(rows) <= length:
         return read(rows, draws)
-    import grain  # pyright: ignore[reportMissingImports]
+    import grain
 
     blocks = [slice(start, start + length) for start in range(0, len(rows), length)]
 

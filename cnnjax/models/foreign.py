@@ -150,7 +150,7 @@ def returns_maps(outputs: Any, batch: int, name: str) -> bool:
     """
     rule = f"{name} must return logits [batch, classes], or (logits, dict of feature maps by name)"
     maps = isinstance(outputs, tuple) and len(outputs) == 2 and isinstance(outputs[1], Mapping)
-    logits = outputs[0] if maps else outputs
+    logits: Any = outputs[0] if maps else outputs
     shape = getattr(logits, "shape", ())
     if len(shape) != 2 or shape[0] != batch or shape[1] < 1:
         shown = shape if hasattr(logits, "shape") else type(logits).__name__

@@ -142,10 +142,10 @@ def make_respond(
 
     def respond(variables: Any, image: Any, other: Any, label: Any, values: Mapping[str, Any]) -> dict[str, Response]:
         affines = [TRANSFORMATIONS[name].affine(amounts) for name, amounts in values.items()]
-        every = Affine(*(np.concatenate(parts) for parts in zip(*affines, strict=True)))
+        every = jax.tree.map(lambda *parts: np.concatenate(parts), *affines)
         ends = np.cumsum([0, *(len(amounts) for amounts in values.values())])
         of_groups = [
-            jax.device_get(compiled(variables, image, other, label, Affine(*(part[rows] for part in every))))
+            jax.device_get(compiled(variables, image, other, label, jax.tree.map(lambda part: part[rows], every)))
             for rows in in_groups(len(every.offset), max(1, group - 2))
         ]
         distance, probability = (np.concatenate(parts, axis=-1) for parts in list(zip(*of_groups, strict=True))[:2])

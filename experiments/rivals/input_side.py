@@ -58,6 +58,7 @@ def _packed(case: Case, size: int | None) -> Work:
     pack(DataConfig(folder=str(place / "images"), image_size=side, **fitted), place / "packed", size=size)
     config = DataConfig(packed=str(place / "packed"), image_size=side, train_crop="random", **fitted)
     images, batches = load(config).train.images, _batches(case)
+    assert not isinstance(images, np.ndarray)
 
     def work(count: int) -> float:
         for number in range(count):

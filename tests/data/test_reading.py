@@ -12,8 +12,6 @@ from cnnjax.data.images import Fitting, random_box
 from cnnjax.data.packing import pack
 from cnnjax.errors import InputError
 
-pytest.importorskip("grain")
-
 
 @pytest.fixture(scope="module")
 def set_of(tmp_path_factory):
