@@ -145,7 +145,9 @@ def make_respond(
         every = jax.tree.map(lambda *parts: np.concatenate(parts), *affines)
         ends = np.cumsum([0, *(len(amounts) for amounts in values.values())])
         of_groups = [
-            jax.device_get(compiled(variables, image, other, label, jax.tree.map(lambda part: part[rows], every)))
+            jax.device_get(
+                compiled(variables, image, other, label, jax.tree.map(lambda part, rows=rows: part[rows], every))
+            )
             for rows in in_groups(len(every.offset), max(1, group - 2))
         ]
         distance, probability = (np.concatenate(parts, axis=-1) for parts in list(zip(*of_groups, strict=True))[:2])
