@@ -44,9 +44,10 @@ def trained(arguments: Arguments, dataset: Dataset, rows: list[models.Layer], pr
     config = arguments.config
     title = f"{config.model.name} on {dataset.name}, {config.train.batch_size} images a step"
     progress.say(cli.layer_table(rows, title))
-    streamed, why = choose(dataset, arguments.options.feed)
+    options = arguments.options if isinstance(arguments.options, Options) else Options()
+    streamed, why = choose(dataset, options.feed)
     progress.say(f"{'streamed' if streamed else 'all on the devices'}: {why}")
-    finished = run.run(config, dataset, arguments.workdir, progress, progress.say, arguments.options.devices, streamed)
+    finished = run.run(config, dataset, arguments.workdir, progress, progress.say, options.devices, streamed)
     last = finished.metrics[-1]
     # A run that was not trained here may have none.
     error = f"test error {100 * last['test_error']:.2f} % " if "test_error" in last else ""

@@ -70,7 +70,7 @@ def test_every_command_is_read_by_its_script(command, tmp_path):
 def test_each_study_of_a_run_takes_the_run_and_an_epoch():
     table = README.split("| script | what it shows |")[1].split("\n\n")[0]
     studies = set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) - {"filter_evolution", "architectures"}
-    assert len(studies) == 8
+    assert len(studies) == 9
     for name in studies:
         options = parsed(name, ["--run", "DIR", "--epoch", "3"])
         assert (options.run, options.epoch) == (Path("DIR"), 3)

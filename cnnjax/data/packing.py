@@ -370,7 +370,7 @@ def _manifest(
     shapes = {tuple(shape) for record in records for shape in record["shapes"]}
     mean_sha256 = None
     if len(shapes) == 1:
-        sums = [np.load(_sum_path(to, plan)) for plan in plans if plan.split == "train"]
+        sums = [np.load(_sum_path(to, plan), allow_pickle=False) for plan in plans if plan.split == "train"]
         total = sum((part for part in sums if part.size), np.zeros(shapes.copy().pop(), np.uint64))
         mean = (total / sum(splits["train"]["counts"])).astype(np.float32)
         with replacing(to / MEAN) as file:

@@ -32,7 +32,7 @@ def maximize(
     keys: Key[Array, " batch"],
     shape: tuple[int, int, int],
     *,
-    rms: float | Float[np.ndarray, " batch"] = 1.0,
+    rms: float | Float[Array | np.ndarray, " batch"] = 1.0,
     steps: int = 128,
     rate: float = 0.05,
     jitter: int = 4,

@@ -26,7 +26,7 @@ def test_addresses_differ_in_every_part_and_repeat():
 
 def test_purposes_are_never_renumbered():
     # Part of every published result.
-    known = {"INIT": 0, "ORDER": 1, "AUGMENT": 2, "DROPOUT": 3, "STUDY": 4}
+    known = {"INIT": 0, "ORDER": 1, "AUGMENT": 2, "DROPOUT": 3, "STUDY": 4, "CROP": 5}
     assert {purpose.name: purpose.value for purpose in Purpose} == known
 
 

@@ -321,7 +321,7 @@ def test_a_network_of_few_classes_has_no_top_5_error(folder, trained, pictures):
     images = classify.Images(np.zeros((2, 8, 8, 1), np.uint8), None, ["a", "b"], np.array([0, 1], np.int32), "two")
     table = {"place": np.array([1, 3]), "answer": np.array([0, 2])}
     (folder / "figures" / "epoch-1").mkdir(parents=True, exist_ok=True)
-    said = classify.save_errors(few, Options(run=folder), images, table, "sha", "note")
+    _, said = classify.save_errors(few, Options(run=folder), images, table, "sha", "note")
     assert said == "top-1 error 50.00 %, no top-5 error: there are only 5 classes, over 2 images"
     assert errors(trained)["top5"] is None
     with pytest.raises(InputError, match="has only 5 classes"):

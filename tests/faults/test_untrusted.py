@@ -37,7 +37,9 @@ def test_nothing_that_is_loaded_can_run_code():
             assert (node.module or "").split(".")[0] not in forbidden, path
         elif isinstance(node, ast.Call):
             called = ast.unparse(node.func)
-            assert called not in {"eval", "exec", "torch.load", "os.system"}, path
+            assert called not in {"eval", "torch.load", "os.system"}, path
+            # A network of one's own, in a file that the command line names.
+            assert called != "exec" or path == ROOT / "cnnjax" / "models" / "foreign.py", path
             # They import the class that a prepared set's features.json names.
             assert called not in {
                 f"tfds.{name}" for name in ("load", "builder", "data_source", "builder_from_directory")
