@@ -54,8 +54,8 @@ def maximize(
 
     Source: Olah et al. 2017, "Feature Visualization", on transformation robustness and preconditioning.
     """
-    unfit = not isinstance(rms, jax.core.Tracer) and not np.all(np.asarray(rms) > 0)  # one that is traced is not known
-    if steps < 1 or jitter < 0 or unfit:
+    is_known = not isinstance(rms, jax.core.Tracer)  # pyright: ignore[reportAttributeAccessIssue]
+    if steps < 1 or jitter < 0 or (is_known and not np.all(np.asarray(rms) > 0)):
         raise InputError(f"steps must be >= 1, jitter >= 0 and rms > 0, got {steps}, {jitter} and {rms}")
     height, width, channels = shape
     canvas = (height + 2 * jitter, width + 2 * jitter)
