@@ -56,11 +56,7 @@ class Resident:
         self.steps = -(-len(split) // batch_size)
         self._order = order
         self._images, self._labels = place((split.images, split.labels))
-        self._at: tuple[Any, int, Any] = (
-            None,
-            -1,
-            None,
-        )  # of whom, an epoch, and its order, which takes a while to sort
+        self._at: tuple[Any, int, Any] = (None, -1, None)  # of whom, an epoch, and its order
 
     def portion(self, hyper: Any, step: int) -> tuple[Portion, int]:
         epoch = step // self.steps

@@ -119,9 +119,8 @@ def run(
         texts = {"config.json": processes.by_first(begin)}
         checkpoints = SharedCheckpoints(own)
         training = Training(config, programs, dataset, workdir, checkpoints, report, say, texts, start)
-        kept = _trained(training, checkpoints) or _trained(
-            training, checkpoints
-        )  # what turns out to be damaged when it is read is made anew
+        # What turns out to be damaged when it is read is made anew.
+        kept = _trained(training, checkpoints) or _trained(training, checkpoints)
         if kept is None:
             raise InputError(f"--workdir must keep what is written there, and {workdir} does not")
         checkpoints.drop_latest()
