@@ -88,8 +88,10 @@ def _end_well(main: Callable[[Any, "Progress"], Any], read: Callable[[], Any]) -
                     progress.say(line)
                 with compiled_programs_kept(progress.say):
                     main(told, progress)
-    except (InputError, OSError, MemoryError, RuntimeError) as error:
-        processes.end_with_others(error)
+    except Exception as error:
+        processes.end_with_others(error)  # whatever its type: JAX has several for a process that is gone
+        if not isinstance(error, (InputError, OSError, MemoryError, RuntimeError)):
+            raise
         text = str(error) or ("no memory is left" if isinstance(error, MemoryError) else type(error).__name__)
         if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in text:  # JAX has no type for a full memory
             raise
