@@ -142,6 +142,7 @@ def _product_of_pixels(images, cotangent, windows):
     """The gradient of a kernel of one pixel: a matrix product."""
     starts, strides = (0,) * images.ndim, (1, *windows.strides, 1)
     ends = [(output - 1) * stride + 1 for output, stride in zip(windows.output, windows.strides, strict=True)]
+    images, cotangent = _as_computed(images), _as_computed(cotangent)
     seen = lax.slice(images, starts, (images.shape[0], *ends, images.shape[-1]), strides)
     everything = tuple(range(images.ndim - 1))
     gradient = lax.dot_general(seen, cotangent, ((everything, everything), ((), ())))
@@ -233,11 +234,20 @@ def _kernel_gradient(images, cotangent, windows):
     padding = []
     for size, output, window, stride, (low, _), dilation in _by_dimension(windows):
         padding.append((low, (window - 1) * dilation + (output - 1) * stride + 1 - size - low))
+    images, cotangent = _as_computed(images), _as_computed(cotangent)
     images = jnp.moveaxis(images, (0, -1), (-1, 0))
     kernel = jnp.moveaxis(cotangent, 0, -2)
     kernel = jnp.flip(kernel, -1) if reverse else kernel
     gradient = convolution(images, kernel, windows.dilation, padding, windows.strides)
     return jnp.moveaxis(jnp.flip(gradient, -1) if reverse else gradient, 0, -2)
+
+
+def _as_computed(operand):
+    """The operand of oneDNN's product as it stands in memory, for XLA to exchange its axes.
+
+    Without a barrier XLA computes all that led to it once more, in the order of the exchanged axes.
+    """
+    return lax.optimization_barrier(operand) if _by_onednn(operand.dtype) else operand
 
 
 def _image_gradient_by_phase(cotangent, kernel, windows):

@@ -37,12 +37,12 @@ def make_optimizer(
     """The whole update: weight decay, momentum or Adam, learning rate, filter renormalization.
 
     "sgd" adds the decay to the gradient (as Krizhevsky et al. 2012 did), "adamw" to the update (Loshchilov & Hutter
-    2019). Biases and norms are not decayed.
+    2019). Biases and norms are not decayed. Where the step is not `taken` the state stays as it is.
     """
     decay = optax.add_decayed_weights(hyper.weight_decay, mask=kernels)
     core = {
         "sgd": lambda: [decay, momentum(hyper.momentum, taken)],  # pyright: ignore[reportArgumentType]
-        "adamw": lambda: [optax.scale_by_adam(b1=hyper.momentum), decay],
+        "adamw": lambda: [_where(taken, optax.scale_by_adam(b1=hyper.momentum)), decay],  # pyright: ignore[reportArgumentType]
     }[config.optimizer]()
     return optax.chain(*core, optax.scale(-rate), renormalize_filters(hyper.filter_rms))  # pyright: ignore[reportArgumentType]
 
@@ -59,6 +59,16 @@ def momentum(decay: float | Float[Array, ""], taken: bool | Bool[Array, ""]) -> 
         return lax.optimization_barrier(new), optax.TraceState(trace=new)
 
     return optax.GradientTransformation(optax.trace(0.0).init, update)
+
+
+def _where(taken: bool | Bool[Array, ""], optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The same optimizer; where the step is not taken its state stays as it is."""
+
+    def update(updates, state, params=None):
+        updates, new = optimizer.update(updates, state, params)
+        return updates, jax.tree.map(lambda new, old: jnp.where(taken, new, old), new, state)
+
+    return optax.GradientTransformation(optimizer.init, update)
 
 
 def kernels(params: Any) -> Any:

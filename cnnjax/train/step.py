@@ -103,7 +103,27 @@ def batch_metrics(loss: Float[Array, " batch"], logits: Float[Array, "batch clas
 
 def all_finite(tree: Any) -> Bool[Array, ""]:
     """True where no leaf has a NaN or an infinity."""
-    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+    by_type: dict[Any, list[Array]] = {}
+    for leaf in map(jnp.asarray, jax.tree.leaves(tree)):
+        by_type.setdefault(leaf.dtype, []).append(leaf.reshape(-1))
+    found = [jnp.bool(True)]
+    for leaves in by_type.values():
+        small = [leaf for leaf in leaves if leaf.size < _LARGE]
+        found += [_is_finite(leaf) for leaf in leaves if leaf.size >= _LARGE]
+        found += [jnp.all(jnp.isfinite(jnp.concatenate(small)))] if small else []
+    return jnp.all(jnp.array(found))
+
+
+_LARGE = 2**16  # of as many numbers XLA:CPU writes a mask and reads it again; of fewer each would be a program
+_PARTS = 16
+
+
+def _is_finite(leaf: Float[Array, " entries"]) -> Bool[Array, ""]:
+    """Whether all entries are finite, by the largest of each sixteen, which is NaN where one of them is."""
+    whole = leaf.size // _PARTS * _PARTS
+    parts = leaf[:whole].reshape(_PARTS, -1)
+    largest = functools.reduce(jnp.maximum, [jnp.abs(parts[part]) for part in range(_PARTS)])
+    return jnp.all(jnp.isfinite(largest)) & jnp.all(jnp.isfinite(leaf[whole:]))
 
 
 def _kept(old: Any, new: Any, frozen: tuple[str, ...]) -> Any:
@@ -232,9 +252,12 @@ def make_train_step(
         def chosen(new, old):
             return jax.tree.map(lambda new, old: jnp.where(taken, new, old), new, old)
 
-        changed = state._replace(params=params, opt_state=opt_state, batch_stats=batch_stats)
-        new = chosen(changed, state)._replace(
-            step=state.step + 1 if goes_on else state.step + taken, unsound=state.unsound + ~sound
+        new = state._replace(
+            step=state.step + 1 if goes_on else state.step + taken,
+            params=chosen(params, state.params),
+            opt_state=opt_state,
+            batch_stats=chosen(batch_stats, state.batch_stats),
+            unsound=state.unsound + ~sound,
         )
         return new, chosen(metrics, zero_metrics())
 

@@ -130,6 +130,19 @@ def test_sgd_step_by_hand():
     np.testing.assert_allclose(updates["fc1"]["kernel"], [[-0.1 * (0.5 * 1.2 + 1 + 0.188)]], rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_step_that_is_not_taken_leaves_the_state_as_it_is(name):
+    params = {"fc1": {"kernel": normal(0, (3, 2)), "bias": jnp.ones(2)}}
+    gradient = jax.tree.map(jnp.sin, params)
+    config, hyper, rate = TrainConfig(optimizer=name), Hyperparams(), jnp.float32(0.1)
+    taken, state = make_optimizer(config, hyper, rate), make_optimizer(config, hyper, rate).init(params)
+    _, state = taken.update(gradient, state, params)
+    _, same = make_optimizer(config, hyper, rate, jnp.bool(False)).update(gradient, state, params)
+    jax.tree.map(np.testing.assert_array_equal, same, state)
+    _, other = taken.update(gradient, state, params)
+    assert not all(np.array_equal(*pair) for pair in zip(*map(jax.tree.leaves, (other, state)), strict=True))
+
+
 def test_adamw_is_optax_adamw():
     params = {"fc1": {"kernel": normal(0, (3, 2)), "bias": jnp.ones(2)}}
     gradient = jax.tree.map(jnp.sin, params)

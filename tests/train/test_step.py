@@ -13,6 +13,7 @@ from cnnjax.data import Batch, Split, epoch_order
 from cnnjax.train import step as step_module
 from cnnjax.train.feed import Portion, in_its_own_order, portions
 from cnnjax.train.step import (
+    all_finite,
     initial_state,
     make_evaluate,
     make_first_unsound,
@@ -148,6 +149,19 @@ def test_evaluation_counts_every_image_once_whatever_the_batch(network, data):
     for metrics in results:
         assert (float(metrics.count), float(metrics.errors), float(metrics.errors_top5)) == (COUNT, errors, 0)
         assert float(metrics.loss) == pytest.approx(float(results[0].loss), rel=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(3,), (300, 300), (65_537,)])  # small, in sixteen parts, with a rest
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_one_number_that_is_not_finite_is_found_wherever_it_stands(shape, bad):
+    leaf = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    places = np.linspace(0, leaf.size - 1, 7).astype(int)
+    stacked = np.stack([leaf] * (len(places) + 1))
+    for number, place in enumerate(places):
+        stacked[number].flat[place] = bad
+    finite = jax.vmap(lambda leaf: all_finite({"large": leaf, "narrow": jnp.ones(2, jnp.bfloat16)}))(stacked)
+    assert list(finite) == [False] * len(places) + [True]
+    assert all_finite({}) and not all_finite([jnp.ones((2, 0)), jnp.float32(bad)])
 
 
 def test_ties_and_nan_are_errors():
