@@ -153,8 +153,8 @@ def test_npz_refuses_a_crafted_member(tmp_path, name, member):
     assert "\n" not in str(error.value)
 
 
-def write_archive(path, members: dict[str, bytes]) -> None:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+def write_archive(path, members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> None:
+    with zipfile.ZipFile(path, "w", method) as archive:
         for name, array in ARRAYS.items():
             buffer = io.BytesIO()
             np.save(buffer, array)
@@ -198,3 +198,28 @@ def test_npz_that_is_a_pipe_is_refused_at_once(tmp_path):
 def test_npz_in_a_home_that_nobody_knows_is_one_line():
     with pytest.raises(InputError, match=r"data\.npz must be a file, got '~nosuchuser/x\.npz'"):
         load(DataConfig(npz="~nosuchuser/x.npz"))
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_npz_is_read_however_it_is_compressed_black_images_too(tmp_path, method):
+    """Of which a byte of the file holds the most: 1,029, 1.2 million and 7,089 bytes where there are many."""
+    black = np.zeros((40_000, 25, 20), np.uint8)
+    members = {"x_train": npy(header(shape=black.shape), black.tobytes()), "y_train": npy(header(shape=(40_000,)),
+               (np.arange(40_000) % 3).astype(np.uint8).tobytes())}  # fmt: skip
+    members["x_test"] = npy(header(shape=(1, 25, 20)), bytes(500))
+    members["y_test"] = npy(header(shape=(1,)), bytes(1))
+    write_archive(tmp_path / "mine.npz", members, method)
+    dataset = load(DataConfig(npz=str(tmp_path / "mine.npz")))
+    assert dataset.train.images.shape == (40_000, 25, 20, 1) and not dataset.train.images.any()
+
+
+def test_npz_that_is_compressed_by_another_method_says_which(tmp_path, config_of):
+    config = config_of()
+    content = bytearray((tmp_path / "mine.npz").read_bytes())
+    for mark, place in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):  # of a member, and of the archive's list
+        at = content.index(mark)
+        content[at + place : at + place + 2] = struct.pack("<H", 93)
+    (tmp_path / "mine.npz").write_bytes(content)
+    message = "data.npz: x_train in .* must be stored or compressed by deflate, bzip2 or LZMA, got the zip method 93"
+    with pytest.raises(InputError, match=message):
+        load(config)
