@@ -44,20 +44,16 @@ def main(options: Options, progress: Progress) -> None:
         raise InputError("--data.folder must be given: the images that are to be packed")
     if options.to is None:
         raise InputError("--to must be given: the folder that they are packed into")
-    try:
-        options.to.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--to must be a folder that can be written, got {options.to}: {error}") from None
-    with locked(options.to):
-        summary = pack(
-            options.data,
-            options.to,
-            size=options.size,
-            on_bad=options.on_bad,
-            seed=options.seed,
-            shard_bytes=options.shard_megabytes << 20,
-            progress=progress,
-        )
+    summary = pack(
+        options.data,
+        options.to,
+        size=options.size,
+        on_bad=options.on_bad,
+        seed=options.seed,
+        shard_bytes=options.shard_megabytes << 20,
+        progress=progress,
+        held=locked,
+    )
     for name, reason in summary.left_out[:MOST_SAID]:
         progress.say(f"left out: {name}: {reason}")
     more = len(summary.left_out) - MOST_SAID

@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,7 +59,7 @@ class _Work(NamedTuple):
     to: Path
     found: Found
     fitting: Fitting
-    as_pixels: bool
+    size: int | None  # of the pixels that are packed; None: the files are
     on_bad: str
     alike: bool  # whether images must be as the first: all grey, or all in colour
 
@@ -81,8 +82,11 @@ def pack(
     seed: int = 0,
     shard_bytes: int = SHARD_BYTES,
     progress: Progress | None = None,
+    held: Callable[[Path], AbstractContextManager] = nullcontext,
 ) -> Summary:
     """Packs the images under `config.folder` into `to`, from wherever an earlier start has come.
+
+    Nothing is written, and no folder made, before the folder of images, what is at `to` and the room there are checked.
 
     Args:
         config: the folder, how it is split, and how images are fitted. `channels` None: those of the first image.
@@ -91,6 +95,7 @@ def pack(
         on_bad: "stop" at an image that cannot be read, or "skip" it; all that were left out are in the manifest.
         seed: of the order in the shards.
         shard_bytes: of the images in a shard, about.
+        held: keeps `to`, which is there by then, from other processes meanwhile.
 
     Raises:
         InputError: an unusable folder or image; `to` has other files, or a packing with other settings, which are
@@ -100,8 +105,8 @@ def pack(
         config = dataclasses.replace(config, image_size=size)
     found = folders.find(config)
     try:
-        to.mkdir(parents=True, exist_ok=True)
-        _require_ours(to)
+        if to.exists():
+            _require_ours(to)
         fitting = _fitting(found, config)
         listing = {split: _listing(found, split) for split in SPLITS}
         settings = {
@@ -112,34 +117,44 @@ def pack(
             "seed": seed,
             "shard_bytes": shard_bytes,
         }
-        if (to / MANIFEST).exists():
-            return _finished(to, settings)
-        plans = [
-            plan
-            for split in SPLITS
-            for plan in _plans(split, [count for _, count in listing[split]], size, fitting, seed, shard_bytes)
-        ]
-        _begin(to, settings, sum(size_of for part in listing.values() for _, size_of in part), size, plans)
-        work = _Work(to, found, fitting, size is not None, on_bad, config.channels is None)
-        records, made, done = [], 0, 0
-        total = sum(len(plan.indices) for plan in plans)
-
-        def report(of_shard: int) -> None:
-            if progress:
-                progress(f"pack {found.name}", done + of_shard, total)
-
-        for plan in plans:
-            record = _record(to, plan)
-            if record is None:
-                record, made = _write(work, plan, report), made + 1
-            records.append(record)
-            report(len(plan.indices))
-            done += len(plan.indices)
-        manifest = _manifest(to, settings, found, fitting, plans, records)
-        write_text(to / MANIFEST, sealed(manifest))
-        shutil.rmtree(to / UNFINISHED)
+        if not to.exists() or not {MANIFEST, UNFINISHED} & {path.name for path in to.iterdir()}:
+            _require_room(to, listing, size, fitting)
+        to.mkdir(parents=True, exist_ok=True)
+        with held(to):
+            return _packed(
+                _Work(to, found, fitting, size, on_bad, config.channels is None), listing, settings, progress
+            )
     except OSError as error:
         raise InputError(f"--to must be a folder that can be written, got {str(to)!r}: {error}") from error
+
+
+def _packed(
+    work: _Work, listing: dict[str, list[tuple[str, int]]], settings: dict[str, Any], progress: Progress | None
+) -> Summary:
+    """Packs, or finds packed, what has been checked."""
+    to = work.to
+    _require_ours(to)
+    if (to / MANIFEST).exists():
+        return _finished(to, settings)
+    plans = [plan for split in SPLITS for plan in _plans(work, split, [count for _, count in listing[split]], settings)]
+    _begin(to, settings)
+    records, made, done = [], 0, 0
+    total = sum(len(plan.indices) for plan in plans)
+
+    def report(of_shard: int) -> None:
+        if progress:
+            progress(f"pack {work.found.name}", done + of_shard, total)
+
+    for plan in plans:
+        record = _record(to, plan)
+        if record is None:
+            record, made = _write(work, plan, report), made + 1
+        records.append(record)
+        report(len(plan.indices))
+        done += len(plan.indices)
+    manifest = _manifest(to, settings, work.found, work.fitting, plans, records)
+    write_text(to / MANIFEST, sealed(manifest))
+    shutil.rmtree(to / UNFINISHED)
     return _summary(manifest, made)
 
 
@@ -150,17 +165,21 @@ def _require_ours(to: Path) -> None:
 
 
 def _fitting(found: Found, config: DataConfig) -> Fitting:
+    """How images are fitted. Raises InputError for a split of which no image can be read."""
     fitting = Fitting.of(config, upright=True)
-    if fitting.channels is not None:
-        return fitting
+    first = {split: _first(found, split, fitting) for split in SPLITS}
+    return fitting if fitting.channels is not None else fitting._replace(channels=first["train"].channels)
+
+
+def _first(found: Found, split: str, fitting: Fitting) -> Decoded:
+    """The first image of the split that can be read."""
     with pillow_prepared():
-        for path in found.parts["train"].files:
+        for path in found.parts[split].files:
             try:
-                first = decode(_encoded(path, read_regular(path)), fitting, "data.folder")
+                return decode(_encoded(path, read_regular(path)), fitting, "data.folder")
             except (InputError, OSError):  # of which packing says why
                 continue
-            return fitting._replace(channels=first.channels)
-    raise InputError(f"data.folder: no training image under {str(found.root)!r} can be read")
+    raise InputError(f"data.folder: the {split} split must hold at least 1 image that can be read, got 0")
 
 
 def _encoded(path: Path, content: bytes) -> Encoded:
@@ -176,12 +195,10 @@ def _listing_sha256(listing: Sequence[tuple[str, int]], labels: np.ndarray) -> s
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
-def _plans(
-    split: str, sizes: Sequence[int], size: int | None, fitting: Fitting, seed: int, shard_bytes: int
-) -> Iterator[_Plan]:
-    count = len(sizes)
-    of_record = sum(sizes) // count if size is None else size * size * (fitting.channels or 3)
-    shards = min(max(1, -(-of_record * count // shard_bytes)), count)
+def _plans(work: _Work, split: str, sizes: Sequence[int], settings: dict[str, Any]) -> Iterator[_Plan]:
+    count, size, seed = len(sizes), work.size, settings["seed"]
+    of_record = sum(sizes) // count if size is None else size * size * (work.fitting.channels or 3)
+    shards = min(max(1, -(-of_record * count // settings["shard_bytes"])), count)
     order = order_of(count, split, seed)
     group = max(1, min(64, _CHUNK_BYTES // (of_record + HEADER.size)))
     for shard in range(shards):
@@ -190,7 +207,7 @@ def _plans(
         yield _Plan(name, split, order[start:stop], group)
 
 
-def _begin(to: Path, settings: dict[str, Any], folder_bytes: int, size: int | None, plans: list[_Plan]) -> None:
+def _begin(to: Path, settings: dict[str, Any]) -> None:
     """Writes the settings down, or compares them with those of the packing that is there."""
     path = to / UNFINISHED / _SETTINGS
     if path.exists():
@@ -199,13 +216,17 @@ def _begin(to: Path, settings: dict[str, Any], folder_bytes: int, size: int | No
             raise InputError(f"{str(path)!r} is not as it was written: delete {str(to)!r} and pack again")
         _require_same(to, settings, record)
         return
-    side = settings["fitting"]["channels"] * (size or 0) ** 2
-    needed = folder_bytes if size is None else side * sum(len(plan.indices) for plan in plans)
-    free = shutil.disk_usage(to).free
-    if needed > free:
-        raise InputError(f"--to {str(to)!r} must have room for {needed:,} bytes, and its disk has {free:,}")
     path.parent.mkdir(exist_ok=True)
     write_text(path, sealed(settings))
+
+
+def _require_room(to: Path, listing: dict[str, list[tuple[str, int]]], size: int | None, fitting: Fitting) -> None:
+    """Raises InputError where the disk that `to` is or will be on has none for the images."""
+    files = [of_file for part in listing.values() for _, of_file in part]
+    needed = sum(files) if size is None else len(files) * size**2 * (fitting.channels or 3)
+    free = shutil.disk_usage(next(folder for folder in (to, *to.absolute().parents) if folder.exists())).free
+    if needed > free:
+        raise InputError(f"--to {str(to)!r} must have room for {needed:,} bytes, and its disk has {free:,}")
 
 
 def _require_same(to: Path, ours: dict[str, Any], theirs: dict[str, Any]) -> None:
@@ -295,7 +316,7 @@ def _write(work: _Work, plan: _Plan, report: Callable[[int], None]) -> dict[str,
                             "data.channels must be given (1: grey, 3: RGB) for images of mixed modes:"
                             f" {image.name} is {kind}, the first one is not"
                         )
-                    payload = image.pixels.tobytes() if work.as_pixels else content
+                    payload = content if work.size is None else image.pixels.tobytes()
                     writer.write(HEADER.pack(index, int(part.labels[index])) + payload)
                     sums[image.pixels.shape] = sums.get(image.pixels.shape, np.uint64(0)) + image.pixels.astype(
                         np.uint64

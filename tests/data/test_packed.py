@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +12,9 @@ from cnnjax.config import DataConfig
 from cnnjax.data import fingerprint, load, mean_image, packed, packing
 from cnnjax.data.packing import pack
 from cnnjax.errors import InputError
+from cnnjax.train.lock import locked
+from experiments import pack as pack_script
+from tests.experiments.test_filter_evolution import Quiet
 
 
 def smooth(seed: int, height: int, width: int) -> np.ndarray:
@@ -199,13 +203,6 @@ def test_unreadable_images_stop_the_packing_or_are_left_out_and_listed(config, t
     np.testing.assert_array_equal(ours.train.images[:], theirs.train.images)
 
 
-def test_nothing_is_packed_where_no_image_can_be_read(config, to, photographs):
-    for path in (photographs / "test").rglob("*.jpg"):
-        path.write_bytes(b"no image")
-    with pytest.raises(InputError, match="the test split must hold at least 1 image that can be read"):
-        pack(config, to, size=16, on_bad="skip")
-
-
 def test_grey_among_colour_needs_the_option(config, to, photographs):
     Image.fromarray(smooth(1, 40, 40)[..., 0]).save(photographs / "train" / "dog" / "02.jpg")
     with pytest.raises(InputError, match="data.channels must be given .* mixed modes: .*02.jpg is grey"):
@@ -302,3 +299,28 @@ def test_packed_excludes_the_other_sources_and_crops_need_it():
         DataConfig(train_crop="resized", image_size=8)
     with pytest.raises(InputError, match="data.shorter_side must be given for data.train_crop random"):
         DataConfig(packed="a", train_crop="random", image_size=8)
+
+
+def test_what_is_wrong_with_the_images_is_said_before_a_folder_is_made(config, tmp_path, photographs, monkeypatch):
+    to = tmp_path / "deep" / "packed"
+    with monkeypatch.context() as patch:
+        patch.setattr(packing.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(9, 0, 9))
+        with pytest.raises(InputError, match="must have room for 27,648 bytes, and its disk has 9$"):
+            pack_script.main(pack_script.Options(to=to, data=config, size=24), Quiet())
+    missing = dataclasses.replace(config, folder=str(tmp_path / "none"))
+    with pytest.raises(InputError, match=r"data\.folder must be a folder"):
+        pack_script.main(pack_script.Options(to=to, data=missing), Quiet())
+    for path in (photographs / "test").rglob("*.jpg"):
+        path.write_bytes(b"no image")
+    with pytest.raises(InputError, match="the test split must hold at least 1 image that can be read, got 0"):
+        pack_script.main(pack_script.Options(to=to, data=config, on_bad="skip"), Quiet())
+    assert not to.parent.exists()
+
+
+def test_a_folder_is_packed_by_one_process_at_a_time(config, to):
+    to.mkdir()
+    with locked(to), pytest.raises(InputError, match="must not be in use by another process"):
+        pack_script.main(pack_script.Options(to=to, data=config), Quiet())
+    assert [path.name for path in to.iterdir()] == ["lock"]
+    pack_script.main(pack_script.Options(to=to, data=config), Quiet())
+    assert (to / "manifest.json").exists()
