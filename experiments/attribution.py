@@ -20,6 +20,7 @@ from cnnjax import cli, models, ops
 from cnnjax.cli import Progress
 from cnnjax.config import check_seed
 from cnnjax.data import Purpose, Split, address
+from cnnjax.data.splits import of_all_classes
 from cnnjax.errors import InputError
 from cnnjax.figures import attribution as figure
 from cnnjax.figures import files
@@ -51,7 +52,7 @@ class Options(RunOptions):
     steps: int = 32  # of integrated gradients, from the mean image
     samples: int = 32  # of SmoothGrad
     noise: float = 0.15  # of SmoothGrad, as a share of the image's range
-    sanity_images: int = 16  # test images of the sanity check (the first ones); 0: no sanity check
+    sanity_images: int = 16  # test images of the sanity check, of all classes; 0: no sanity check
     seed: int = 0  # of the noise and of the random weights
 
     def __post_init__(self):
@@ -104,7 +105,7 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
 
 def sanity(trained: Trained, methods: dict[str, Maps], options: Options, parts: Parts, progress: Progress) -> Path:
     """The maps of the same images and classes with more and more random layers, compared with the trained network's."""
-    chosen = np.arange(min(options.sanity_images, len(trained.dataset.test.labels)))
+    chosen = of_all_classes(trained.dataset.test.labels, options.sanity_images)
     groups = randomized_groups(trained)
     fresh = random_parameters(trained, address(options.seed, Purpose.STUDY, 1))
     every = randomized_from_the_top(trained.variables["params"], fresh, list(groups.values()))

@@ -35,6 +35,7 @@ from cnnjax.data.dataset import ImagesByIndex, array_sha256
 from cnnjax.data.decoding import Encoded, decode_splits, sizes
 from cnnjax.data.files import printable, read_regular
 from cnnjax.data.images import Fitting, fit_arrays
+from cnnjax.data.splits import of_all_classes
 from cnnjax.errors import InputError
 from cnnjax.figures import classify as figure
 from cnnjax.figures import confusion as confusion_figure
@@ -58,7 +59,7 @@ class Options(RunOptions):
     views: Literal["centre", "ten"] = "centre"  # ten: corners and centre with their mirror images, averaged
     labels: Path | None = None  # CSV with the columns image,label
     top: int = 5  # so many of the most probable classes are listed
-    shown: int = 12  # images in the figure, the first ones; all are in the .csv
+    shown: int = 12  # images in the figure, of as many classes as there can be; all are in the .csv
 
     def __post_init__(self):
         for name, most in (("top", 20), ("shown", 60)):
@@ -103,7 +104,9 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
         ]
         table = {key: np.concatenate([part[key] for part in found]) for key in found[0]}
         path = trained.figures / "classify.png"
-        shown = [answer(images, names, table, row) for row in range(min(options.shown, len(images.names)))]
+        classes = np.arange(len(images.names)) if images.labels is None else images.labels
+        rows = of_all_classes(classes, options.shown)
+        shown = [answer(images, names, table, row) for row in rows]
         said = note(images, options, trained)
         labels = -1 if images.labels is None else images.labels
         arrays = {"image": images.names, "label": np.broadcast_to(labels, len(images.names)), "class_names": names}

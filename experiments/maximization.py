@@ -20,6 +20,7 @@ from cnnjax import cli, ops
 from cnnjax.cli import Progress
 from cnnjax.config import check_seed
 from cnnjax.data import Purpose, address, scale_of
+from cnnjax.data.splits import of_all_classes
 from cnnjax.errors import InputError
 from cnnjax.figures import files
 from cnnjax.figures import maximization as figure
@@ -42,7 +43,7 @@ class Options(RunOptions):
     contrast: float = (
         1.0  # RMS of what the unit sees, as a share of that of the training images (mean image subtracted)
     )
-    images: int = 2000  # training images to compare with (the first ones)
+    images: int = 2000  # training images of all classes to compare with
     seed: int = 0  # of the noise
 
     def __post_init__(self):
@@ -105,13 +106,18 @@ def excited(trained: Trained, layer: str, options: Options) -> dict[str, Any]:
         return outputs[:, outputs.shape[1] // 2, outputs.shape[2] // 2] if outputs.ndim == 4 else outputs
 
     split, scale = trained.dataset.train, scale_of(trained.config.data, trained.dataset)
-    pixels, most = split.images[: options.images], trained.group
-    colours = colour_directions(
-        np.asarray(trained.preprocess(pixels[start : start + most])) for start in range(0, len(pixels), most)
-    )
+    compared, most = of_all_classes(split.labels, options.images), trained.group
+
+    def pixels(some: np.ndarray) -> np.ndarray:
+        """Of these of the images that are compared with."""
+        return split.images[compared[some]]
+
+    every = np.arange(len(compared))
+    parts = np.split(every, range(most, len(every), most))
+    colours = colour_directions(np.asarray(trained.preprocess(pixels(some))) for some in parts)
     look = ops.jit(lambda variables, images: middles(variables, trained.preprocess(images)))
-    groups = in_groups(len(pixels), most)
-    found = np.concatenate([look(trained.variables, pixels[rows]) for rows in groups])[: len(pixels)]
+    groups = in_groups(len(compared), most)
+    found = np.concatenate([look(trained.variables, pixels(some)) for some in groups])[: len(compared)]
     best = found.max(axis=0)
     alive = np.flatnonzero(best > 0) if layer != trained.logits else np.arange(len(best))
     units = alive[: options.units]
@@ -119,11 +125,12 @@ def excited(trained: Trained, layer: str, options: Options) -> dict[str, Any]:
         return {"units": units}
 
     rows, columns = seen(trained, layer)
-    shape = (rows.stop - rows.start, columns.stop - columns.start, pixels.shape[-1])
+    whole_shape = trained.dataset.image_shape
+    shape = (rows.stop - rows.start, columns.stop - columns.start, whole_shape[-1])
 
     def climb(variables, keys, units, contrast):
         def objective(patches):
-            whole = jnp.zeros((len(units), *pixels.shape[1:])).at[:, rows, columns].set(patches)
+            whole = jnp.zeros((len(units), *whole_shape)).at[:, rows, columns].set(patches)
             return middles(variables, whole)[jnp.arange(len(units)), units]
 
         search = {"steps": options.steps, "rate": options.rate, "decay": options.decay, "colours": colours}
@@ -131,7 +138,7 @@ def excited(trained: Trained, layer: str, options: Options) -> dict[str, Any]:
 
     compiled, maxima = ops.jit(climb), []
     for some in in_groups(len(units), most):
-        patches = np.asarray(trained.preprocess(pixels[found[:, units[some]].argmax(axis=0)]))[:, rows, columns]
+        patches = np.asarray(trained.preprocess(pixels(found[:, units[some]].argmax(axis=0))))[:, rows, columns]
         contrast = options.contrast * np.sqrt(np.mean(patches**2, axis=(1, 2, 3)))
         keys = jax.vmap(lambda unit: address(options.seed, Purpose.STUDY, 2, number, unit))(units[some])
         maxima.append(compiled(trained.variables, keys, units[some], contrast)[:2])

@@ -17,6 +17,7 @@ from cnnjax import cli, ops
 from cnnjax.cli import Progress
 from cnnjax.config import check_seed
 from cnnjax.data import Purpose, address, scale_of
+from cnnjax.data.splits import of_all_classes
 from cnnjax.errors import InputError
 from cnnjax.figures import files
 from cnnjax.figures import occlusion as occlusion_figure
@@ -37,7 +38,7 @@ class Options(RunOptions):
     step: int | None = None  # at most so many pixels between positions; none: a sixteenth of that side
     grey: int | None = None  # grey level of the square, 0 to 255; none: the mean of the training images
     others: int = 3  # projections of the same map from the training images that excite it most
-    tested: int = 1000  # test images, the first ones, for the centre against the corners; fewer if there are fewer
+    tested: int = 1000  # test images of all classes, for the centre against the corners; fewer if there are fewer
     seed: int = 0  # of the choice of images, and of the confidence interval
 
     def __post_init__(self):
@@ -76,10 +77,14 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
         respond = make_respond(feature_maps, settings.layer, trained.logits, trained.preprocess, settings.activity)
 
         def compare() -> dict[str, Any]:
-            images, classes = test.images[: options.tested], labels[: options.tested]
-            centre, corners, whole = falls(respond, trained.variables, images, classes, **in_groups)
-            return {"centre": centre, "corners": corners, "whole": whole, "labels": classes}
+            fallen = [
+                falls(respond, trained.variables, test.images[some], labels[some], **in_groups)
+                for some in np.split(tested, range(trained.group, len(tested), trained.group))
+            ]
+            centre, corners, whole = (np.concatenate(of) for of in zip(*fallen, strict=True))
+            return {"centre": centre, "corners": corners, "whole": whole, "labels": labels[tested]}
 
+        tested = of_all_classes(test.labels, options.tested)
         compared = parts.get("compared", compare)
         key = address(options.seed, Purpose.STUDY, 3)
         more = compared["centre"] - compared["corners"].mean(axis=1)
@@ -92,7 +97,8 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
         found = Strongest(**parts.get("search", search))
         projector = make_projector(maps_of(trained, (settings.layer,)), settings.layer, trained.preprocess)
         rows = []
-        for number in progress.over("covering", options.images or chosen_images(key, compared, options.random_images)):
+        chosen = options.images or tested[chosen_images(key, compared, options.random_images)].tolist()
+        for number in progress.over("covering", chosen):
 
             def cover(number=number) -> dict[str, Any]:
                 seen = occlusion(respond, trained.variables, test.images[number], step=settings.step, **in_groups)
@@ -159,7 +165,7 @@ def projections(
 
 
 def chosen_images(key: Any, compared: dict[str, np.ndarray], count: int) -> list[int]:
-    """A seeded choice of rightly classified images, of different classes as long as there are any."""
+    """A seeded choice of rightly classified ones of those compared, of different classes as long as there are any."""
     order = np.asarray(jax.random.permutation(key, len(compared["labels"])))
     right = order[np.argmax(compared["whole"], axis=1)[order] == compared["labels"][order]]
     firsts = np.sort(np.unique(compared["labels"][right], return_index=True)[1])

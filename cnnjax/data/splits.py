@@ -5,6 +5,7 @@ every machine and with every version.
 """
 
 import numpy as np
+from jaxtyping import Int, Int64
 
 from cnnjax.errors import InputError
 
@@ -46,3 +47,24 @@ def stratified_split(
         test.append(random_state(seed, int(label)).permutation(members)[:count])
     test_indices = np.sort(np.concatenate(test))
     return np.setdiff1d(np.arange(len(labels)), test_indices), test_indices
+
+
+def of_all_classes(labels: Int[np.ndarray, " n"], count: int) -> Int64[np.ndarray, " rows"]:
+    """The rows of at most `count` images, rising: the first ones if all classes are among them, else of as many classes
+    as there can be.
+
+    Then they are the first image of each class, the second of each, and so on; where these are more than are left, some
+    of them at equal distances. So a set that lies in order of its classes is not judged by the first of them.
+    """
+    if len(np.unique(labels[:count])) == len(np.unique(labels)):
+        return np.arange(min(count, len(labels)))
+    seen: dict[int, int] = {}
+    turns: dict[int, list[int]] = {}
+    for row, label in enumerate(labels.tolist()):
+        seen[label] = seen.get(label, 0) + 1
+        turns.setdefault(seen[label], []).append(row)
+    chosen: list[int] = []
+    for turn in range(1, len(turns) + 1):
+        left = min(count - len(chosen), len(turns[turn]))
+        chosen += [turns[turn][place * len(turns[turn]) // left] for place in range(left)]
+    return np.sort(np.array(chosen, np.int64))

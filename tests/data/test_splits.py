@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cnnjax.data.splits import random_state, stratified_split
+from cnnjax.data.splits import of_all_classes, random_state, stratified_split
 from cnnjax.errors import InputError
 
 LABELS = np.repeat([0, 1, 2], [50, 30, 5])
@@ -40,3 +40,18 @@ def test_random_state_is_frozen():
     # Numbers of NumPy 2.4; NumPy promises them for all versions, and the embedded sets depend on it.
     assert random_state(0, 1).randint(1000, size=4).tolist() == [210, 202, 466, 730]
     assert random_state(2**80, 1).randint(1000) != random_state(2**80 + 1, 1).randint(1000)
+
+
+@pytest.mark.parametrize(
+    ("labels", "count", "rows"),
+    [
+        ([0, 1, 2, 0, 0, 0], 4, [0, 1, 2, 3]),  # all classes are among the first
+        ([0, 0, 0, 1, 1, 2], 3, [0, 3, 5]),
+        ([0, 0, 0, 1, 1, 2], 5, [0, 1, 3, 4, 5]),  # the first of each class, then the second of those that have one
+        ([0, 0, 0, 1, 1, 2], 9, [0, 1, 2, 3, 4, 5]),
+        ([5, 5, 4, 4, 3, 3, 2, 2], 2, [0, 4]),  # of more classes than can be had, some that lie apart
+        ([0, 0, 0], 0, []),
+    ],
+)
+def test_a_few_images_are_of_as_many_classes_as_can_be(labels, count, rows):
+    np.testing.assert_array_equal(of_all_classes(np.array(labels), count), rows)

@@ -117,6 +117,18 @@ def test_files_in_class_folders_are_answered_as_the_test_images_they_are(folder,
     assert errors(trained)["images"] == 6
 
 
+def test_the_images_shown_of_a_split_in_order_of_its_classes_are_of_all_classes(folder, trained):
+    test = trained.dataset.test
+    rows = np.argsort(test.labels, kind="stable")
+    ordered = Split(test.images[rows], test.labels[rows])
+    assert set(ordered.labels[:12]) == {0}
+    in_order = trained._replace(dataset=dataclasses.replace(trained.dataset, test=ordered))
+    classify.main(Options(run=folder), Quiet(), in_order)
+    classes = {image.tobytes(): label for image, label in zip(ordered.images, ordered.labels.tolist(), strict=True)}
+    shown = [classes[image.tobytes()] for image in kept(trained)["shown"]]
+    assert shown == sorted(shown) and np.bincount(shown).tolist() == [2, 1, 1, 1, 1, 2, 1, 1, 1, 1]
+
+
 def test_in_parts_the_answers_are_the_same(folder, trained, monkeypatch):
     classify.main(Options(run=folder, top=2), Quiet(), trained)
     whole, measured = kept(trained), errors(trained)

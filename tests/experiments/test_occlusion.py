@@ -1,9 +1,12 @@
 """Figure 7 of a small run: its files and numbers, and every bad option before anything is written."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy.special import softmax
 
+from cnnjax.data import Split
 from cnnjax.errors import InputError
 from experiments import occlusion
 from experiments.looking import open_run
@@ -45,6 +48,22 @@ def test_the_figures_numbers_are_those_of_the_network_itself(folder):
     low, high = found["interval"]
     assert len(found["centre"]) == 40 and low <= more <= high
     assert f"on 40 test images lowers the probability of the true class by {found['centre'].mean():.3f}" in said[0]
+
+
+@pytest.mark.long
+def test_of_a_split_in_order_of_its_classes_images_of_all_are_compared_and_chosen(folder):
+    opened = open_run(Options(run=folder), Quiet())
+    test = opened.dataset.test
+    rows = np.argsort(test.labels, kind="stable")
+    ordered = dataclasses.replace(opened.dataset, test=Split(test.images[rows], test.labels[rows]))
+    options = Options(run=folder, tested=30, random_images=2, others=1, step=5)
+    occlusion.main(options, Quiet(), opened._replace(dataset=ordered))
+    with np.load(opened.figures / "occlusion.npz") as arrays:
+        assert np.bincount(arrays["labels"]).tolist() == [3] * 10
+        covered = [name for name in arrays if name.startswith("label_")]
+        for name in covered:
+            assert arrays[name] == ordered.test.labels[int(name.removeprefix("label_"))]
+        assert len({int(arrays[name]) for name in covered}) == 2
 
 
 def test_images_are_chosen_of_different_classes_and_rightly_classified():
