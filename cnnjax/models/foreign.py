@@ -173,26 +173,37 @@ def wrapped(network: Any, name: str = "the network") -> Foreign:
     Raises:
         InputError: it is nothing that can be called with images.
     """
-    if inspect.isclass(network) and _is_nnx(network):
-        from flax import nnx
-
-        try:
-            make: Any = network
-            module = make(rngs=nnx.Rngs(0))
-        except TypeError as error:
-            raise InputError(f"{name} must be made by {network.__name__}(rngs=...), or be a module: {error}") from None
-        return _nnx(module, lambda key: make(rngs=nnx.Rngs(key)), name, holds=False)
+    made = network.func if isinstance(network, functools.partial) else network
+    if inspect.isclass(made):
+        return _of_class(network, made, name)
     if isinstance(network, nn.Module):
         return _linen(network, name)
     if _is_nnx(type(network)):
         return _nnx(network, lambda key: network, name, holds=True)
-    if inspect.isclass(network):
-        raise InputError(f"{name} must be a network and not its class; make one, as NAME = {network.__name__}(...)")
     if not callable(network):
         raise InputError(f"{name} must be a module or a function of images, got {type(network).__name__}")
     if any(map(_is_array, jax.tree.leaves(network))):
         return _pytree(network, name)
     return _function(network, name)
+
+
+def _of_class(make: Any, made: type, name: str) -> Foreign:
+    """Of a class, or a partial of one, that makes an NNX module of `rngs`, or a callable pytree of a `key`."""
+    from flax import nnx
+
+    argument = "rngs" if _is_nnx(made) else "key"
+
+    def drawn(key):
+        return make(**{argument: nnx.Rngs(key) if _is_nnx(made) else key})
+
+    try:
+        module = drawn(jax.random.key(0))
+    except TypeError as error:
+        raise InputError(
+            f"{name} must be a network and not its class; make one, as NAME = {made.__name__}(...), because of"
+            f" {argument} alone it cannot be made ({_in_a_line(error)})"
+        ) from None
+    return _nnx(module, drawn, name, holds=False) if _is_nnx(made) else _pytree(module, name, drawn)
 
 
 # How a module is told whether it is in training, by the names that the field uses.
@@ -291,11 +302,17 @@ def _parts(module: Any) -> tuple[Any, Any, Any, Any]:
     return graph, params, statistics, rest
 
 
-def _pytree(network: Any, name: str) -> Foreign:
-    """Equinox and the like: the arrays in it are its weights, by the path of each; it takes one image."""
+def _pytree(network: Any, name: str, make: Callable[[Any], Any] | None = None) -> Foreign:
+    """Equinox and the like: the arrays in it are its weights, by the path of each; it takes one image.
+
+    `make`: key -> such a network with initial weights; None: it holds those that it begins with.
+    """
     found, tree = jax.tree_util.tree_flatten_with_path(network)
     paths = [dotted(path) for path, _ in found]
-    weights = {path: leaf for path, (_, leaf) in zip(paths, found, strict=True) if _is_array(leaf)}
+
+    def init(key, images):
+        leaves = jax.tree_util.tree_leaves_with_path(network if make is None else make(key))
+        return {"params": {dotted(path): leaf for path, leaf in leaves if _is_array(leaf)}}
 
     def call(variables, images, train, rngs, frozen):
         leaves = [variables["params"].get(path, leaf) for path, (_, leaf) in zip(paths, found, strict=True)]
@@ -308,7 +325,7 @@ def _pytree(network: Any, name: str) -> Foreign:
         keys = jax.random.split(rngs["dropout"], len(images))
         return jax.vmap(lambda image, key: own(image, key=key))(images, keys), {}
 
-    return Foreign(name, lambda key, images: {"params": weights}, call, holds=True)
+    return Foreign(name, init, call, holds=make is None)
 
 
 def _in_mode(network: Any, train: bool) -> Any:

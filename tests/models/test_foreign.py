@@ -1,5 +1,6 @@
 """Networks as others write them, under the one contract: the same numbers as their own call, maps in one layout."""
 
+import functools
 import hashlib
 import os
 import textwrap
@@ -85,10 +86,14 @@ def test_a_linen_module():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), changed, theirs)
 
 
-@pytest.mark.parametrize("given", [NNXNet, NNXNet(rngs=nnx.Rngs(0))], ids=["class", "module"])
+@pytest.mark.parametrize(
+    "given", [NNXNet, functools.partial(NNXNet), NNXNet(rngs=nnx.Rngs(0))], ids=["class", "partial", "module"]
+)
 def test_an_nnx_module(given):
     network = foreign.wrapped(given, "net")
     variables = drawn(network)
+    weights = [network.init(jax.random.key(seed), IMAGES)["params"]["conv1"]["kernel"] for seed in (1, 2)]
+    assert np.array_equal(*weights) == network.holds == isinstance(given, nnx.Module)
     module = NNXNet(rngs=nnx.Rngs(0))
     module.eval()
     logits, maps = jit(network.apply)(variables, IMAGES)
@@ -124,6 +129,12 @@ def test_an_equinox_module():
     module = Net(jax.random.key(0))
     network = foreign.wrapped(module)
     variables = drawn(network)
+    jax.tree.map(np.testing.assert_array_equal, variables, network.init(jax.random.key(1), IMAGES))
+    assert network.holds
+    of_class = foreign.wrapped(functools.partial(Net))  # draws at every key what the module has of that key
+    assert not of_class.holds
+    other = foreign.wrapped(Net(jax.random.key(7))).own(IMAGES.shape[1:])
+    jax.tree.map(np.testing.assert_array_equal, other, of_class.init(jax.random.key(7), IMAGES))
     assert set(variables["params"]) == {f"{layer}.{kind}" for layer in ("conv1", "conv2", "linear")
                                         for kind in ("weight", "bias")}  # fmt: skip
     logits, maps = jit(network.apply)(variables, IMAGES)
