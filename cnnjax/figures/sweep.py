@@ -159,7 +159,7 @@ def draw_importance(names: Sequence[str], shares: Float[np.ndarray, " axes"]) ->
 
 @settings.own
 def draw_filters(
-    kernels: Float[np.ndarray, "rows epochs height width channels filters"],
+    kernels: Sequence[Float[np.ndarray, "epochs _height _width _channels _filters"]],
     labels: Sequence[str],
     epochs: Sequence[int],
     name: str,
@@ -167,18 +167,20 @@ def draw_filters(
 ) -> Any:
     """First-layer filters by member: a row a value of one axis, a column an epoch, in each cell the same filters.
 
+    Members may have filters of several sizes, all of 1 or 3 input channels.
+
     One scale a cell, its largest weight, which is written below it: rates differ in how large they make the weights.
     """
     from matplotlib.figure import Figure
 
-    rows, columns = kernels.shape[:2]
-    largest = np.abs(kernels).max(axis=(2, 3, 4, 5))
-    across = int(np.ceil(np.sqrt(kernels.shape[-1])))
+    rows, columns = len(kernels), len(epochs)
+    largest = np.stack([np.abs(row).max(axis=(1, 2, 3, 4)) for row in kernels])
     figure = Figure(figsize=(1.5 + 1.4 * columns, 0.9 + 1.5 * rows))
     figure.set_layout_engine("constrained", wspace=0.12)  # wider than the gaps between the filters of a cell
     panels: Any = figure.subplots(rows, columns, squeeze=False)
     for i, j in np.ndindex(rows, columns):
-        shown = tiles.signed(np.moveaxis(kernels[i, j], -1, 0), largest[i, j])
+        shown = tiles.signed(np.moveaxis(kernels[i][j], -1, 0), largest[i, j])
+        across = int(np.ceil(np.sqrt(len(shown))))
         missing = -len(shown) % across
         block = np.concatenate([shown, np.full((missing, *shown.shape[1:]), tiles.BACKGROUND)])
         axes = panels[i, j]

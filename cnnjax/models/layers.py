@@ -39,6 +39,11 @@ def kernels_of(variables: Any, row: Layer) -> list[np.ndarray]:
     return [kernel for kernel in held if kernel.ndim > 2]
 
 
+def first_convolution(rows: Sequence[Layer]) -> Layer | None:
+    """The convolution whose filters look at the pixels; None where there is none."""
+    return next((row for row in rows if row.kernel and len(row.kernel_axes) > 2), None)
+
+
 FEW = 8  # convolutions that a figure each is not too much for
 
 

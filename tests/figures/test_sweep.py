@@ -64,9 +64,11 @@ def test_filters_have_a_row_a_member_and_their_own_scale():
     kernels = np.random.default_rng(0).normal(size=(1, 2, 3, 3, 1, 3))
     kernels[:, 1] = 10 * kernels[:, 0]
     kernels *= 2 / np.abs(kernels[0, 0]).max()
-    figure = sweep.draw_filters(kernels, ["seed 0"], [0, 5], "seed", np.array([0.125]))
-    first, second = figure.axes
-    pictures = [np.asarray(axes.images[0].get_array()) for axes in figure.axes]
+    more = np.ones((2, 5, 5, 3, 5))  # another member's, of another size
+    figure = sweep.draw_filters([kernels[0], more], ["seed 0", "seed 1"], [0, 5], "seed", np.array([0.125, 1]))
+    first, second, *others = figure.axes
+    assert [np.asarray(axes.images[0].get_array()).shape for axes in others] == 2 * [(11, 17, 3)]
+    pictures = [np.asarray(axes.images[0].get_array()) for axes in (first, second)]
     np.testing.assert_allclose(*pictures)
     assert pictures[0].shape == (7, 7, 3) and (pictures[0][4:, 4:] == 1).all()
     assert (first.get_xlabel(), second.get_xlabel()) == ("±2", "±20")
