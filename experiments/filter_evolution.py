@@ -99,6 +99,9 @@ def given(arguments: Arguments, progress: Progress) -> Seen:
     options, data = arguments.options, arguments.config.data
     if "--workdir" not in arguments.given:
         raise InputError("--workdir must be given with --network")
+    for option in sorted(arguments.given):
+        if option.startswith(("--model.", "--train.", "--hyper.")):
+            raise InputError(f"{option} goes with a training, and --network is trained elsewhere")
     network, _ = foreign.from_file(options.network)
     files_by_epoch: dict[int, str] = {}
     for entry in options.weights:
@@ -149,8 +152,8 @@ def main(arguments: Arguments, progress: Progress) -> list[Path]:
         layer: [models.kernels_of(of_epoch, row) for of_epoch in variables.values()] for layer, row in shown.items()
     }
     curves = convergence(kernels, strongest)
-    # Which looks at the pixels.
-    first = next(row for row in seen.rows if row.kernel and len(row.kernel_axes) > 2)
+    first = models.first_convolution(seen.rows)
+    assert first is not None  # what is shown are convolutions
     filters = np.stack([models.kernels_of(of_epoch, first)[0] for of_epoch in variables.values()])
     arguments.workdir.mkdir(parents=True, exist_ok=True)
     files.make_folder(arguments.workdir, "figures")

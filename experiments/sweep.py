@@ -9,12 +9,13 @@ numbers START:STOP, or drawn: log:LOW:HIGH, uniform:LOW:HIGH.
 
 import dataclasses
 import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cnnjax import cli
+from cnnjax import cli, models
 from cnnjax.cli import Arguments, Progress
 from cnnjax.config import Config, check_seed, differences
 from cnnjax.data import load
@@ -25,7 +26,7 @@ from cnnjax.figures import sweep as figure
 from cnnjax.sweep import engine, results, space, study
 from cnnjax.sweep.study import Halving, Sweep
 from cnnjax.train import run
-from experiments.train import allow_code
+from experiments.train import allow_code, check_heard, hyperparameters, say_if_held
 
 
 def _help(text: str, default: Any = None) -> Any:
@@ -124,6 +125,7 @@ def main(arguments: Arguments, progress: Progress) -> None:
     engine.a_device_for_each_core(len(members))
     allow_code(arguments)  # which may be the first to use JAX
     dataset = load(config.data, progress)
+    check_networks(arguments, [member.config for member in members], members[0].values, dataset, progress)
     swept = study.run_sweep(
         config,
         members,
@@ -144,12 +146,27 @@ def main(arguments: Arguments, progress: Progress) -> None:
         progress.say(f"{size_text} ({'; '.join(plan.reasons)})")
     ranked = sorted(swept.results, key=rank)
     progress.say(best_table(ranked[:10], len(ranked)))
-    draw(files.make_folder(arguments.workdir, "figures"), swept, progress)
+    draw(files.make_folder(arguments.workdir, "figures"), swept, dataset, progress)
     progress.say(f"table and figures in {arguments.workdir}")
     if ranked[0].state != "finished":
         progress.say(f"no member has finished: all {len(ranked)} diverged")
     if options.best is not None:
         write_best(options.best, swept, ranked[0], dataset, progress)
+
+
+def check_networks(
+    arguments: Arguments, configs: Sequence[Config], axes: Iterable[str], dataset: Dataset, progress: Progress
+) -> None:
+    """Builds the network of each program; says what begins alike at every seed.
+
+    Raises:
+        InputError: one does not fit the images, or a hyperparameter that is given or swept changes none of them.
+    """
+    by_program = {(config.model, config.train): config for config in configs}
+    networks = [(config.model.name, run.build(config, dataset)) for config in by_program.values()]
+    check_heard(hyperparameters(arguments) | {name: f"--sweep.{name}" for name in axes}, networks, dataset)
+    for network in dict(networks).values():
+        say_if_held(network, progress)
 
 
 def rank(result: study.Result) -> tuple[bool, float]:
@@ -209,7 +226,7 @@ def best_table(ranked: list[study.Result], count: int) -> Any:
     return cli.table(f"the best of {count} members", ("member", *names, "state", "test error", "seconds"), lines)
 
 
-def draw(folder: Path, swept: Sweep, progress: Progress) -> None:
+def draw(folder: Path, swept: Sweep, dataset: Dataset, progress: Progress) -> None:
     """Every figure of the sweep; those of errors leave out members that were stopped before the last epoch.
 
     A member that diverged counts with the error of the weights at which it stands still.
@@ -251,12 +268,20 @@ def draw(folder: Path, swept: Sweep, progress: Progress) -> None:
         rows, across, cells = results.heat_map(columns[first], columns[second], final)
         drawing = figure.draw_heat(names[first], rows, names[second], across, cells, swept.config.train.epochs)
         files.save(folder / "heat.png", drawing, cells=cells, rows=_array(rows), columns=_array(across))
-    draw_filters(folder, swept, finished, main_axis)
+    draw_filters(folder, swept, dataset, finished, main_axis)
 
 
-def draw_filters(folder: Path, swept: Sweep, finished: list[study.Result], axis: str) -> None:
-    """First-layer filters at each value of one axis, all else as in the best member where there is such a member."""
-    ranked = sorted(finished, key=rank)
+def draw_filters(folder: Path, swept: Sweep, dataset: Dataset, finished: list[study.Result], axis: str) -> None:
+    """First-layer filters at each value of one axis, all else as in the best member where there is such a member.
+
+    None are drawn of a network without a convolution.
+    """
+    found = {result.member.config.model: result.member.config for result in finished}
+    rows = {model: models.layers(run.build(config, dataset), dataset.image_shape) for model, config in found.items()}
+    firsts = {model: first for model, of in rows.items() if (first := models.first_convolution(of)) is not None}
+    ranked = sorted((result for result in finished if result.member.config.model in firsts), key=rank)
+    if not ranked:
+        return
 
     def unlike_the_best(result: study.Result) -> int:
         best = ranked[0].member.values
@@ -272,15 +297,14 @@ def draw_filters(folder: Path, swept: Sweep, finished: list[study.Result], axis:
     for epoch in epochs:  # members of one chunk beside each other, so that each checkpoint is read once
         for row, result in in_chunks:
             params = swept.state_of(result.member, epoch).params
-            row.append(np.asarray(params.get("conv1", {}).get("kernel")))
-    shapes = {kernel.shape for row in kernels for kernel in row}
-    if len(shapes) > 1 or len(shape := shapes.pop()) != 4 or shape[2] not in (1, 3):
-        return  # nothing that can stand side by side as images: no convolution, or filters of several sizes
+            row.append(models.kernels_of({"params": params}, firsts[result.member.config.model])[0])
     labels = [f"{axis} {figure.text_of(result.member.values[axis])}" for result in ordered]
     last = np.array([result.metrics[-1]["test_error"] for result in ordered])
-    drawing = figure.draw_filters(np.array(kernels), labels, epochs, axis, last)
+    of_members = [np.stack(row) for row in kernels]
+    drawing = figure.draw_filters(of_members, labels, epochs, axis, last)
     numbers = [result.member.number for result in ordered]
-    files.save(folder / "filters.png", drawing, kernels=np.array(kernels), epochs=epochs, members=numbers)
+    arrays = {f"kernels_{number}": row for number, row in zip(numbers, of_members, strict=True)}
+    files.save(folder / "filters.png", drawing, epochs=epochs, members=numbers, **arrays)
 
 
 def _main_axis(names: list[str], columns: list[list[Any]], final: np.ndarray, varied: list[int]) -> str:

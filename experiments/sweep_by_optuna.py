@@ -67,7 +67,7 @@ def main(arguments: Arguments, progress: Progress) -> None:
     engine.a_device_for_each_core(options.batch)
     allow_code(arguments)
     dataset = load(config.data, progress)
-    check_networks(config, axes, dataset)
+    check_networks(arguments, dataset, progress)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if options.join:
         return _train(optuna, arguments, dataset, progress)
@@ -136,12 +136,13 @@ def check_axes(config: Config, axes: Mapping[str, Any]) -> None:
                 raise InputError(str(error).replace("member 0", f"--sweep.{name}")) from None
 
 
-def check_networks(config: Config, axes: Mapping[str, Any], dataset: Dataset) -> None:
-    """Raises InputError if values that change a shape do not fit together, which a batch later on may propose."""
+def check_networks(arguments: Arguments, dataset: Dataset, progress: Progress) -> None:
+    """As a sweep's, of all values that change a shape, which a batch later on may propose together."""
+    config, axes = arguments.config, arguments.taken
     shapes = {name: values for name, values in axes.items() if "." in name and not isinstance(values, space.Draw)}
-    combinations = itertools.product(*shapes.values())
-    for combination in itertools.islice(combinations, MOST_COMBINATIONS):
-        run.build(space.member(0, dict(zip(shapes, combination, strict=True)), config).config, dataset)
+    combinations = itertools.islice(itertools.product(*shapes.values()), MOST_COMBINATIONS)
+    members = [space.member(0, dict(zip(shapes, values, strict=True)), config) for values in combinations]
+    sweep.check_networks(arguments, [member.config for member in members], axes, dataset, progress)
 
 
 def check(workdir: Path, config: Config, asked: Mapping[str, Any], join: bool) -> None:

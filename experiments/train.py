@@ -1,10 +1,13 @@
 """Train a network and keep its checkpoints, without any figure."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from cnnjax import cli, models, processes
 from cnnjax.cli import Arguments, Progress
 from cnnjax.data import Dataset, load
+from cnnjax.errors import InputError
 from cnnjax.models import foreign
 from cnnjax.train import run, weight_files
 from cnnjax.train.feed import Kind, choose
@@ -29,8 +32,42 @@ def prepared(arguments: Arguments, progress: Progress) -> tuple[Dataset, list[mo
     allow_code(arguments)
     run.check(arguments.workdir, config)
     dataset = load(config.data, progress)
-    rows = models.layers(run.build(config, dataset), dataset.image_shape)
-    return dataset, rows
+    network = run.build(config, dataset)
+    check_heard(hyperparameters(arguments), [(config.model.name, network)], dataset)
+    say_if_held(network, progress)
+    return dataset, models.layers(network, dataset.image_shape)
+
+
+def hyperparameters(arguments: Arguments) -> dict[str, str]:
+    """Those that the command line names, by their fields, as they stand there."""
+    of_hyper = (option for option in sorted(arguments.given) if option.startswith("--hyper."))
+    return {option.removeprefix("--hyper.").replace("-", "_"): option for option in of_hyper}
+
+
+def check_heard(named: Mapping[str, str], networks: Sequence[tuple[str, Any]], dataset: Dataset) -> None:
+    """Raises InputError for a hyperparameter that changes nothing in any of the networks.
+
+    Args:
+        named: the options by the fields that they are of.
+        networks: each with its name.
+    """
+    if not named.keys() & models.OF_LAYERS:
+        return
+    unheard = [set(models.unheard(network, dataset.image_shape)) for _, network in networks]
+    for field, layers in models.OF_LAYERS.items():
+        if field in named and all(field in of_network for of_network in unheard):
+            own = any(isinstance(network, foreign.Foreign) for _, network in networks)
+            why = f"whose {layers} its own code sets" if own else f"which has no {layers}"
+            raise InputError(f"{named[field]} must be left out for {', '.join(dict(networks))}, {why}")
+
+
+def say_if_held(network: Any, progress: Progress) -> None:
+    """Says where a network begins with the same weights whatever the seed."""
+    if isinstance(network, foreign.Foreign) and network.holds:
+        progress.say(
+            f"{network.name} is an object that holds its weights: each training begins with these, whatever hyper.seed;"
+            " name its class, or a partial of it, for weights that are drawn from the seed"
+        )
 
 
 def allow_code(arguments: Arguments) -> None:

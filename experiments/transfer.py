@@ -28,6 +28,7 @@ from cnnjax.train.step import initial_state, make_order, make_train_chunk
 from cnnjax.visualize.probes import class_accuracy, layer_features, make_features, prepared, probe
 from experiments.looking import NetworkOptions, Place, Trained, open_network, require_at_most, studying
 from experiments.probes import check_draws, draw_fold
+from experiments.train import check_heard
 
 # Accuracy, %, of the same network by images of each class: from scratch, and pre-trained on ImageNet and frozen.
 PAPER = {
@@ -140,6 +141,10 @@ def main(options: Options, progress: Progress) -> None:
     trained = open_network(options, options.run_data, "--run-data", progress)
     if len(trained.layers) < 2:
         raise InputError("--run must be of a network with a hidden layer to keep, got one layer")
+    usual = dataclasses.asdict(Options().hyper)
+    given = [name for name, value in dataclasses.asdict(options.hyper).items() if value != usual[name]]
+    named = {name: f"--hyper.{name.replace('_', '-')}" for name in given}
+    check_heard(named, [(trained.config.model.name, trained.network)], trained.dataset)
     target = fitted_data(options.data, trained, progress)
     classes, most = target.num_classes, max(options.per_class)
     # Filters that were not bounded where the weights come from are not bounded here.

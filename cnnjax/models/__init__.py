@@ -2,13 +2,27 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 
 from cnnjax.config import ModelConfig
 from cnnjax.errors import InputError
 from cnnjax.models import alexnet, densenet, efficientnet_lite, foreign, inception, mobilenet, resnet, squeezenet, vgg
 from cnnjax.models.building import Expects, KnownNetwork, check_images
 from cnnjax.models.convnet import ConvNet
-from cnnjax.models.layers import FEW, Layer, kernels_of, layers, layers_of, looked_into, stage_outputs, stages
+from cnnjax.models.layers import (
+    FEW,
+    Layer,
+    first_convolution,
+    kernels_of,
+    layers,
+    layers_of,
+    looked_into,
+    stage_outputs,
+    stages,
+)
 from cnnjax.models.lenet import lenet
 from cnnjax.models.mlp import mlp
 from cnnjax.models.zfnet import zfnet
@@ -61,17 +75,20 @@ __all__ = [
     "FEW",
     "KNOWN",
     "NETWORKS",
+    "OF_LAYERS",
     "ConvNet",
     "Expects",
     "KnownNetwork",
     "Layer",
     "build",
+    "first_convolution",
     "kernels_of",
     "layers",
     "layers_of",
     "looked_into",
     "stage_outputs",
     "stages",
+    "unheard",
 ]
 
 
@@ -102,6 +119,28 @@ def _own(config: ModelConfig, image_shape: tuple[int, ...], num_classes: int) ->
     network = foreign.allowed(config.name)
     foreign.check_trainable(network, image_shape, num_classes)
     return network
+
+
+# Of `Hyperparams`, those of layers that not every network has; each is an argument of `apply`.
+OF_LAYERS = {"batch_norm_momentum": "batch normalization", "dropout_rate": "dropout"}
+
+
+def unheard(network: ConvNet | KnownNetwork | foreign.Foreign, image_shape: tuple[int, ...]) -> tuple[str, ...]:
+    """The hyperparameters that change nothing: the network has no such layer, or is somebody's own, with its own."""
+    if isinstance(network, foreign.Foreign):
+        return tuple(OF_LAYERS)
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    variables = jax.eval_shape(network.init, jax.random.key(0), images)
+
+    def training(numbers: dict[str, Any], variables: Any, images: Any):
+        keys = {"dropout": jax.random.key(0)}
+        return network.apply(variables, images, train=True, rngs=keys, mutable=["batch_stats"], **numbers)
+
+    numbers = dict.fromkeys(OF_LAYERS, jnp.float32(0.5))
+    traced = jax.make_jaxpr(training)(numbers, variables, images).jaxpr
+    read = {id(value) for equation in traced.eqns for value in equation.invars}
+    # The leaves of a dict are in the order of its keys.
+    return tuple(name for name, value in zip(sorted(numbers), traced.invars, strict=False) if id(value) not in read)
 
 
 def _fields(config: ModelConfig) -> set[str]:

@@ -44,6 +44,21 @@ class Net(nn.Module):
 net, seven = Net(10), Net(7)
 """
 
+NNX_CODE = """
+from flax import nnx
+
+
+class Net(nnx.Module):
+    def __init__(self, rngs):
+        self.dense = nnx.Linear(1, 10, rngs=rngs)
+
+    def __call__(self, x):
+        return self.dense(x.mean((1, 2)))
+
+
+made = Net(nnx.Rngs(0))
+"""
+
 
 @pytest.fixture
 def code(tmp_path, monkeypatch):
@@ -218,6 +233,38 @@ def test_weights_of_code_are_not_imported(code, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("option", "layers"), [("--hyper.dropout-rate", "dropout"), ("--hyper.batch-norm-momentum", "batch normalization")]
+)
+def test_what_its_own_code_sets_is_refused(code, tmp_path, option, layers):
+    words = ["--config", "digits", "--model.name", f"{code}:net", "--workdir", str(tmp_path / "run"), option, "0.3"]
+    with pytest.raises(InputError, match=f"^{option} must be left out for .*:net, whose {layers} its own code sets$"):
+        train.main(parse(words), Quiet())
+    axes, rest = sweep.take_axes([*words[:-2], f"--sweep.{option.removeprefix('--hyper.')}", "0.3,0.4"])
+    with pytest.raises(InputError, match="^--sweep.* must be left out for .*:net, whose"):
+        sweep.main(parse(rest, sweep.Options())._replace(taken=axes), Quiet())
+    assert not (tmp_path / "run").exists()
+
+
+def test_that_an_object_begins_alike_at_every_seed_is_said(code, tmp_path):
+    """And that its class does not."""
+    code.write_text(NNX_CODE)
+    said = []
+    for name in ("made", "Net"):
+        progress = Quiet()
+        progress.say = said.append
+        words = ["--config", "digits", "--model.name", f"{code}:{name}", "--workdir", str(tmp_path / "run")]
+        train.prepared(parse(words), progress)
+        axes, rest = sweep.take_axes([*words, "--sweep.seed", "0:2"])
+        arguments = parse(rest, sweep.Options())._replace(taken=axes)
+        train.allow_code(arguments)
+        sweep.check_networks(arguments, [arguments.config], axes, train.load(arguments.config.data), progress)
+    assert len(said) == 2 and set(said) == {
+        f"{code}:made is an object that holds its weights: each training begins with these, whatever hyper.seed; name "
+        "its class, or a partial of it, for weights that are drawn from the seed"
+    }
+
+
 def test_outputs_that_are_not_the_classes_are_refused(code, tmp_path):
     words = ["--config", "digits", "--model.name", f"{code}:seven", "--workdir", str(tmp_path / "run")]
     with pytest.raises(InputError, match="seven must have an output for each of the 10 classes, and has 7"):
@@ -246,4 +293,7 @@ def test_the_evolution_of_weights_that_another_loop_has_kept(code, tmp_path):
             filter_evolution.main(again, Quiet())
     with pytest.raises(InputError, match="--network and --weights must be given together"):
         filter_evolution.Options(network="x.py:y")
+    again = parse([*words, "--train.epochs", "3", "--workdir", str(tmp_path / "none")], filter_evolution.Options())
+    with pytest.raises(InputError, match=r"^--train\.epochs goes with a training, and --network is trained elsewhere"):
+        filter_evolution.main(again, Quiet())
     assert not (tmp_path / "none").exists()

@@ -1,16 +1,21 @@
 """A small sweep from the command line to its figures and its best member, and what is refused."""
 
 import csv
+import dataclasses
 import os
 import subprocess
 import sys
+import types
 
+import jax
 import numpy as np
 import pytest
 
 from cnnjax import cli
+from cnnjax.config import ModelConfig, TrainConfig
 from cnnjax.data import load
 from cnnjax.errors import InputError
+from cnnjax.sweep import space, study
 from cnnjax.train import run
 from experiments import sweep
 from tests.experiments.test_filter_evolution import Quiet
@@ -97,6 +102,11 @@ BAD = [
     (["--members", "missing.csv"], "--members must be a CSV file, got missing.csv"),
     (["--sweep.seed", "0:2", "--train.on-nan", "skip"], "train.on_nan must be stop in a sweep"),
     (["--sweep.seed", "0:2", "--train.start", "a.npz"], "train.start must be None in a sweep"),
+    (
+        ["--sweep.batch-norm-momentum", "0.5,0.9"],
+        "--sweep.batch_norm_momentum must be left out for lenet, which has no",
+    ),
+    (["--sweep.seed", "0:2", "--hyper.batch-norm-momentum", "0.5"], "--hyper.batch-norm-momentum must be left out"),
     (["--sweep.model.filters", "3,30"], "conv1: a 30×30 filter with stride 1 does not fit 8×8"),
 ]
 
@@ -131,6 +141,42 @@ def test_members_from_a_pipe_are_refused_without_waiting(tmp_path):
     os.mkfifo(tmp_path / "members.csv")
     with pytest.raises(InputError, match="--members must be a CSV file, got .*members.csv, which is none"):
         sweep.main(told("--members", str(tmp_path / "members.csv"), "--workdir", str(tmp_path / "new")), Quiet())
+
+
+def test_first_filters_are_drawn_of_any_network_each_member_with_its_own(tmp_path):
+    """Whatever its layers are called, and whatever the filters' sizes; a network without filters is left out."""
+    base = cli.load_config("digits")
+    kinds = [ModelConfig("resnet20", width=0.1), ModelConfig("squeezenet1_1", width=0.1), ModelConfig("mlp", dense=())]
+    config = dataclasses.replace(base, data=dataclasses.replace(base.data, image_size=32), train=TrainConfig(epochs=1))
+    dataset = load(config.data)
+    members = [
+        space.Member(number, {"model.name": kind.name}, dataclasses.replace(config, model=kind))
+        for number, kind in enumerate(kinds)
+    ]
+    metrics = [{"epoch": epoch, "test_error": 0.5} for epoch in (0, 1)]
+
+    def weights(member, epoch):
+        network = run.build(member.config, dataset)
+        shapes = jax.eval_shape(network.init, jax.random.key(0), np.zeros((1, 32, 32, 1), np.float32))["params"]
+        generator = np.random.default_rng((member.number, epoch))
+        return jax.tree.map(lambda leaf: generator.normal(size=leaf.shape), shapes)
+
+    def state_of(member, epoch):
+        return types.SimpleNamespace(params=weights(member, epoch))
+
+    finished = [study.Result(member, "finished", metrics, 1.0, []) for member in members]
+    whole = study.Sweep(config, finished, [], state_of)
+    sweep.draw_filters(tmp_path, whole, dataset, finished, "model.name")
+    with np.load(tmp_path / "filters.npz") as arrays:
+        assert sorted(arrays) == ["epochs", "kernels_0", "kernels_1", "members"]
+        assert arrays["kernels_0"].shape == (2, 3, 3, 1, 2) and arrays["kernels_1"].shape == (2, 3, 3, 1, 6)
+        for epoch in (0, 1):
+            np.testing.assert_array_equal(arrays["kernels_0"][epoch], weights(members[0], epoch)["conv1"]["kernel"])
+            np.testing.assert_array_equal(
+                arrays["kernels_1"][epoch], weights(members[1], epoch)["features.0"]["kernel"]
+            )
+    sweep.draw_filters(tmp_path / "none", whole, dataset, finished[2:], "model.name")
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.long

@@ -146,6 +146,7 @@ BAD = [
     (["--sampling-seed", "-1"], AXES, "--sampling-seed must be between 0 and 2147483647, got -1"),
     (["--memory-gb", "inf"], AXES, "--memory-gb must be a finite number > 0, got inf"),
     (["--train.on-nan", "skip"], AXES, "train.on_nan must be stop in a sweep"),
+    ([], ["--sweep.batch-norm-momentum", "0.5,0.9"], "--sweep.batch_norm_momentum must be left out for mlp, which has"),
     (["--join"], AXES, "--join must find a study that was begun without it"),
     ([], ["--sweep.dropout-rate", "uniform:0:2"], "--sweep.dropout_rate: hyper.dropout_rate must be between 0 and 1"),
     (

@@ -101,6 +101,10 @@ def test_a_training_that_diverges_ends_with_one_line(folder, target):
         ({"strengths": ()}, "--strengths must be finite numbers > 0, got ()"),
         ({"per_class": (0,)}, "--per-class must be numbers of at least 1, got (0,)"),
         ({"per_class": (21,)}, "--per-class must be at most the training images of each class, and 0 of bars has 20"),
+        (
+            {"hyper": Hyperparams(batch_norm_momentum=0.5)},
+            "--hyper.batch-norm-momentum must be left out for lenet, which",
+        ),
         ({"data": DataConfig(image_size=9)}, "--data.image-size must be None: the network's input decides it"),
         ({"data": DataConfig(npz="nowhere.npz")}, "data.npz must be a file, got 'nowhere.npz'"),
     ],

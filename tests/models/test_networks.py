@@ -132,3 +132,20 @@ def test_dropout_is_off_in_evaluation_and_traced_in_training():
     np.testing.assert_allclose(apply(0.0), still, rtol=1e-5)
     assert not np.allclose(apply(0.5), still)
     assert apply._cache_size() == 1
+
+
+@pytest.mark.parametrize(
+    ("config", "unheard"),
+    [
+        (ModelConfig("lenet"), {"batch_norm_momentum"}),
+        (ModelConfig("lenet", norm="batch"), set()),
+        (ModelConfig("lenet", norm="batch", dense=()), {"dropout_rate"}),
+        (ModelConfig("mlp", dense=()), {"batch_norm_momentum", "dropout_rate"}),
+        (ModelConfig("resnet20", width=0.25), {"dropout_rate"}),
+        (ModelConfig("squeezenet1_1", width=0.25), {"batch_norm_momentum"}),
+        pytest.param(ModelConfig("mobilenet_v2", width=0.25), set(), marks=pytest.mark.long),
+    ],
+    ids=str,
+)
+def test_hyperparameters_that_a_network_does_not_look_at(config, unheard):
+    assert set(models.unheard(models.build(config, (32, 32, 1), 10), (32, 32, 1))) == unheard
