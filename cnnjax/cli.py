@@ -103,6 +103,7 @@ def _end_well(main: Callable[[Any, "Progress"], Any], read: Callable[[], Any]) -
         word, status = ("terminated", 143) if isinstance(stop, Terminated) else ("interrupted", 130)
         sys.stderr.write(f"{word}; the same command goes on from its newest checkpoint, if there is one\n")
         sys.stderr.flush()
+        processes.part()
         os._exit(status)  # the compiler's threads may still run, and tearing the interpreter down under them crashes
 
 

@@ -12,6 +12,7 @@ import os
 import re
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +24,7 @@ import numpy as np
 from cnnjax.errors import InputError
 
 SECONDS_TO_MEET = 60
+SECONDS_TO_PART = 20
 SECONDS_OF_SILENCE = 30  # after which a process is taken for dead
 
 
@@ -101,6 +103,17 @@ def _await(coordinator: str) -> None:
                 rule = f"must answer within {SECONDS_TO_MEET} s"
                 raise InputError(f"--coordinator {coordinator} {rule}: {error}") from None
             time.sleep(0.5)
+
+
+def part() -> None:
+    """Of several processes that end for a signal: returns when all have come here, or after some seconds.
+
+    The first one, which the others are connected to, must not be gone while they are still at work: JAX ends them.
+    """
+    if jax.process_count() > 1:
+        parting = threading.Thread(target=jax.distributed.shutdown, daemon=True)
+        parting.start()
+        parting.join(SECONDS_TO_PART)
 
 
 def leave(status: int) -> NoReturn:

@@ -22,7 +22,7 @@ from cnnjax.errors import InputError
 from cnnjax.models import foreign, weights
 from cnnjax.models.building import dotted, is_of
 from cnnjax.settings import pinned
-from cnnjax.train import placement, weight_files
+from cnnjax.train import interruption, placement, weight_files
 from cnnjax.train.checkpoints import KINDS, Checkpoints, Damaged, Kept, Misfit, numbers, read_epoch, verify
 from cnnjax.train.feed import choose
 from cnnjax.train.lock import locked
@@ -132,12 +132,19 @@ def run(
 
 
 def _trained(training: Training, checkpoints: SharedCheckpoints) -> dict[int, Kept] | None:
-    """Trains the kept epochs that are missing and reads all; None if one of them cannot be read."""
+    """Trains the kept epochs that are missing and reads all; None if one of them cannot be read.
+
+    Several processes end for a signal where they agree on it, and nowhere else.
+    """
     epochs = training.config.train.kept_epochs
-    for epoch in epochs:
-        if epoch not in checkpoints.epochs():
-            training.go_to(epoch)
-    return checkpoints.load_all(epochs, training.like)
+    with interruption.deferred() if jax.process_count() > 1 else contextlib.nullcontext(interruption.Asked()) as asked:
+        for epoch in epochs:
+            if epoch not in checkpoints.epochs():
+                training.go_to(epoch, asked)
+        kept = checkpoints.load_all(epochs, training.like)
+        if stop := training.agreed(asked):
+            raise stop
+    return kept
 
 
 def identified(config: Config) -> Config:

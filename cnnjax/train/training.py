@@ -135,8 +135,11 @@ class Training:
         """Shapes and types of the state."""
         return jax.eval_shape(self.programs.init, self.hyper)
 
-    def go_to(self, epoch: int) -> None:
-        """Trains to the end of `epoch`, from the state at hand or the newest sound checkpoint before it."""
+    def go_to(self, epoch: int, before: interruption.Asked | None = None) -> None:
+        """Trains to the end of `epoch`, from the state at hand or the newest sound checkpoint before it.
+
+        `before` notes signals while they are put off outside of this; what it has heard ends this too.
+        """
         target = epoch * self.steps_per_epoch
         if self.step > target:
             self.state = None
@@ -154,7 +157,7 @@ class Training:
             while self.step < target:
                 self._advance()
                 self._end_epoch()
-                stop = self._agreed(asked.exception)
+                stop = self.agreed(asked, before or asked)
                 if stop or time.monotonic() - saved_at > self.config.train.save_every_seconds:
                     self.checkpoints.save_latest(self.step, self._state, self._texts())
                     saved_at = time.monotonic()
@@ -164,10 +167,10 @@ class Training:
             self.checkpoints.wait()
             raise stop
 
-    def _agreed(self, asked: type[BaseException] | None) -> type[BaseException] | None:
+    def agreed(self, *asked: interruption.Asked) -> type[BaseException] | None:
         """What any of the processes was asked to end with; from here on all do as many steps at a time as the first."""
         known = list(interruption.SIGNALS.values())
-        mine = 0 if asked is None else 1 + known.index(asked)
+        mine = max(0 if one.exception is None else 1 + known.index(one.exception) for one in asked)
         everyone = processes.of_all(np.array([mine, self.length], np.int32))
         self.length = int(everyone[0, 1])
         code = int(everyone[:, 0].max())
