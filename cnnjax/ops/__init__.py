@@ -11,6 +11,7 @@ from cnnjax.ops.convolution import conv, conv_transpose
 from cnnjax.ops.dense import dense, dropout
 from cnnjax.ops.members import members_in_turn
 from cnnjax.ops.normalization import batch_norm, local_response_norm
+from cnnjax.ops.placement import varying_with
 from cnnjax.ops.pooling import Pooled, adaptive_avg_pool, avg_pool, max_pool, max_pool_with_switches, unpool
 from cnnjax.ops.scanning import DenseLayer, apply_mlp, scan_mlp, scan_mlp_literally
 
@@ -37,4 +38,5 @@ __all__ = [
     "scan_mlp",
     "scan_mlp_literally",
     "unpool",
+    "varying_with",
 ]

@@ -10,13 +10,14 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import core, lax
-from jax.extend.core import Primitive
+from jax import lax
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Num
 
 from cnnjax.errors import InputError
-from cnnjax.ops import compiler
+from cnnjax.explicit_axes import automatic
+from cnnjax.ops import compiler, placement
+from cnnjax.ops.placement import Primitive, alike
 from cnnjax.ops.precision import sum_dtype
 
 SUMMED_AS_PRODUCT = 2**14  # from so many numbers a member on; below, calling the library takes longer than the sum
@@ -36,12 +37,23 @@ def add_bias(
         raise InputError(f"bias must have one entry for each channel of x (shape {x.shape}), got shape {bias.shape}")
     if x.dtype != bias.dtype:
         raise InputError(f"bias must have the type of x ({x.dtype}), got {bias.dtype}")
-    return x + spread_p.bind(bias, places=x.shape[:-1])
+    return _add(x, bias)
 
 
 def channel_sums(x: Num[Array | np.ndarray, "*places channels"]) -> Num[Array, " channels"]:
     """The sum over all places of each channel, fast on a CPU, in float32 for narrower types and then rounded."""
-    return sum_p.bind(jnp.asarray(x), members=0)
+    return _channel_sums(jnp.asarray(x))
+
+
+@automatic(lambda x, bias: x)
+def _add(x, bias):
+    x, bias = alike(x, bias)  # here, so that devices add up their sums and not what these are made of
+    return x + spread_p.bind(bias, places=x.shape[:-1])
+
+
+@automatic(lambda x: x[-1:])
+def _channel_sums(x):
+    return sum_p.bind(x, members=0)
 
 
 def spread_channels(values: Num[Array, " channels"], places: tuple[int, ...]) -> Num[Array, "*places channels"]:
@@ -70,6 +82,16 @@ def _sum_for_cpu(values, *, members):
     Nothing is fused with it: the gradients behind a pool would be computed in the shape of the blocks, in loops that
     divide for every number's place.
     """
+    shares = placement.shares(values.shape[members]) if values.ndim - 1 > members else 1
+    if shares > 1:
+        wide = values.astype(sum_dtype(values.dtype))
+        lead, (images, *rest) = values.shape[:members], values.shape[members:]
+        by_share = wide.reshape(*lead, shares, images // shares, *rest)
+        return _sum(_sum_on_one(by_share, members=members + 1), members=members).astype(values.dtype)
+    return _sum_on_one(values, members=members)
+
+
+def _sum_on_one(values, *, members):
     count, channels = math.prod(values.shape[members:-1]), values.shape[-1]
     rows = max((size for size in range(1, ROWS_OF_PRODUCT + 1) if count % size == 0), default=1)
     if count * channels < SUMMED_AS_PRODUCT or rows < 8 or not jnp.issubdtype(values.dtype, jnp.floating):
@@ -101,16 +123,16 @@ sum_p.def_impl(_evaluate_sum)
 
 @spread_p.def_abstract_eval
 def _abstract_spread(bias, *, places):
-    return core.ShapedArray((*bias.shape[:-1], *places, bias.shape[-1]), bias.dtype)
+    return placement.result(bias, (*bias.shape[:-1], *places, bias.shape[-1]), bias.dtype)
 
 
 @sum_p.def_abstract_eval
 def _abstract_sum(values, *, members):
-    return core.ShapedArray((*values.shape[:members], values.shape[-1]), values.dtype)
+    return placement.result(values, (*values.shape[:members], values.shape[-1]), values.dtype)
 
 
-mlir.register_lowering(spread_p, mlir.lower_fun(_spread, multiple_results=False))
-mlir.register_lowering(sum_p, mlir.lower_fun(_sum, multiple_results=False))
+mlir.register_lowering(spread_p, placement.lowering(_spread))
+mlir.register_lowering(sum_p, placement.lowering(_sum))
 mlir.register_lowering(sum_p, compiler.cpu_lowering(_sum_for_cpu), platform="cpu")
 
 

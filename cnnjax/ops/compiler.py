@@ -15,7 +15,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental.xla_metadata import set_xla_metadata
-from jax.interpreters import mlir
+
+from cnnjax.ops import placement
 
 # XLA:CPU sends convolutions and reductions to a library (YNN); this switches it off. In reductions it is wrong: sums
 # over the product of a broadcast constant and something else come out at a fraction of their value, from about a
@@ -199,7 +200,7 @@ def eager(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def cpu_lowering(form: Callable[..., Any], *, multiple_results: bool = False) -> Callable[..., Any]:
     """How a primitive becomes `form` in a program for a CPU; warns where its user does not know of the options."""
-    lower = mlir.lower_fun(form, multiple_results=multiple_results)
+    lower = placement.lowering(form, multiple_results=multiple_results)
 
     def rule(context, *operands, **params):
         global _options_were_asked_for

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Array, Float, Num, PRNGKeyArray
 
 from cnnjax.errors import InputError
+from cnnjax.explicit_axes import automatic
 from cnnjax.ops.bias import add_bias
 
 
@@ -29,8 +30,13 @@ def dense(
         raise InputError(f"bias must have one entry for each out feature ({kernel.shape[1]}), got {jnp.shape(bias)}")
     if x.dtype != kernel.dtype:
         raise InputError(f"kernel must have the type of x ({x.dtype}), got {kernel.dtype}")
-    product = x @ kernel
+    product = _product(x, kernel)
     return product if bias is None else add_bias(product, jnp.asarray(bias))
+
+
+@automatic(lambda x, kernel: (*x[:-1], kernel[-1]))
+def _product(x, kernel):
+    return x @ kernel
 
 
 def dropout(
@@ -42,6 +48,11 @@ def dropout(
 
     Source: Srivastava et al. 2014; scaled in training, so that testing needs no scaling.
     """
-    keep = jax.random.uniform(key, jnp.shape(x), jnp.float32) >= drop_rate
-    scale = jnp.asarray(1 / (1 - jnp.asarray(drop_rate, jnp.float32)), jnp.result_type(x))
+    return _dropout(jnp.asarray(x), key, jnp.asarray(drop_rate, jnp.float32))
+
+
+@automatic(lambda x, key, drop_rate: x)
+def _dropout(x, key, drop_rate):
+    keep = jax.random.uniform(key, x.shape, jnp.float32) >= drop_rate
+    scale = jnp.asarray(1 / (1 - drop_rate), x.dtype)
     return jnp.where(keep, x * scale, 0)

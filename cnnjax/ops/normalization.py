@@ -7,13 +7,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import core, lax
-from jax.extend.core import Primitive
+from jax import lax
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Bool, Float, Num
 
 from cnnjax.errors import InputError
+from cnnjax.explicit_axes import automatic
+from cnnjax.ops import placement
 from cnnjax.ops.bias import channel_sums, spread_channels
+from cnnjax.ops.placement import Primitive
 from cnnjax.ops.precision import sum_dtype
 
 
@@ -47,10 +49,15 @@ def batch_norm(
     x = jnp.asarray(x)
     x = x.astype(sum_dtype(x.dtype))
     counts = jnp.ones(x.shape[:1], bool) if mask is None else jnp.asarray(mask) > 0
-    counts = counts.reshape(-1, *[1] * (x.ndim - 1))
     count = jnp.maximum(jnp.sum(counts, dtype=x.dtype) * math.prod(x.shape[1:-1]), 1)
-    values, mean, variance = _batch_norm(epsilon, x, jnp.asarray(scale), jnp.asarray(bias), counts, count)
+    operands = x, jnp.asarray(scale), jnp.asarray(bias), counts, count
+    values, mean, variance = _normed_by_batch(*operands, epsilon=epsilon)
     return BatchNormed(values, mean, variance, count)
+
+
+@automatic(lambda x, *_, **__: [x, x[-1:], x[-1:]])
+def _normed_by_batch(x, scale, bias, counts, count, *, epsilon):
+    return _batch_norm(epsilon, x, scale, bias, counts.reshape(-1, *[1] * (x.ndim - 1)), count)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -109,7 +116,12 @@ def local_response_norm(
     if not bias > 0:
         raise InputError(f"bias must be above 0, got {bias}")
     scale = alpha / size if alpha_over_n else alpha
-    return local_response_norm_p.bind(jnp.asarray(x), size=size, bias=bias, alpha=scale, beta=beta)
+    return _normed(jnp.asarray(x), size=size, bias=bias, alpha=scale, beta=beta)
+
+
+@automatic(lambda x, **_: x)
+def _normed(x, **numbers):
+    return local_response_norm_p.bind(x, **numbers)
 
 
 # A primitive, so that the deconvnet knows it in a jaxpr, and takes no other function of that name for it.
@@ -134,8 +146,8 @@ def _batch(operands, axes, **numbers):
 
 
 local_response_norm_p.def_impl(_local_response_norm)
-local_response_norm_p.def_abstract_eval(lambda x, **_: core.ShapedArray(x.shape, x.dtype))
-mlir.register_lowering(local_response_norm_p, mlir.lower_fun(_local_response_norm, multiple_results=False))
+local_response_norm_p.def_abstract_eval(lambda x, **_: placement.result(x, x.shape, x.dtype))
+mlir.register_lowering(local_response_norm_p, placement.lowering(_local_response_norm))
 ad.primitive_jvps[local_response_norm_p] = _jvp
 batching.primitive_batchers[local_response_norm_p] = _batch
 

@@ -11,12 +11,14 @@ import operator
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, Num
 
 from cnnjax.errors import InputError
+from cnnjax.explicit_axes import automatic
 from cnnjax.geometry import Ints, Padding, Rounding, as_ints, place_windows
 from cnnjax.ops.precision import sum_dtype
 from cnnjax.ops.selection import PoolWindows, max_with_choice
@@ -52,7 +54,7 @@ def max_pool(
         InputError: the window does not fit, or some window would lie wholly in the padding.
     """
     images = jnp.asarray(images)
-    return max_with_choice(images, _pool_windows(images, window, strides, padding, rounding))[0]
+    return max_with_choice(images, windows=_pool_windows(images, window, strides, padding, rounding))[0]
 
 
 def max_pool_with_switches(
@@ -69,7 +71,7 @@ def max_pool_with_switches(
     """
     images = jnp.asarray(images)
     windows = _pool_windows(images, window, strides, padding, rounding)
-    values, choice = max_with_choice(images, windows)
+    values, choice = max_with_choice(images, windows=windows)
     return Pooled(values, _switches(choice, windows))
 
 
@@ -100,6 +102,11 @@ def unpool(
     if overlap not in ("sum", "overwrite"):
         raise InputError(f"overlap must be 'sum' or 'overwrite', got {overlap!r}")
     spatial = as_ints(tuple(spatial), values.ndim - 2, "spatial")
+    return _unpool(values, switches, spatial=spatial, overlap=overlap)
+
+
+@automatic(lambda values, switches, **_: (values[0], *[None] * (len(values) - 2), values[-1]))
+def _unpool(values, switches, *, spatial, overlap):
     batch, *output, channels = values.shape
     flat_values = values.reshape(batch, math.prod(output), channels)
     flat_switches = switches.reshape(flat_values.shape)
@@ -107,8 +114,11 @@ def unpool(
         flat_values = jnp.where(_is_last(flat_switches, math.prod(spatial)), flat_values, 0)
     # No window is known here, so this is a scatter; the gradient of max_pool has the fast form.
     places = jnp.zeros((batch, math.prod(spatial), channels), sum_dtype(values.dtype))
-    rows, columns = jnp.arange(batch)[:, None, None], jnp.arange(channels)
-    sums = places.at[rows, flat_switches, columns].add(flat_values.astype(places.dtype))
+    # Image by image, so that XLA sees that each needs nothing of another, which may lie on another device.
+    columns = jnp.arange(channels)
+    sums = jax.vmap(lambda places, switches, values: places.at[switches, columns].add(values))(
+        places, flat_switches, flat_values.astype(places.dtype)
+    )
     return sums.astype(values.dtype).reshape(batch, *spatial, channels)
 
 
@@ -202,11 +212,14 @@ def _switches(choice, windows: PoolWindows):
 
 def _is_last(switches, places: int):
     """Whether no later window has the same switch. [batch, windows, channels] -> booleans of that shape."""
-    batch, count, channels = switches.shape
-    rows, columns = jnp.arange(batch)[:, None, None], jnp.arange(channels)
-    order = jnp.arange(count, dtype=jnp.int32)[None, :, None]
-    last = jnp.full((batch, places, channels), -1, jnp.int32).at[rows, switches, columns].max(order)
-    return last[rows, switches, columns] == order
+    count, channels = switches.shape[1:]
+    columns, order = jnp.arange(channels), jnp.arange(count, dtype=jnp.int32)[:, None]
+
+    def of_image(switches):
+        last = jnp.full((places, channels), -1, jnp.int32).at[switches, columns].max(order)
+        return last[switches, columns] == order
+
+    return jax.vmap(of_image)(switches)
 
 
 def _window_sums(images, dimension: int, windows: PoolWindows, axis: int):

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from cnnjax.errors import InputError
+from cnnjax.explicit_axes import automatic
 from cnnjax.geometry import Ints, as_ints, place_windows
 from cnnjax.ops.bias import add_bias
 from cnnjax.ops.convolution import conv
@@ -94,9 +95,13 @@ def scan_mlp_literally(
     for position in np.ndindex(*output):
         corner = [place * step for place, step in zip(position, steps, strict=True)]
         cut = tuple(slice(start, start + size) for start, size in zip(corner, window, strict=True))
-        pixels = inputs[(slice(None), *cut)]
-        outputs.append(apply_mlp(layers, pixels.reshape(len(inputs), math.prod(pixels.shape[1:]))))
+        outputs.append(apply_mlp(layers, _flattened(inputs[(slice(None), *cut)])))
     return jnp.stack(outputs, axis=1).reshape(len(inputs), *output, layers[-1].bias.size)
+
+
+@automatic(lambda pixels: (pixels[0], None))
+def _flattened(pixels):
+    return pixels.reshape(len(pixels), math.prod(pixels.shape[1:]))
 
 
 def _scan_operands(layers, inputs, window) -> tuple[jax.Array, tuple[int, ...], list[DenseLayer]]:

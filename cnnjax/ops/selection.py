@@ -18,11 +18,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import core, lax
-from jax.extend.core import Primitive
+from jax import lax
 from jax.interpreters import ad, batching, mlir
 
-from cnnjax.ops import compiler
+from cnnjax.explicit_axes import Spec, automatic
+from cnnjax.ops import compiler, placement
+from cnnjax.ops.placement import Primitive
 from cnnjax.ops.precision import sum_dtype
 
 # Windows up to this many pixels are unrolled, which is fast (all of it is one fused loop) and takes compile time.
@@ -46,7 +47,8 @@ class PoolWindows(NamedTuple):
         return np.uint8 if math.prod(self.window) <= np.iinfo(np.uint8).max else np.int32
 
 
-def max_with_choice(images, windows: PoolWindows):
+@automatic(lambda images, **_: [_divided(images)] * 2)
+def max_with_choice(images, *, windows: PoolWindows):
     """[batch, *spatial, channels] -> (values, choice), both [batch, *output, channels].
 
     `choice` is the row-major offset in the window of its first maximum, never one in the padding.
@@ -54,19 +56,16 @@ def max_with_choice(images, windows: PoolWindows):
     return max_with_choice_p.bind(images, windows=windows)
 
 
-def select(images, choice, windows: PoolWindows):
-    """What stands at the chosen offset of each window: [batch, *spatial, channels] -> [batch, *output, channels]."""
-    return select_p.bind(images, choice, windows=windows)
-
-
-def place(values, choice, windows: PoolWindows):
-    """The transpose of `select`: [batch, *output, channels] -> [batch, *spatial, channels]."""
-    return place_p.bind(values, choice, windows=windows)
+def _divided(spec: Spec) -> Spec:
+    """Batch and channels stay as they are divided."""
+    return (spec[0], *[None] * (len(spec) - 2), spec[-1])
 
 
 max_with_choice_p = Primitive("max_with_choice")
 max_with_choice_p.multiple_results = True
+# What stands at the chosen offset of each window: [batch, *spatial, channels] -> [batch, *output, channels].
 select_p = Primitive("select_in_windows")
+# Its transpose: [batch, *output, channels] -> [batch, *spatial, channels].
 place_p = Primitive("place_in_windows")
 
 
@@ -243,22 +242,22 @@ def _define(primitive, form, abstract, form_for_cpu) -> None:
     primitive.def_impl(evaluate)
     primitive.def_abstract_eval(abstract)
     several = primitive.multiple_results
-    mlir.register_lowering(primitive, mlir.lower_fun(form, multiple_results=several))
+    mlir.register_lowering(primitive, placement.lowering(form, multiple_results=several))
     mlir.register_lowering(primitive, compiler.cpu_lowering(form_for_cpu, multiple_results=several), platform="cpu")
     batching.primitive_batchers[primitive] = functools.partial(_members_in_batch, primitive)
 
 
 def _abstract_max(images, *, windows: PoolWindows):
     shape = (images.shape[0], *windows.output, images.shape[-1])
-    return [core.ShapedArray(shape, images.dtype), core.ShapedArray(shape, windows.choice_dtype)]
+    return [placement.result(images, shape, dtype) for dtype in (images.dtype, windows.choice_dtype)]
 
 
 def _abstract_select(images, choice, *, windows: PoolWindows):
-    return core.ShapedArray(choice.shape, images.dtype)
+    return placement.result(images, choice.shape, images.dtype)
 
 
 def _abstract_place(values, choice, *, windows: PoolWindows):
-    return core.ShapedArray((values.shape[0], *windows.spatial, values.shape[-1]), values.dtype)
+    return placement.result(values, (values.shape[0], *windows.spatial, values.shape[-1]), values.dtype)
 
 
 def _members_in_batch(primitive, operands, axes, *, windows: PoolWindows):
@@ -287,11 +286,11 @@ _define(place_p, _place, _abstract_place, _for_cpu(_place, _thin_place))
 
 def _max_jvp(primals, tangents, *, windows: PoolWindows):
     (images,), (tangent,) = primals, tangents
-    values, choice = max_with_choice(images, windows)
+    values, choice = max_with_choice_p.bind(images, windows=windows)
     no_tangent = ad.Zero(jax.typeof(choice).to_tangent_aval())
     if isinstance(tangent, ad.Zero):
         return [values, choice], [ad.Zero(jax.typeof(values).to_tangent_aval()), no_tangent]
-    return [values, choice], [select(tangent, choice, windows), no_tangent]
+    return [values, choice], [select_p.bind(tangent, choice, windows=windows), no_tangent]
 
 
 def _linear_in_first(primitive, transposed) -> None:

@@ -25,12 +25,12 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jax import core
-from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from cnnjax.explicit_axes import Spec, automatic
 from cnnjax.geometry import Pair, effective_window
-from cnnjax.ops import compiler, convolution_forms, member_forms
+from cnnjax.ops import compiler, convolution_forms, member_forms, placement
+from cnnjax.ops.placement import Primitive
 from cnnjax.ops.precision import sum_dtype
 
 Face: TypeAlias = Literal["output", "images", "kernel"]
@@ -54,6 +54,16 @@ class Windows(NamedTuple):
         )
 
 
+def _divided(lhs: Spec, rhs: Spec, *, face: Face, windows: Windows) -> Spec:
+    """Batch and channels stay divided as they are; a window is not, nor are channels that groups put together."""
+    undivided = (None,) * len(windows.window)
+    out_channels, in_channels = rhs[-1], rhs[-2] if windows.groups == 1 else None
+    if face == "kernel":
+        return (*undivided, lhs[-1] if windows.groups == 1 else None, out_channels)
+    return (lhs[0], *undivided, out_channels if face == "output" else in_channels)
+
+
+@automatic(_divided)
 def windowed_product(lhs: jax.Array, rhs: jax.Array, *, face: Face, windows: Windows) -> jax.Array:
     """One face of the form: (images, kernel) -> output, (output, kernel) -> images or (images, output) -> kernel."""
     return windowed_product_p.bind(lhs, rhs, face=face, windows=windows)
@@ -73,13 +83,13 @@ def _result_shape(lhs_shape: tuple[int, ...], rhs_shape: tuple[int, ...], face: 
 
 @windowed_product_p.def_abstract_eval
 def _abstract(lhs, rhs, *, face: Face, windows: Windows):
-    return core.ShapedArray(_result_shape(lhs.shape, rhs.shape, face, windows), lhs.dtype)
+    return placement.result(lhs, _result_shape(lhs.shape, rhs.shape, face, windows), lhs.dtype)
 
 
 @windowed_products_p.def_abstract_eval
 def _abstract_members(lhs, rhs, *, face: Face, windows: Windows):
     shape = _result_shape(lhs.shape[1:], rhs.shape[1:], face, windows)
-    return core.ShapedArray((lhs.shape[0], *shape), lhs.dtype)
+    return placement.result(lhs, (lhs.shape[0], *shape), lhs.dtype)
 
 
 # face -> the faces that give the left and the right operand's cotangent
@@ -113,7 +123,7 @@ def _define(primitive: Primitive, form: Callable, form_for_cpu: Callable) -> Non
         return primitive.bind(*operands, face=_TRANSPOSES[face][1], windows=windows)
 
     ad.defbilinear(primitive, by_lhs, by_rhs)
-    mlir.register_lowering(primitive, mlir.lower_fun(form, multiple_results=False))
+    mlir.register_lowering(primitive, placement.lowering(form))
     mlir.register_lowering(primitive, compiler.cpu_lowering(form_for_cpu), platform="cpu")
 
 
