@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cnnjax.geometry import effective_window
-from cnnjax.ops import compiler, eigen_forms
+from cnnjax.ops import compiler, eigen_forms, placement
 from cnnjax.ops.convolution_pieces import (
     DIMENSION_NUMBERS,
     at_offset,
@@ -150,25 +150,39 @@ def _product_of_pixels(images, cotangent, windows):
 
 
 def _in_blocks(form, lhs, rhs, face, windows, most_bytes, *, least):
-    """A few examples at a time, at least so many, so that what lies between stays in the cache and needs no memory."""
+    """A few examples at a time, at least so many, so that what lies between stays in the cache and needs no memory.
+
+    On several devices a few of each share of the batch.
+    """
     product = functools.partial(form, face=face, windows=windows)
-    batch = lhs.shape[0]
+    shares = placement.shares(lhs.shape[0])
+    batch = lhs.shape[0] // shares
     result = jax.eval_shape(product, lhs, rhs)
-    size = max(least, most_bytes * batch // (_bytes(lhs) + _bytes(rhs if face == "kernel" else result)))
+    size = max(least, most_bytes * lhs.shape[0] // (_bytes(lhs) + _bytes(rhs if face == "kernel" else result)))
     blocks, rest = divmod(batch, size)
     if blocks < 2:
         return product(lhs, rhs)
 
     def of_examples(start, count):
-        examples = lax.dynamic_slice_in_dim(lhs, start, count)
-        return product(examples, lax.dynamic_slice_in_dim(rhs, start, count) if face == "kernel" else rhs)
+        examples = _of_each_share(lhs, start, count, shares)
+        return product(examples, _of_each_share(rhs, start, count, shares) if face == "kernel" else rhs)
 
     parts = lax.map(lambda block: of_examples(block * size, size), jnp.arange(blocks))
     if face == "kernel":
         total = parts.sum(0, dtype=parts.dtype)
         return total + of_examples(batch - rest, rest) if rest else total
-    parts = parts.reshape(-1, *result.shape[1:])
-    return jnp.concatenate([parts, of_examples(batch - rest, rest)]) if rest else parts
+    parts = jnp.moveaxis(parts.reshape(blocks, shares, size, *result.shape[1:]), 0, 1)
+    parts = parts.reshape(shares, blocks * size, *result.shape[1:])
+    if rest:
+        last = of_examples(batch - rest, rest).reshape(shares, rest, *result.shape[1:])
+        parts = jnp.concatenate([parts, last], 1)
+    return parts.reshape(result.shape)
+
+
+def _of_each_share(array, start, count, shares):
+    """`count` examples from `start` on in each share of the batch."""
+    by_share = array.reshape(shares, -1, *array.shape[1:])
+    return lax.dynamic_slice_in_dim(by_share, start, count, 1).reshape(-1, *array.shape[1:])
 
 
 def _bytes(array):
@@ -341,6 +355,15 @@ def _shifted_kernel_gradient(images, cotangent, face, windows):
     XLA:CPU is slow at sums over leading axes, so the rows are added up in a few parts, with the multiplication, and
     what is left by a product with ones. The window's rows are a loop, as each offset is a program of its own.
     """
+    shares = placement.shares(images.shape[0])
+    if shares > 1:
+        one = functools.partial(_shifted_kernel_gradient_on_one, face=face, windows=windows)
+        by_share = (array.reshape(shares, -1, *array.shape[1:]) for array in (images, cotangent))
+        return jax.vmap(one)(*by_share).sum(0)
+    return _shifted_kernel_gradient_on_one(images, cotangent, face, windows)
+
+
+def _shifted_kernel_gradient_on_one(images, cotangent, face, windows):
     channels, rows = cotangent.shape[-1], cotangent.shape[0] * windows.output[0]
     parts = next(count for count in range(8, 0, -1) if rows % count == 0)
     weights = cotangent.reshape(*cotangent.shape[:-1], windows.groups, -1)
