@@ -144,7 +144,7 @@ def _over_members(function: Callable[..., Any], axes: tuple, mesh: Mesh) -> Call
     if mesh.size == 1:
         return mapped
     specs = jax.tree.map(lambda axis: P() if axis is None else P("member"), axes, is_leaf=lambda axis: axis is None)
-    return jax.shard_map(mapped, mesh=mesh, in_specs=specs, out_specs=P("member"), check_vma=False)
+    return jax.shard_map(mapped, mesh=mesh, in_specs=specs, out_specs=P("member"))
 
 
 class Plan(NamedTuple):

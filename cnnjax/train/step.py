@@ -344,6 +344,6 @@ def make_evaluate(
             losses = loss_function(logits, jnp.asarray(batch.labels), hyper.label_smoothing)
             return jax.tree.map(jnp.add, total, batch_metrics(losses, logits, batch))
 
-        return lax.fori_loop(start, stop, body, zero_metrics())
+        return lax.fori_loop(start, stop, body, ops.varying_with(zero_metrics(), (hyper, state, portion)))
 
     return ops.members_in_turn(evaluate)
