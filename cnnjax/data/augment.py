@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Key
 
 from cnnjax.config import Hyperparams
+from cnnjax.explicit_axes import automatic
 
 
 def augment(
@@ -24,6 +25,11 @@ def augment(
 
     Source: Krizhevsky et al. 2012, section 4.1 (shifts, flips, colour); the default strengths are a trial of our own.
     """
+    return _augmented(images, key, hyper)
+
+
+@automatic(lambda images, *_: images)
+def _augmented(images: Array, key: Key[Array, ""], hyper: Hyperparams) -> Array:
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(len(images)))
     return jax.vmap(_augment_image, in_axes=(0, 0, None))(keys, images, hyper)
 

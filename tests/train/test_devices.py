@@ -9,7 +9,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from cnnjax import models, ops
 from cnnjax.config import Hyperparams, ModelConfig, TrainConfig
@@ -20,7 +20,9 @@ from tests.cases import some
 
 BATCH = 16
 CONFIG = TrainConfig(epochs=1, batch_size=BATCH)
-HYPER = Hyperparams(filter_rms=float("inf"), learning_rate=0.1, weight_decay=0.0, dropout_rate=0.0)
+HYPER = Hyperparams(
+    filter_rms=float("inf"), learning_rate=0.1, weight_decay=0.0, dropout_rate=0.0, shift=1.0, contrast=0.2
+)
 SHAPE = (16, 16, 3)
 
 
@@ -39,7 +41,8 @@ def built(name):
 def furthest(name, count):
     """How far all that a step changes on eight devices is from that on one, as a share of the largest in each array.
 
-    That is loss and errors, weights, running statistics, and the momentum, which after one step is the gradient.
+    That is loss and errors, weights, running statistics, and the momentum, which after one step is the gradient; for a
+    mesh with an Auto axis, as our own, and for one with an Explicit axis.
 
     Args:
         count: images in the batch of 16, which is filled up behind them.
@@ -52,20 +55,22 @@ def furthest(name, count):
     labels = generator.integers(0, 10, BATCH).astype(np.int32)
     batch = Batch(images, labels, (np.arange(BATCH) < count).astype(np.float32))
     state = ops.jit(lambda: initial_state(network, CONFIG, HYPER, SHAPE))()
-    mesh = Mesh(np.array(jax.devices()), ("data",))
-    divided = jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
-    everywhere = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
-    (found, metrics), (wanted, theirs) = step(HYPER, everywhere, divided), step(HYPER, state, batch)
-    assert metrics.loss.sharding.device_set == set(jax.devices()) and metrics.count == count
 
     def most(ours, theirs):
         ours, theirs = np.asarray(ours, float), np.asarray(theirs, float)
         return float(np.abs(ours - theirs).max() / (np.abs(theirs).max() + 1e-3))
 
-    return {
-        part: max(map(most, jax.tree.leaves(ours), jax.tree.leaves(theirs)))
-        for part, ours, theirs in (("metrics", metrics, theirs), *zip(found._fields, found, wanted, strict=True))
-    }
+    wanted, theirs = step(HYPER, state, batch)
+    distances = {}
+    for kind in (AxisType.Auto, AxisType.Explicit):
+        mesh = jax.make_mesh((8,), ("data",), axis_types=(kind,))
+        divided = jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
+        everywhere = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+        found, metrics = step(HYPER, everywhere, divided)
+        assert metrics.loss.sharding.device_set == set(jax.devices()) and metrics.count == count
+        for part, *pair in (("metrics", metrics, theirs), *zip(found._fields, found, wanted, strict=True)):
+            distances[f"{kind.name} {part}"] = max(map(most, *map(jax.tree.leaves, pair)))
+    return distances
 
 
 @pytest.mark.usefixtures("only_on_cpu")
