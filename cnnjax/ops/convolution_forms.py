@@ -107,6 +107,8 @@ def _ungrouped(lhs, rhs, face, windows):
         return eigen_forms.kernel_gradient(_kernel_gradient, lhs, rhs, windows)
     if face == "images":
         # Interleaving zeros into the cotangent multiplies by them; strides with dilation keep the zeros: rare.
+        if max(windows.strides) > 1 and max(windows.window) == 1:
+            return _spread_pixels(lhs, rhs, windows)
         if max(windows.strides) > 1 and max(windows.dilation) == 1:
             return _image_gradient_by_phase(lhs, rhs, windows)
         return _image_gradient(lhs, rhs, windows)
@@ -282,6 +284,17 @@ def _image_gradient_by_phase(cotangent, kernel, windows):
     images = _interleave(phases, blocks, windows.strides)
     ends = [start + size for start, size in zip(first, windows.spatial, strict=True)]
     return lax.slice(images, (0, *first, 0), (images.shape[0], *ends, images.shape[-1]))
+
+
+def _spread_pixels(cotangent, kernel, windows):
+    """As `_image_gradient`, of a kernel of one pixel: its products, and zeros where no window looks."""
+    ones = (1,) * len(windows.window)
+    products = _convolved(cotangent, _turned(kernel), ones, ((0, 0),) * len(ones), ones)
+    spread = [
+        (-low, size - 1 + low - (output - 1) * stride, stride - 1)
+        for size, output, _, stride, (low, _), _ in _by_dimension(windows)
+    ]
+    return lax.pad(products, jnp.zeros((), products.dtype), ((0, 0, 0), *spread, (0, 0, 0)))
 
 
 def _phase_kernel(kernel, taps, strides):

@@ -117,6 +117,7 @@ FORMS = {
     "three channels": ((2, 8, 8, 3), (5, 5, 3, 4), {"padding": "SAME"}),
     "phases": ((2, 9, 8, 5), (3, 5, 5, 4), {"strides": 2, "padding": 1}),
     "stride above the window": ((2, 9, 8, 5), (2, 1, 5, 4), {"strides": 3}),
+    "one pixel of several": ((2, 9, 8, 5), (1, 1, 5, 4), {"strides": (2, 3), "padding": ((0, 1), (2, 0))}),
     "dilation": ((2, 9, 9, 5), (3, 2, 5, 4), {"strides": (1, 2), "dilation": (2, 3), "padding": 3}),
     "groups": ((2, 7, 7, 6), (3, 3, 3, 4), {"strides": 2, "groups": 2, "padding": 1}),
     "depthwise": ((2, 7, 7, 3), (3, 3, 1, 6), {"strides": 2, "groups": 3, "padding": 1}),
