@@ -23,7 +23,7 @@ from cnnjax.errors import InputError
 from cnnjax.figures import challenge as figure
 from cnnjax.figures import files, settings
 from cnnjax.figures.challenge import Entry, Point
-from cnnjax.figures.classify import shortened
+from cnnjax.figures.texts import shortened
 from cnnjax.paths import expanded
 from cnnjax.train.lock import locked
 

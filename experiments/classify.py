@@ -40,6 +40,7 @@ from cnnjax.errors import InputError
 from cnnjax.figures import classify as figure
 from cnnjax.figures import confusion as confusion_figure
 from cnnjax.figures import files
+from cnnjax.figures.texts import shortened
 from cnnjax.paths import expanded
 from cnnjax.visualize import classification
 from experiments.challenge import ERRORS
@@ -182,7 +183,7 @@ def given(trained: Trained, options: Options, side: int | None, progress: Progre
         raise InputError(
             f"--images must be of {height}×{width} px, as the run's, got {pixels.shape[1]}×{pixels.shape[2]}"
         )
-    of = figure.shortened(", ".join(map(printable, options.images)), 80)
+    of = shortened(", ".join(map(printable, options.images)), 80)
     return Images(pixels, None, [printable(one.name) for one in found], labels, of)
 
 
@@ -352,8 +353,8 @@ def answer(images: Images, names: Sequence[str], table: dict[str, np.ndarray], r
 def cells(shown: figure.Answer) -> list[str]:
     """A row of the table on the terminal."""
     listed = zip(shown.classes, shown.probabilities, strict=True)
-    said = [f"{figure.shortened(name, 14)} {probability:.2f}" for name, probability in listed]
-    return [figure.shortened(shown.name, 20), figure.shortened(shown.true or "", 14), *said]
+    said = [f"{shortened(name, 14)} {probability:.2f}" for name, probability in listed]
+    return [shortened(shown.name, 20), shortened(shown.true or "", 14), *said]
 
 
 def csv_text(images: Images, names: Sequence[str], table: dict[str, np.ndarray]) -> str:

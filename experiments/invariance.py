@@ -99,7 +99,9 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
             for name, at in shown.items()
         }
         names = [f"{trained.class_names[split.labels[index]]} ({index})" for index in images]
-        drawing = figure.draw(pictures, shown, values, *curves(chosen, values, options.distance), names, layers, unit)
+        drawing = figure.draw(
+            pictures, shown, values, *curves(chosen, values, options.distance), names, layers, unit, trained.target
+        )
         arrays = {f"{name}/values": every for name, every in values.items()}
         path = trained.figures / "invariance.png"
         pictures = [files.save(path, drawing, images=images, layers=layers, **arrays, **chosen)]
@@ -117,10 +119,10 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
             distance, probability = curves(average, values, options.distance)
             level = scaled(average, next(iter(values)), "unrelated", options.distance).mean(axis=0)
             note = f"Over {len(order)} test images, the first {options.per_class} of each class"
-            drawing = figure.draw_average(values, distance, probability, level, layers, unit, note)
+            drawing = figure.draw_average(values, distance, probability, level, layers, unit, note, trained.target)
             path = trained.figures / "invariance_average.png"
             pictures.append(files.save(path, drawing, images=order, layers=layers, **arrays, **average))
-            progress.say(claims_table(average, values, layers, len(order)))
+            progress.say(claims_table(average, values, layers, len(order), trained.target))
         progress.say(f"figures in {trained.figures}")
     return pictures
 
@@ -194,7 +196,7 @@ def curves(
 
 
 def claims_table(
-    found: dict[str, np.ndarray], values: dict[str, np.ndarray], layers: tuple[str, str], count: int
+    found: dict[str, np.ndarray], values: dict[str, np.ndarray], layers: tuple[str, str], count: int, target: str
 ) -> Any:
     """The paper's claims for every transformation."""
     rows = []
@@ -207,7 +209,7 @@ def claims_table(
     title = (
         f"Over {count} test images. Smallest change: mean distance as a share of that to another image;\n"
         "R²: of a straight line, mean distance against the size of the change;\n"
-        "answer kept: mean probability of the true class, as a share of that of the untouched images"
+        f"answer kept: mean probability of the {target}, as a share of that of the untouched images"
     )
     return cli.table(title, (*columns, "answer kept"), rows)
 

@@ -119,6 +119,11 @@ class Trained(NamedTuple):
             return split.labels
         return self.answers(split)
 
+    @property
+    def target(self) -> str:
+        """What `targets` are, in words."""
+        return "true class" if self.class_names == self.dataset.class_names else "network's answer"
+
     def answers(self, split: Split) -> Int32[np.ndarray, " images"]:
         """The class that the network finds most probable for each image."""
         logits = ops.jit(lambda variables, images: self.network.apply(variables, self.preprocess(images))[0])

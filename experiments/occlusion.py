@@ -119,10 +119,12 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
                 key: array if array.ndim else array.item() for key, array in parts.get(f"image_{number}", cover).items()
             }
             rows.append(occlusion_figure.Row(int(number), int(labels[number]), test.images[number], **part))
-        figure = occlusion_figure.draw(rows, trained.class_names, settings.layer, settings.activity, **square)
+        figure = occlusion_figure.draw(
+            rows, trained.class_names, settings.layer, settings.activity, **square, target=trained.target
+        )
         arrays = {f"{name}_{row.number}": value for row in rows for name, value in row._asdict().items()}
         picture = files.save(trained.figures / "occlusion.png", figure, **arrays, **compared, interval=interval)
-        progress.say(sentence(settings, compared, more, interval))
+        progress.say(sentence(settings, compared, more, interval, trained.target))
         progress.say(f"figure in {trained.figures}")
     return [picture]
 
@@ -172,13 +174,15 @@ def chosen_images(key: Any, compared: dict[str, np.ndarray], count: int) -> list
     return [*right[firsts], *np.delete(right, firsts)][:count]
 
 
-def sentence(settings: Settings, compared: dict[str, np.ndarray], more: np.ndarray, interval: tuple) -> str:
-    """Whether covering the centre costs the true class more than covering a corner, with the numbers."""
+def sentence(
+    settings: Settings, compared: dict[str, np.ndarray], more: np.ndarray, interval: tuple, target: str
+) -> str:
+    """Whether covering the centre costs the class more than covering a corner, with the numbers."""
     low, high = interval
     verdict = "the centre costs more" if low > 0 else "a corner costs more" if high < 0 else "not decided"
     return (
         f"a square of {settings.side}×{settings.side} px, grey {settings.grey}, on {len(more):,} test images lowers "
-        f"the probability of the true class by {compared['centre'].mean():.3f} at the centre and by "
+        f"the probability of the {target} by {compared['centre'].mean():.3f} at the centre and by "
         f"{compared['corners'].mean():.3f} in a corner (mean of four): difference {more.mean():.3f}, "
         f"95 % interval {low:.3f} to {high:.3f}: {verdict}"
     )

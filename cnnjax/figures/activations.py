@@ -1,13 +1,13 @@
 """A layer's strongest activations: projections beside image patches (Zeiler & Fergus 2014, figure 2)."""
 
 import math
-import textwrap
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from cnnjax.figures import settings, tiles
+from cnnjax.figures.texts import filled
 
 MAPS_ACROSS = 3
 
@@ -46,16 +46,16 @@ def draw(
         pair = (tiles.signed(projections[index], scale), patches[index] / 255)
         axes.imshow(_side_by_side([block(np.where(empty, np.nan, part)) for part in pair]), interpolation="nearest")
         axes.set_title(f"map {number}" + (", dead" if empty.all() else ""), fontsize=9)
-    figure.suptitle(
+    said = (
         f"The {count} images that excite each map of {layer} most, of {searched}\n"
-        "left the activation's projection, right the part of the image that the unit sees",
-        fontsize=10,
+        "left the activation's projection, right the part of the image that the unit sees"
     )
+    figure.suptitle(filled(said, size[0], 10), fontsize=10)
     caption = (
         f"tiles {height}×{width} px, the strongest first; one place an image; projections: mid grey 0, one scale a "
         "map; light grey: outside the image, and where no image is left that excites the map"
     )
-    figure.supxlabel(textwrap.fill(caption, round(13 * size[0])), fontsize=8)  # 13 letters an inch fit
+    figure.supxlabel(filled(caption, size[0], 8), fontsize=8)
     return figure
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from cnnjax.figures import settings
+from cnnjax.figures.texts import shortened
 
 TRUE, OTHER = "#56b4e9", "#d9d9d9"  # light enough for black letters
 ACROSS = 3  # images beside one another
@@ -73,14 +74,6 @@ def _draw_bars(axes: Any, answer: Answer, bars: int) -> None:
     axes.set_xticks([0, 0.5, 1], ["0", "½", "1"], fontsize=7)
     axes.set_yticks([])
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def shortened(text: str, most: int) -> str:
-    """The text, with an ellipsis in its middle where it is longer than `most` characters."""
-    if len(text) <= most:
-        return text
-    end = (most - 1) // 2
-    return f"{text[: most - 1 - end]}…{text[-end:]}"
 
 
 def _ordinal(place: int | None) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from cnnjax.figures import settings
-from cnnjax.figures.classify import shortened
+from cnnjax.figures.texts import shortened
 
 MOST_NAMED, MOST_NUMBERED, MOST_DRAWN = 30, 16, 200  # classes with names, with numbers in the cells, with a matrix
 NAME = 24  # characters of a class

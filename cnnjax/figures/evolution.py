@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from cnnjax.figures import settings, tiles
+from cnnjax.figures.texts import filled
 
 
 @settings.own
@@ -28,7 +29,8 @@ def draw(
 
     rows, columns, height, width, _ = projections.shape
     cell = min(0.62, 9.0 / rows)
-    figure = Figure(figsize=(max(7.5, 2 * columns * cell + 1.8), rows * cell + 1.9), layout="constrained")
+    wide = max(7.5, 2 * columns * cell + 1.8)
+    figure = Figure(figsize=(wide, rows * cell + 1.9), layout="constrained")
     for axes, shown, title in zip(
         figure.subplots(1, 2),
         (project_contrast(projections), patches / 255),
@@ -47,12 +49,13 @@ def draw(
         axes.set_ylabel("feature map", fontsize=11)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-    figure.suptitle(f"Strongest activation of each map of {layer} over all training images", fontsize=14)
-    figure.supxlabel(
+    said = f"Strongest activation of each map of {layer} over all training images"
+    figure.suptitle(filled(said, wide, 14), fontsize=14)
+    caption = (
         f"each tile is what the unit sees, {height}×{width} px; projections: mid grey 0, contrast by tile; "
-        "patches: light grey outside the image",
-        fontsize=11,
+        "patches: light grey outside the image"
     )
+    figure.supxlabel(filled(caption, wide, 11), fontsize=11)
     return figure
 
 

@@ -8,6 +8,7 @@ from jaxtyping import Float
 
 from cnnjax.figures import settings, tiles
 from cnnjax.figures.convergence import MARKERS
+from cnnjax.figures.texts import broken, shortened
 
 AXES = {"translation": "vertical translation, px (down +)", "scale": "scale ratio", "rotation": "rotation, degrees"}
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#000000", "#56b4e9", "#d55e00", "#999999")  # Okabe & Ito
@@ -23,17 +24,20 @@ def draw(
     names: Sequence[str],
     layers: tuple[str, str],
     unit: str,
+    target: str = "true class",
 ) -> Any:
-    """A row a transformation: the images, both distances, the probability of the true class; a curve an image.
+    """A row a transformation: the images, both distances, the probability of a class; a curve an image.
 
     Args:
         examples: the images at some of the values, by transformation; grey levels, 0 to 255.
         shown: those values.
         names: of the images, for the legend.
         unit: of the distances.
+        target: whose probability it is.
     """
     from matplotlib.figure import Figure
 
+    names = [shortened(name, 28) for name in names]
     figure = Figure(figsize=(13.0, 3.1 * len(values) + 1.1), layout="constrained")
     panels = figure.subplots(len(values), 4, width_ratios=(1.15, 1, 1, 1), squeeze=False)
     handles = []
@@ -43,7 +47,7 @@ def draw(
         for axes, lines in zip(curves, rows, strict=True):
             handles = [_line(axes, amounts, line, number, names[number]) for number, line in enumerate(lines)]
             axes.set_xlabel(AXES[name])
-    _label(panels[:, 1:], layers, unit)
+    _label(panels[:, 1:], layers, unit, target)
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(names), 5), frameon=False, fontsize=9)
     return figure
 
@@ -57,12 +61,14 @@ def draw_average(
     layers: tuple[str, str],
     unit: str,
     note: str,
+    target: str = "true class",
 ) -> Any:
     """The same over many images: mean, median, and a band from the lower to the upper quartile.
 
     Args:
         unrelated: mean distance to another image, drawn as a level.
         note: which images, for the title.
+        target: whose probability it is.
     """
     from matplotlib.figure import Figure
 
@@ -80,7 +86,7 @@ def draw_average(
             if level is not None:
                 other = axes.axhline(level, color="black", ls=":", label="mean distance to another image")
             axes.set_xlabel(AXES[name])
-    _label(panels, layers, unit)
+    _label(panels, layers, unit, target)
     figure.legend(handles=[*handles, other], loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     figure.suptitle(note, fontsize=11)
     return figure
@@ -105,9 +111,9 @@ def _line(axes: Any, amounts: np.ndarray, line: np.ndarray, number: int, name: s
     return axes.plot(amounts, line, color=colour, marker=marker, ms=4, markevery=(number % every, every), label=name)[0]
 
 
-def _label(panels: Any, layers: tuple[str, str], unit: str) -> None:
+def _label(panels: Any, layers: tuple[str, str], unit: str, target: str) -> None:
     """One scale a column; a title on its top panel."""
-    titles = (*(f"Euclidean distance at {layer}{unit}" for layer in layers), "probability of the true class")
+    titles = (*(f"Euclidean distance at {broken(layer, 16)}{unit}" for layer in layers), f"probability of the {target}")
     for column, title in zip(panels.T, titles, strict=True):
         top = max(axes.dataLim.y1 for axes in column)
         for axes in column:

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from cnnjax.figures import settings, tiles
+from cnnjax.figures.texts import broken, filled, shortened
 
 
 @settings.own
@@ -29,21 +30,21 @@ def draw(
 
     columns = max(len(of) for of in images.values())
     cell = 1.0
-    figure = Figure(figsize=(columns * cell + 0.9, len(images) * (cell + 0.42) + 1.2), layout="constrained")
+    wide = max(5.0, columns * cell + 1.2)
+    figure = Figure(figsize=(wide, len(images) * (cell + 0.55) + 1.2), layout="constrained")
     panels = figure.subplots(len(images), columns, squeeze=False)
     for row, (layer, of) in zip(panels, images.items(), strict=True):
-        row[0].set_ylabel(layer, fontsize=9)
+        row[0].set_ylabel(broken(layer, 15), fontsize=8)
         for axes in row[len(of) :]:
             axes.set_axis_off()
         for axes, image, value, rival, label in zip(row, of, values[layer], best[layer], labels[layer], strict=False):
             axes.imshow(tiles.grid(np.clip(image / 255, 0, 1)[None, None]), interpolation="nearest")
             axes.set_xticks([])
             axes.set_yticks([])
-            axes.set_title(label, fontsize=8, pad=3)
+            axes.set_title(broken(shortened(label, 28), 14), fontsize=7, pad=3)
             axes.set_xlabel(f"{value:.3g} | {rival:.3g}", fontsize=7, labelpad=2)
             axes.spines[:].set_visible(False)
-    figure.suptitle(note, fontsize=11)
-    figure.supxlabel(
-        "under each tile: the value there | the largest over the training images, both before the ReLU", fontsize=8
-    )
+    figure.suptitle(filled(note, wide, 11), fontsize=11)
+    caption = "under each tile: the value there | the largest over the training images, both before the ReLU"
+    figure.supxlabel(filled(caption, wide, 8), fontsize=8)
     return figure

@@ -8,10 +8,13 @@ from jaxtyping import Float, Int, UInt8
 
 from cnnjax.figures import settings, tiles
 from cnnjax.figures.activations import block
+from cnnjax.figures.texts import broken, filled, shortened
 
 # Okabe and Ito's colours, told apart by the colour-blind.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#56B4E9", "#D55E00")
 ANOTHER = "#999999"
+WIDE = 12.5  # inches
+NAME, LETTERS = 28, 110  # at most in a class's name, and beside each other in the legend
 
 
 class Row(NamedTuple):
@@ -25,14 +28,22 @@ class Row(NamedTuple):
     map: int
     activity: Float[np.ndarray, "rows columns"]  # of that map
     whole_activity: float
-    probability: Float[np.ndarray, "rows columns"]  # of the true class
+    probability: Float[np.ndarray, "rows columns"]  # of the label
     whole_probability: float
     best: Int[np.ndarray, "rows columns"]  # the most probable class
     projections: Float[np.ndarray, "count height width channels"]  # this image's, then other images'
 
 
 @settings.own
-def draw(rows: Sequence[Row], class_names: Sequence[str], layer: str, activity: str, side: int, grey: int) -> Any:
+def draw(
+    rows: Sequence[Row],
+    class_names: Sequence[str],
+    layer: str,
+    activity: str,
+    side: int,
+    grey: int,
+    target: str = "true class",
+) -> Any:
     """A row an image: (a) the image, (b) the strongest map's activity, (c) projections, (d), (e) class.
 
     In (b), (d) and (e) a cell stands where the centre of the square is; (d) has one scale, 0 to 1, (b) one a row, from
@@ -42,40 +53,51 @@ def draw(rows: Sequence[Row], class_names: Sequence[str], layer: str, activity: 
         activity: how a map's activity is taken over its positions, "sum" or "max".
         side: of the square, in pixels.
         grey: its grey level, 0 to 255.
+        target: what the labels are.
     """
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
     colours = class_colours([row.best for row in rows])
-    figure = Figure(figsize=(12.5, 2.45 * len(rows) + 1.5))
+    figure = Figure(figsize=(WIDE, 2.45 * len(rows) + 1.5))
     figure.set_layout_engine("constrained", h_pad=0.1)
     for row, (picture, active, projected, probable, classes) in zip(
         rows, figure.subplots(len(rows), 5, squeeze=False), strict=True
     ):
         _draw_image(picture, row, side, grey)
-        picture.set_title(f"(a) test image {row.number},\nclass: {class_names[row.label]}", fontsize=9)
+        label = broken(f"class: {shortened(class_names[row.label], NAME)}", 22)
+        picture.set_title(f"(a) test image {row.number},\n{label}", fontsize=9)
         top = max(float(row.activity.max()), row.whole_activity)
         shown = _over_places(active, row, side, row.activity, cmap="viridis", vmin=0, vmax=top if top > 0 else 1)
         figure.colorbar(shown, ax=active, shrink=0.75)
-        active.set_title(
-            f"(b) {activity} of map {row.map} of {layer};\nno square: {row.whole_activity:.3g}", fontsize=9
-        )
+        active.set_title(f"(b) {activity} of map {row.map};\nno square: {row.whole_activity:.3g}", fontsize=9)
         _draw_projections(projected, row.projections)
         projected.set_title(f"(c) map {row.map} projected: this\nimage (framed) and others", fontsize=9)
         shown = _over_places(probable, row, side, row.probability, cmap="viridis", vmin=0, vmax=1)
         figure.colorbar(shown, ax=probable, shrink=0.75)
-        probable.set_title(f"(d) probability of the true\nclass; no square: {row.whole_probability:.2f}", fontsize=9)
+        first, second = target.split()
+        probable.set_title(
+            f"(d) probability of the {first}\n{second}; no square: {row.whole_probability:.2f}", fontsize=9
+        )
         _over_places(classes, row, side, _rgb(row.best, colours))
         classes.set_title("(e) most probable class", fontsize=9)
-    names = [Patch(color=colour, label=class_names[number]) for number, colour in colours.items() if colour != ANOTHER]
+    names = [
+        Patch(color=colour, label=shortened(class_names[number], NAME))
+        for number, colour in colours.items()
+        if colour != ANOTHER
+    ]
     others = [Patch(color=ANOTHER, label="another class")] if ANOTHER in colours.values() else []
-    figure.legend(
-        handles=names + others, loc="outside lower right", ncols=8, fontsize=9, title="(e) most probable class"
-    )
+    handles = names + others
+    across = max(1, min(8, LETTERS // max(6 + len(handle.get_label()) for handle in handles)))
+    figure.legend(handles=handles, loc="outside lower right", ncols=across, fontsize=9, title="(e) most probable class")
     figure.suptitle(
-        f"A {side}×{side} square of grey level {grey} over the image, in (a) where (d) is lowest\n"
-        "(b), (d), (e): a cell stands where the centre of the square is, in pixels of the image; "
-        "(c): mid grey 0, contrast by tile",
+        filled(
+            f"A {side}×{side} square of grey level {grey} over the image, in (a) where (d) is lowest; maps of {layer}\n"
+            "(b), (d), (e): a cell stands where the centre of the square is, in pixels of the image; "
+            "(c): mid grey 0, contrast by tile",
+            WIDE,
+            11,
+        ),
         fontsize=11,
     )
     return figure
@@ -95,7 +117,7 @@ def _rgb(best: Int[np.ndarray, "rows columns"], colours: dict[int, str]) -> Floa
 
 
 def _draw_image(axes: Any, row: Row, side: int, grey: int) -> None:
-    """The image, with the square at the place where it lowers the true class most."""
+    """The image, with the square at the place where it lowers the label's probability most."""
     top, left = np.unravel_index(np.argmin(row.probability), row.probability.shape)
     covered = row.image.copy()
     covered[row.tops[top] : row.tops[top] + side, row.lefts[left] : row.lefts[left] + side] = grey

@@ -37,12 +37,6 @@ def test_nothing_of_the_answers_is_cut_off(images, size):
     assert whole(figure)
 
 
-def test_a_long_text_keeps_its_ends():
-    assert classify.shortened("abcdefghij", 10) == "abcdefghij"
-    assert classify.shortened("abcdefghijk", 10) == "abcde…hijk"
-    assert len(classify.shortened(LONG, 17)) == 17
-
-
 def test_rows_are_shares_of_the_true_class():
     shares = confusion.row_shares(np.array([[3, 1], [0, 0]]))
     np.testing.assert_array_equal(shares, [[0.75, 0.25], [np.nan, np.nan]])
