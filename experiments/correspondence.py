@@ -24,7 +24,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from cnnjax import cli
+from cnnjax import cli, models
 from cnnjax.atomic import write_text
 from cnnjax.cli import Progress
 from cnnjax.config import check_seed
@@ -196,7 +196,10 @@ def pictures(regions: Regions, drawn: dict[str, np.ndarray], background: np.ndar
 
 
 def chosen_layers(trained: Trained, options: Options) -> tuple[str, str]:
-    """By default the output of the last convolution (the paper's layer 5) and the last before the logits (its 7)."""
+    """By default the output of the last convolution (the paper's layer 5) and the last before the logits (its 7).
+
+    Where these are one, because no dense layer is between, the first is the output of the stage before it.
+    """
     if options.layers:
         first, second = (trained.layer(name, "--layers").name for name in options.layers)
         return first, second
@@ -205,7 +208,9 @@ def chosen_layers(trained: Trained, options: Options) -> tuple[str, str]:
         raise InputError(
             f"--layers must be two of {', '.join(trained.layers)} for a network without convolutions, got none"
         )
-    return convolved[-1], list(trained.layers)[-2]
+    second = list(trained.layers)[-2]
+    before = [row.name for row in models.stage_outputs(list(trained.layers.values())) if row.fields]
+    return next((name for name in (convolved[-1], *reversed(before)) if name != second), second), second
 
 
 def boxes_of_places(trained: Trained, options: Options) -> Regions:

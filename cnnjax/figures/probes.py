@@ -31,7 +31,7 @@ def draw(
     from matplotlib.figure import Figure
 
     panels = len(per_class)
-    figure = Figure(figsize=(max(6.5, 1.8 + 4.2 * panels), 4.0), layout="constrained")
+    figure = Figure(figsize=(max(6.5, 1.8 + 4.2 * panels), 4.4), layout="constrained")
     error = 100 * (1 - accuracy)
     for column, axes in enumerate(figure.subplots(1, panels, sharey=True, squeeze=False)[0]):
         for network, name in enumerate(weights):
@@ -44,12 +44,13 @@ def draw(
                     markerfacecolor="white" if network else None, label=f"{classifier}, {name}",
                 )  # fmt: skip
         axes.axhline(100 * (1 - chance), color="0.5", linestyle=":", label="chance", zorder=0)
-        axes.set_xticks(range(len(layers)), layers, rotation=30)
+        turned = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if sum(map(len, layers)) > 40 else {}
+        axes.set_xticks(range(len(layers)), layers, **turned)
         axes.set_xlabel("features of")
         axes.set_title(f"{per_class[column]} training images a class", fontsize=10)
         axes.grid(alpha=0.3)
     axes = figure.axes[0]
-    axes.set_ylim(0, 105)
+    axes.set_ylim(-3, 105)
     axes.set_ylabel("error, mean over classes, %")
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 3), frameon=False, fontsize=8)

@@ -16,7 +16,7 @@ from cnnjax.errors import InputError
 from cnnjax.train import run
 from experiments import correspondence
 from experiments.correspondence import Options
-from experiments.looking import open_run
+from experiments.looking import RunOptions, open_run
 from tests.experiments.test_filter_evolution import Quiet
 
 HEADER = "image,part,top,left,height,width"
@@ -171,3 +171,21 @@ def test_an_mlp_needs_its_layers_named(folder):
 def test_impossible_options_are_refused(changes, message):
     with pytest.raises(InputError, match=message):
         Options(**changes)
+
+
+@pytest.mark.parametrize(
+    ("config", "found"),
+    [
+        (ModelConfig("lenet", widths=(2, 2), filters=(3, 3), paddings=(1, 1), dense=(4,)), ("pool2", "fc3")),
+        (ModelConfig("lenet", widths=(2, 2), filters=(3, 3), paddings=(1, 1), dense=()), ("pool1", "pool2")),
+        (ModelConfig("lenet", widths=(2,), filters=(3,), paddings=(1,), dense=()), ("pool1", "pool1")),
+        (ModelConfig("squeezenet1_1", width=0.1), ("features.12", "classifier.1")),
+    ],
+    ids=str,
+)
+def test_two_layers_are_compared_where_there_are_two(folder, config, found):
+    trained = open_run(RunOptions(run=folder), Quiet())
+    side = 32 if config.width else 8
+    rows = models.layers(models.build(config, (side, side, 1), 10), (side, side, 1))
+    trained = trained._replace(layers={row.name: row for row in rows})
+    assert correspondence.chosen_layers(trained, Options()) == found
