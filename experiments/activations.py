@@ -18,7 +18,16 @@ from cnnjax.figures import activations as activations_figure
 from cnnjax.figures import files
 from cnnjax.visualize.activations import Activations
 from cnnjax.visualize.evolution import Strongest, choose_maps
-from experiments.looking import RunOptions, Trained, open_run, require_at_most, strongest_of, studying, tiles_of
+from experiments.looking import (
+    RunOptions,
+    Trained,
+    open_run,
+    require_at_most,
+    require_tiles,
+    strongest_of,
+    studying,
+    tiles_of,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +57,10 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
     count = min(9, len(split)) if options.count is None else options.count
     if count > len(split):
         raise InputError(f"--count must be at most the {len(split)} images of the {options.split} split, got {count}")
+    for layer in layers:
+        row = trained.layers[layer]
+        option, maps = ("--maps", len(options.maps)) if options.maps else ("--random-maps", options.random_maps)
+        require_tiles(option, min(maps, row.output_shape[-1]), count, row, trained.dataset.image_shape)
     with studying(
         trained, "activations", {"layers": layers, "count": count, "split": options.split}, progress
     ) as parts:

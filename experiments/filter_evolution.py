@@ -39,6 +39,7 @@ from cnnjax.visualize.evolution import (
     unbounded,
 )
 from experiments import train
+from experiments.looking import require_tiles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,12 +81,20 @@ class Seen(NamedTuple):
             raise InputError(f"model.name must be a network with convolutions to look into, got one of {listed}")
         return shown
 
+    def check_tiles(self, maps: int) -> None:
+        """Raises InputError where a layer has more tiles of so many maps, one an epoch, than there is room for."""
+        for row in self.shown().values():
+            count = min(maps, row.output_shape[-1])
+            require_tiles("--maps", count, len(self.variables), row, self.dataset.image_shape)
+
 
 def trained(arguments: Arguments, progress: Progress) -> Seen:
     """Trains the run's network, or goes on, or finds it finished."""
     arguments = train.started(arguments, progress)
     dataset, rows = train.prepared(arguments, progress)
-    Seen(None, rows, {}, lambda images: images, dataset).shown()  # before anything is trained
+    # Before anything is trained.
+    of_epochs = dict.fromkeys(arguments.config.train.kept_epochs)
+    Seen(None, rows, of_epochs, lambda images: images, dataset).check_tiles(arguments.options.maps)
     finished = train.trained(arguments, dataset, rows, progress)
     if not processes.is_first():
         raise SystemExit  # the first has the states, and draws
@@ -119,7 +128,9 @@ def given(arguments: Arguments, progress: Progress) -> Seen:
                 foreign.check_large_enough(network, variables[epoch], dataset.image_shape)
                 rows = models.layers_of(network, variables[epoch], dataset.image_shape)
             foreign.check_images_apart(network, variables[epoch], preprocess(dataset.train.images[:2]), network.name)
-    return Seen(network, rows, variables, preprocess, dataset)
+    seen = Seen(network, rows, variables, preprocess, dataset)
+    seen.check_tiles(options.maps)
+    return seen
 
 
 def main(arguments: Arguments, progress: Progress) -> list[Path]:

@@ -319,6 +319,24 @@ def maps_of(trained: Trained, layers: Sequence[str]) -> FeatureMaps:
     return unbounded(feature_maps, trained.layers.values())
 
 
+# Of a study's tiles: a number of a channel is a float of the projection and one of the patch, and drawn as two doubles.
+MOST_TILE_BYTES, _BYTES = 2**30, 24
+
+
+def require_tiles(option: str, maps: int, tiles: int, row: models.Layer, image_shape: tuple[int, ...]) -> None:
+    """Raises InputError where the tiles of so many maps of a layer take more than MOST_TILE_BYTES, with the most maps.
+
+    Args:
+        tiles: of each map; each is as large as what a unit sees, the whole image at the most.
+    """
+    sides = [min(field.size, side) for field, side in zip(row.fields or (), image_shape, strict=False)]
+    height, width = sides or image_shape[:2]
+    most = MOST_TILE_BYTES // (_BYTES * height * width * 3 * tiles)
+    if maps > most:
+        each = f"{tiles:,} tiles of {height}×{width} px a map"
+        raise InputError(f"{option} must be at most {most:,} maps of {row.name}, with {each}, got {maps:,}")
+
+
 def require_at_most(options: Any, **most: int) -> None:
     """Raises InputError naming the first option above its bound, which no machine would ever finish or hold."""
     for name, bound in most.items():

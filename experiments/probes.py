@@ -7,6 +7,8 @@ epoch 0 shows what the random network does by itself.
 """
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from cnnjax.figures import probes as probes_figure
 from cnnjax.visualize.probes import Classifier, Pooling, layer_features, make_features, prepared, probe
 from experiments.looking import RunOptions, Trained, open_run, require_at_most, studying
 
+MOST_BYTES = 2**31  # of the features of a fold and the classifiers' copies
 PIXELS = "pixels"  # the network's input, as layer 0
 
 # Accuracy, %, on Caltech-101 (30 images a class) and Caltech-256 (60), by layer.
@@ -105,6 +108,7 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
         options = dataclasses.replace(options, per_class=(max(1, min(30, smallest)),))
     counts = options.per_class or ()
     most = max(counts)
+    require_features(trained, layers, most, options)
     folds = [
         draw_fold(trained.dataset, most, options.test_per_class, options.seed, fold) for fold in range(options.folds)
     ]
@@ -148,6 +152,21 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
         accuracy = np.stack([[found[name, fold] for fold in range(options.folds)] for name in networks])
         picture = report(options, trained, tuple(networks), layers, accuracy, progress)
     return [picture]
+
+
+def require_features(trained: Trained, layers: Sequence[str], per_class: int, options: Options) -> None:
+    """Raises InputError where the features of a fold, and what the classifiers make of them, are above MOST_BYTES."""
+    shapes = [trained.dataset.image_shape if name == PIXELS else trained.layers[name].output_shape for name in layers]
+    sizes = [min(math.prod(shape), max(shape[-1], options.features)) for shape in shapes]  # as `pooled` leaves them
+    # Of all layers in single, of one at a time three copies in double precision.
+    of_an_image = 4 * sum(sizes) + 3 * 8 * max(sizes)
+    images, most = trained.dataset.num_classes * (per_class + options.test_per_class), MOST_BYTES // of_an_image
+    if images > most:
+        of_a_class = f"{per_class} + {options.test_per_class} images of each of {trained.dataset.num_classes:,} classes"
+        raise InputError(
+            f"--per-class and --test-per-class must leave at most {most:,} images for the features of {len(layers)}"
+            f" layers to stay within {MOST_BYTES / 2**30:g} GiB, got {of_a_class}"
+        )
 
 
 def report(

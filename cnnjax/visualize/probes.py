@@ -85,7 +85,7 @@ def prepared(
     """Both as the classifiers take them: about the training rows' mean, in the space that the training rows span.
 
     A linear classifier whose penalty is the length of its weights gives the same scores there (its weights lie in
-    that space), at the cost of as many columns as there are training rows, filled with zeros, instead of thousands.
+    that space), at the cost of as many columns as there are training rows or features, whichever are fewer.
 
     Args:
         standardize: also divide each feature by its standard deviation over the training rows; one that is constant
@@ -95,11 +95,13 @@ def prepared(
     mean, deviation = rows.mean(axis=0), rows.std(axis=0)
     scale = np.where(deviation > 1e-6 * np.abs(mean), deviation, np.inf) if standardize else 1.0
     rows, test = (rows - mean) / scale, (test - mean) / scale
-    # Eigenvectors of the small matrix of inner products: a tenth of the time of a QR or SVD of the rows.
-    squares, vectors = np.linalg.eigh(rows @ rows.T)
-    lengths = np.where(squares > 1e-10 * squares[-1], np.sqrt(np.maximum(squares, 0)), np.inf)
-    directions = rows.T @ (vectors / lengths)
-    return (rows @ directions).reshape(*train.shape[:-1], len(rows)), test @ directions
+    if len(rows) < rows.shape[1]:
+        # Eigenvectors of the small matrix of inner products: a tenth of the time of a QR or SVD of the rows.
+        squares, vectors = np.linalg.eigh(rows @ rows.T)
+        lengths = np.where(squares > 1e-10 * squares[-1], np.sqrt(np.maximum(squares, 0)), np.inf)
+        directions = rows.T @ (vectors / lengths)
+        rows, test = rows @ directions, test @ directions
+    return rows.reshape(*train.shape[:-1], rows.shape[1]), test
 
 
 def svm_predictions(

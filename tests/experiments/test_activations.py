@@ -10,7 +10,7 @@ from cnnjax.config import ModelConfig, TrainConfig
 from cnnjax.data import load
 from cnnjax.errors import InputError
 from cnnjax.train import run
-from experiments import activations
+from experiments import activations, looking
 from experiments.activations import Options
 from experiments.looking import open_run
 from tests.experiments.test_filter_evolution import Quiet
@@ -81,3 +81,18 @@ def test_without_convolutions_layers_must_be_named(tmp_path):
         activations.main(Options(run=folder), Quiet())
     activations.main(Options(run=folder, layers=("fc1",), random_maps=2), Quiet())
     assert [path.name for path in (folder / "figures").rglob("*.png")] == ["activations_fc1.png"]
+
+
+def test_more_tiles_than_there_is_room_for_are_refused_with_the_most(folder, monkeypatch):
+    opened = open_run(Options(run=folder), Quiet())
+    row, shape = opened.layers["conv1"], opened.dataset.image_shape
+    assert row.fields[0].size == 3
+    monkeypatch.setattr(looking, "MOST_TILE_BYTES", 2 * 5 * 9 * 3 * 24)  # two maps of five tiles of 3×3 px
+    looking.require_tiles("--maps", 2, 5, row, shape)
+    before = sorted(folder.rglob("*"))
+    message = "^--maps must be at most 2 maps of conv1, with 5 tiles of 3×3 px a map, got 3$"
+    with pytest.raises(InputError, match=message):
+        activations.main(Options(run=folder, layers=("conv1",), maps=(0, 1, 2), count=5), Quiet(), opened)
+    with pytest.raises(InputError, match=r"^--random-maps must be at most 0 maps of fc4, with 9 tiles of 8×8 px"):
+        activations.main(Options(run=folder, layers=("fc4",)), Quiet(), opened)
+    assert sorted(folder.rglob("*")) == before

@@ -108,3 +108,13 @@ def test_bad_options_are_refused_and_nothing_is_written(folder, tmp_path, change
         probes.main(small(folder, **changes), Quiet())
     assert str(error.value).startswith(message) and "\n" not in str(error.value)
     assert sorted(folder.rglob("*")) == before
+
+
+def test_more_features_than_there_is_room_for_are_refused_with_the_most_images(folder, monkeypatch):
+    """pixels 64, pool1 4·4·16, pool2 2·2·32, fc3 64: 512 numbers in single, three copies of pool1's 256 in double."""
+    monkeypatch.setattr(probes, "MOST_BYTES", 99 * (4 * 512 + 24 * 256))
+    before = sorted(folder.rglob("*"))
+    message = "must leave at most 99 images for the features of 4 layers .*, got 10 [+] 20 images of each of 10 classes"
+    with pytest.raises(InputError, match=message):
+        probes.main(small(folder), Quiet())
+    assert sorted(folder.rglob("*")) == before
