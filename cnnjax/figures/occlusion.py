@@ -88,7 +88,7 @@ def draw(
     ]
     others = [Patch(color=ANOTHER, label="another class")] if ANOTHER in colours.values() else []
     handles = names + others
-    across = max(1, min(8, LETTERS // max(6 + len(handle.get_label()) for handle in handles)))
+    across = max(1, min(8, LETTERS // max(6 + len(str(handle.get_label())) for handle in handles)))
     figure.legend(handles=handles, loc="outside lower right", ncols=across, fontsize=9, title="(e) most probable class")
     figure.suptitle(
         filled(
