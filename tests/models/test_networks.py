@@ -145,7 +145,7 @@ def test_dropout_is_off_in_evaluation_and_traced_in_training():
         (ModelConfig("squeezenet1_1", width=0.25), {"batch_norm_momentum"}),
         pytest.param(ModelConfig("mobilenet_v2", width=0.25), set(), marks=pytest.mark.long),
     ],
-    ids=str,
+    ids=lambda value: value.name if isinstance(value, ModelConfig) else None,
 )
 def test_hyperparameters_that_a_network_does_not_look_at(config, unheard):
     assert set(models.unheard(models.build(config, (32, 32, 1), 10), (32, 32, 1))) == unheard
