@@ -106,9 +106,9 @@ def _ungrouped(lhs, rhs, face, windows):
             return _kernel_gradient(lhs, rhs, windows)
         return eigen_forms.kernel_gradient(_kernel_gradient, lhs, rhs, windows)
     if face == "images":
-        # Interleaving zeros into the cotangent multiplies by them; strides with dilation keep the zeros: rare.
         if max(windows.strides) > 1 and max(windows.window) == 1:
             return _spread_pixels(lhs, rhs, windows)
+        # Interleaving zeros into the cotangent multiplies by them; strides with dilation keep the zeros: rare.
         if max(windows.strides) > 1 and max(windows.dilation) == 1:
             return _image_gradient_by_phase(lhs, rhs, windows)
         return _image_gradient(lhs, rhs, windows)

@@ -135,7 +135,7 @@ class Training:
         """Shapes and types of the state."""
         return jax.eval_shape(self.programs.init, self.hyper)
 
-    def go_to(self, epoch: int, before: interruption.Asked | None = None) -> None:
+    def go_to(self, epoch: int, *before: interruption.Asked) -> None:
         """Trains to the end of `epoch`, from the state at hand or the newest sound checkpoint before it.
 
         `before` notes signals while they are put off outside of this; what it has heard ends this too.
@@ -157,7 +157,7 @@ class Training:
             while self.step < target:
                 self._advance()
                 self._end_epoch()
-                stop = self.agreed(asked, before or asked)
+                stop = self.agreed(asked, *before)
                 if stop or time.monotonic() - saved_at > self.config.train.save_every_seconds:
                     self.checkpoints.save_latest(self.step, self._state, self._texts())
                     saved_at = time.monotonic()
