@@ -430,3 +430,17 @@ def layer_table(rows: Sequence[Any], name: str) -> Any:
     lines.append(("total", "", "", "", f"{total:,}", f"{work:,.2f}"))
     columns = ("layer", "(N - F + 2P)/S + 1", "output", "sees", "weights + biases", "MFLOP")
     return table(name, columns, lines)
+
+
+def memory_table(takes: Any) -> Any:
+    """What a training takes on each device; `takes` as `cnnjax.train.memory.Memory`."""
+    what = {
+        "state": "parameters, optimizer, batch statistics",
+        "images": "at hand, with their order",
+        "step": "activations, gradients and a batch, while a step runs",
+        "saved": "a copy of the state, while it is saved",
+        "left": "free for the last two",
+    }
+    sizes = {name: getattr(takes, name) for name in what}
+    lines = [(name, f"{size / 2**20:,.1f}", what[name]) for name, size in sizes.items() if size is not None]
+    return table("memory on each device", ("", "MB", ""), lines)

@@ -19,6 +19,8 @@ from cnnjax.errors import InputError
 PAPER_EPOCHS = (1, 2, 5, 10, 20, 30, 40, 64)  # the columns of Zeiler & Fergus 2014, figure 4
 MOST_SEED = 2**31 - 1
 
+Precision = Literal["float32", "bfloat16"]
+
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
@@ -244,6 +246,9 @@ class TrainConfig:
     start_sha256: str | None = None  # of that file; None: as it is found
     freeze: tuple[str, ...] = ()  # layers that stay as they begin: their names, or what these begin with before a dot
     warmup_epochs: float = 0.0  # the rate rises linearly from 0
+    precision: Precision = "float32"  # in which the network computes; bfloat16: faster on a GPU or TPU, half the memory
+    accumulate: int = 1  # parts of a step's batch, one after another: less memory; each is normalized by itself
+    rematerialize: int = 1  # segments of the network of which one at a time keeps its activations: less memory, slower
     save_every_seconds: float = 30.0  # the newest state, for resuming
     onednn: bool = False  # convolutions by oneDNN, on a CPU where XLA has it: faster steps, compiled at every start
     on_nan: Literal["stop", "skip", "rewind"] = "stop"  # a loss or gradient that is not finite; rewind: half the rate
@@ -253,6 +258,10 @@ class TrainConfig:
         least = 1 if self.start is None else 0
         _require(least <= self.epochs <= 10**5, "train.epochs", f"between {least} and 100000", self.epochs)
         _require(1 <= self.batch_size <= 65536, "train.batch_size", "between 1 and 65536", self.batch_size)
+        parts = self.accumulate
+        rule = f"a divisor of train.batch_size ({self.batch_size})"
+        _require(parts >= 1 and self.batch_size % parts == 0, "train.accumulate", rule, parts)
+        _require(1 <= self.rematerialize <= 1000, "train.rematerialize", "between 1 and 1000", self.rematerialize)
         _require(
             all(epoch >= 1 for epoch in self.keep_epochs), "train.keep_epochs", "epochs of at least 1", self.keep_epochs
         )

@@ -84,7 +84,16 @@ def trained(arguments: Arguments, dataset: Dataset, rows: list[models.Layer], pr
     options = arguments.options if isinstance(arguments.options, Options) else Options()
     streamed, why = choose(dataset, options.feed)
     progress.say(f"{'streamed' if streamed else 'all on the devices'}: {why}")
-    finished = run.run(config, dataset, arguments.workdir, progress, progress.say, options.devices, streamed)
+    finished = run.run(
+        config,
+        dataset,
+        arguments.workdir,
+        progress,
+        progress.say,
+        options.devices,
+        streamed,
+        lambda takes: progress.say(cli.memory_table(takes)),
+    )
     last = finished.metrics[-1]
     # A run that was not trained here may have none.
     error = f"test error {100 * last['test_error']:.2f} % " if "test_error" in last else ""

@@ -194,13 +194,13 @@ class BatchNorm(nn.Module):
         running_variance = self.variable("batch_stats", "var", lambda: jnp.ones(channels, jnp.float32))
         if not train:
             factor = scale * jax.lax.rsqrt(running_variance.value + self.epsilon)
-            return (x - running_mean.value) * factor + bias
+            return ((x - running_mean.value) * factor + bias).astype(x.dtype)
         normed = ops.batch_norm(x, scale, bias, mask, epsilon=self.epsilon)
         if not self.is_initializing() and self.is_mutable_collection("batch_stats"):
             unbiased = normed.variance * normed.count / jnp.maximum(normed.count - 1, 1)
             running_mean.value = momentum * running_mean.value + (1 - momentum) * normed.mean
             running_variance.value = momentum * running_variance.value + (1 - momentum) * unbiased
-        return normed.values
+        return normed.values.astype(x.dtype)
 
 
 def is_of(layer: str, names: tuple[str, ...]) -> bool:

@@ -34,6 +34,17 @@ class Portion(NamedTuple):
     first: int | Int[Array, ""]  # the step whose batch is in the first row
 
 
+def portion_like(split: Split, batch_size: int, streamed: bool) -> Portion:
+    """Shapes and types of a portion that has one step of so many images, of a resident or a streamed feed."""
+    count = batch_size if streamed else len(split)
+
+    def like(kind: str, *shape: int) -> Any:
+        return jax.ShapeDtypeStruct(shape, np.dtype(kind))
+
+    images, labels = like("uint8", count, *split.images.shape[1:]), like("int32", count)
+    return Portion(images, labels, like("int32", 1, batch_size), like("float32", 1, batch_size), 0)
+
+
 Order = Callable[[Any, int], tuple[Any, Any]]  # (hyper, epoch) -> (rows, masks), as `epoch_order`
 
 

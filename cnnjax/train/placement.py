@@ -22,25 +22,30 @@ def make_mesh(data: int = 1, member: int = 1) -> Mesh:
     return Mesh(devices, (DATA, MEMBER), axis_types=(AxisType.Auto, AxisType.Auto))
 
 
-def mesh_for(batch_size: int, devices: int | None = None) -> Mesh:
+def mesh_for(batch_size: int, devices: int | None = None, parts: int = 1) -> Mesh:
     """Over as many devices as are asked for; None: over the most of all that divide the batch.
+
+    Args:
+        parts: of the batch, each of which the devices share.
 
     Raises:
         InputError: there are fewer, or they do not divide the batch; it names the nearest sizes that they do.
     """
     count = jax.device_count()
     if devices is None and jax.process_count() == 1:
-        return make_mesh(max(number for number in range(1, count + 1) if batch_size % number == 0))
+        return make_mesh(max(number for number in range(1, count + 1) if batch_size % (parts * number) == 0))
     devices = count if devices is None else devices
     if not 1 <= devices <= count:
         raise InputError(f"--devices must be between 1 and the {count} that JAX has here, got {devices}")
     if jax.process_count() > 1 and devices != count:
         raise InputError(f"--devices must be all {count} of the {jax.process_count()} processes, got {devices}")
-    if batch_size % devices:
-        below, above = batch_size // devices * devices, -(-batch_size // devices) * devices
+    images = parts * devices  # of a step at the least
+    if batch_size % images:
+        below, above = batch_size // images * images, -(-batch_size // images) * images
         nearest = " or ".join(str(size) for size in (below, above) if size)
+        times = f" times train.accumulate ({parts})" if parts > 1 else ""
         raise InputError(
-            f"train.batch_size must be a multiple of the {devices} devices, as {nearest} is, got {batch_size}"
+            f"train.batch_size must be a multiple of the {devices} devices{times}, as {nearest} is, got {batch_size}"
         )
     return make_mesh(devices)
 

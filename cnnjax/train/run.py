@@ -5,6 +5,7 @@ import dataclasses
 import json
 import logging
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ from cnnjax.train import interruption, placement, weight_files
 from cnnjax.train.checkpoints import KINDS, Checkpoints, Damaged, Kept, Misfit, numbers, read_epoch, verify
 from cnnjax.train.feed import choose
 from cnnjax.train.lock import locked
+from cnnjax.train.memory import Memory
 from cnnjax.train.shared import SharedCheckpoints
 from cnnjax.train.step import Network, TrainState, initial_state, make_preprocess
 from cnnjax.train.training import Progress, Training, compiled, metrics_line
@@ -49,6 +51,10 @@ def build(config: Config, dataset: Dataset) -> models.ConvNet | models.KnownNetw
         rule = f"at most the number of training images ({len(dataset.train)})"
         raise InputError(f"train.batch_size must be {rule}, got {config.train.batch_size}")
     network = models.build(config.model, dataset.image_shape, dataset.num_classes)
+    parts, last = config.train.accumulate, len(dataset.train) % config.train.batch_size
+    if isinstance(network, foreign.Foreign) and last % parts:
+        rule = f"must divide the {last} images of an epoch's last batch too for a network of one's own"
+        raise InputError(f"train.accumulate {rule}, got {parts}")
     frozen = config.train.freeze
     if not frozen:
         return network
@@ -72,6 +78,7 @@ def run(
     say: Callable[[str], None] = _logger.warning,
     devices: int | None = None,
     streamed: bool | None = None,
+    tell_memory: Callable[[Memory], None] = lambda takes: None,
 ) -> Run:
     """Trains to the end of the last epoch, from wherever the run folder stands; a finished run is only loaded.
 
@@ -82,6 +89,7 @@ def run(
         say: told in one line what was found damaged, left out or gone back to.
         devices: that share each batch; None: as many of all as divide it.
         streamed: images are brought to the devices as they are needed; None: as `feed.choose` finds.
+        tell_memory: told before the first step what the training takes on each device.
 
     Raises:
         InputError: if `workdir` holds a run of another config or is in use (nothing has been written then), if the
@@ -98,13 +106,14 @@ def run(
     )
     processes.by_first(lambda: check(workdir, config))
     network = build(config, dataset)
-    mesh = placement.mesh_for(config.train.batch_size, devices)
+    mesh = placement.mesh_for(config.train.batch_size, devices, config.train.accumulate)
     start = None if config.train.start is None else Start(config, network, dataset, say)
     if start is not None and not processes.by_first(lambda: 0 in kept_epochs(workdir)):
         start.read()  # what is wrong with the file is said before anything is written
     streamed = choose(dataset).streamed if streamed is None else streamed
     preprocess = make_preprocess(*scale_of(config.data, dataset))
     programs = compiled(config, network, preprocess, dataset, mesh, streamed)
+    is_new = not _is_begun(workdir)
     with contextlib.ExitStack() as held:
         own: Checkpoints | None = None
 
@@ -118,9 +127,14 @@ def run(
 
         texts = {"config.json": processes.by_first(begin)}
         checkpoints = SharedCheckpoints(own)
-        training = Training(config, programs, dataset, workdir, checkpoints, report, say, texts, start)
-        # What turns out to be damaged when it is read is made anew.
-        kept = _trained(training, checkpoints) or _trained(training, checkpoints)
+        training = Training(config, programs, dataset, workdir, checkpoints, report, say, texts, start, tell_memory)
+        try:
+            # What turns out to be damaged when it is read is made anew.
+            kept = _trained(training, checkpoints) or _trained(training, checkpoints)
+        except InputError:
+            if is_new and processes.is_first() and not any(numbers(workdir, kind) for kind in KINDS):
+                _forget(workdir)  # or a command with what was asked for would be refused
+            raise
         if kept is None:
             raise InputError(f"--workdir must keep what is written there, and {workdir} does not")
         checkpoints.drop_latest()
@@ -276,6 +290,13 @@ def check(workdir: Path, config: Config) -> None:
             raise InputError(f"--workdir must be new, empty or a run's, and {workdir} has files and no config.json")
     except OSError as error:
         raise InputError(f"--workdir must be a folder that can be read and written, got {workdir}: {error}") from None
+
+
+def _forget(workdir: Path) -> None:
+    """Leaves nothing of a run that has not made its first checkpoint."""
+    for name in ("config.json", "metrics.jsonl"):
+        (workdir / name).unlink(missing_ok=True)
+    shutil.rmtree(workdir / "checkpoints")
 
 
 def _is_begun(workdir: Path) -> bool:

@@ -28,6 +28,8 @@ from cnnjax.train.feed import Portion
 from cnnjax.train.losses import LOSSES
 from cnnjax.train.optimizers import kernels, learning_rate, make_optimizer
 from cnnjax.train.placement import DATA
+from cnnjax.train.precision import in_precision
+from cnnjax.train.rematerialization import in_segments
 
 Preprocess = Callable[
     [UInt8[Array | np.ndarray, "batch height width channels"]], Float[Array, "batch height width channels"]
@@ -41,6 +43,14 @@ class Network(Protocol):
     def init(self, *args: Any, **kwargs: Any) -> Any: ...
 
     def apply(self, *args: Any, **kwargs: Any) -> Any: ...
+
+
+class Inputs(NamedTuple):
+    """A batch as the network sees it, augmented."""
+
+    images: Float[Array, "batch height width channels"]
+    labels: Int[Array, " batch"]
+    mask: Bool[Array, " batch"]
 
 
 class Metrics(NamedTuple):
@@ -87,7 +97,9 @@ def initial_state(network: Network, config: TrainConfig, hyper: Hyperparams, ima
     )
 
 
-def batch_metrics(loss: Float[Array, " batch"], logits: Float[Array, "batch classes"], batch: Batch) -> Metrics:
+def batch_metrics(
+    loss: Float[Array, " batch"], logits: Float[Array, "batch classes"], batch: Batch | Inputs
+) -> Metrics:
     """The sums over the examples that `batch.mask` counts."""
     mask = batch.mask.astype(jnp.float32)
     label_logit = jnp.take_along_axis(logits, batch.labels[:, None], axis=1)
@@ -144,36 +156,103 @@ def _first(images: Float[Array, "batch *shape"]) -> Float[Array, "*shape"]:
     return jnp.sum(jnp.where(chosen, images, 0), axis=0)
 
 
-def make_objective(network: Network, config: TrainConfig, preprocess: Preprocess, steps_per_epoch: int):
-    """Returns the pure (params, hyper, state, batch) -> mean loss, (metrics, new batch_stats, feature_maps)."""
-    loss_function = LOSSES[config.loss]
+def make_prepare(preprocess: Preprocess, steps_per_epoch: int):
+    """Returns the pure (hyper, step, batch) -> the batch as the network sees it."""
 
-    def objective(params: Any, hyper: Hyperparams, state: TrainState, batch: Batch):
-        params = _kept(jax.lax.stop_gradient(params), params, config.freeze)
-        epoch = state.step // steps_per_epoch
-        images = augment(address(hyper.seed, Purpose.AUGMENT, epoch, state.step), preprocess(batch.images), hyper)
+    def prepare(hyper: Hyperparams, step: Int[Array, ""], batch: Batch) -> Inputs:
+        key = address(hyper.seed, Purpose.AUGMENT, step // steps_per_epoch, step)
+        images = augment(key, preprocess(batch.images), hyper)
         counts = jnp.asarray(batch.mask) > 0
         # Padding shows the batch's first image: what stood there has no influence, and no activation of it can be
         # infinite, which even a cotangent of 0 makes NaN, where those of the images are not.
         images = jnp.where(counts.reshape(-1, *(1,) * (images.ndim - 1)), images, _first(images))
-        (logits, feature_maps), changed = network.apply(
+        return Inputs(images, jnp.asarray(batch.labels), counts)
+
+    return prepare
+
+
+def make_objective(network: Network, config: TrainConfig, steps_per_epoch: int):
+    """Returns the pure (params, hyper, state, inputs, ...) -> loss, (metrics, new batch_stats, feature_maps).
+
+    The loss is the sum over the images that count, divided by how many the step has: of a part of its batch
+    (`part`, a number for its dropout) that is said by `total`.
+    """
+    loss_function = LOSSES[config.loss]
+    apply = in_precision(network.apply, config.precision)
+
+    def objective(params: Any, hyper: Hyperparams, state: TrainState, inputs: Inputs, total=None, part=None):
+        params = _kept(jax.lax.stop_gradient(params), params, config.freeze)
+        key = address(hyper.seed, Purpose.DROPOUT, state.step // steps_per_epoch, state.step)
+
+        def applied(variables, images, counts, key, dropout_rate, batch_norm_momentum):
+            return apply(
+                variables,
+                images,
+                train=True,
+                mask=counts,
+                dropout_rate=dropout_rate,
+                batch_norm_momentum=batch_norm_momentum,
+                rngs={"dropout": key},
+                mutable=["batch_stats"],
+            )
+
+        (logits, feature_maps), changed = in_segments(applied, config.rematerialize)(
             {"params": params, "batch_stats": state.batch_stats},
-            images,
-            train=True,
-            mask=counts,
-            dropout_rate=hyper.dropout_rate,
-            batch_norm_momentum=hyper.batch_norm_momentum,
-            rngs={"dropout": address(hyper.seed, Purpose.DROPOUT, epoch, state.step)},
-            mutable=["batch_stats"],
+            inputs.images,
+            inputs.mask,
+            key if part is None else jax.random.fold_in(key, part),
+            hyper.dropout_rate,
+            hyper.batch_norm_momentum,
         )
-        losses = loss_function(logits, jnp.asarray(batch.labels), hyper.label_smoothing)
-        mean = jnp.mean(losses, where=counts)
-        places = {"the images": images, **feature_maps, "the logits": logits, "the loss": losses}
+        losses = loss_function(logits, inputs.labels, hyper.label_smoothing)
+        mean = jnp.sum(losses, where=inputs.mask) / (jnp.sum(inputs.mask) if total is None else total)
+        places = {"the images": inputs.images, **feature_maps, "the logits": logits, "the loss": losses}
         # Numbered, because a dict that comes out of `jit` or `grad` is sorted by its keys.
         seen = {f"{number:03d} {name}": value for number, (name, value) in enumerate(places.items())}
-        return mean, (batch_metrics(losses, logits, batch), changed.get("batch_stats", {}), seen)
+        return mean, (batch_metrics(losses, logits, inputs), changed.get("batch_stats", {}), seen)
 
     return objective
+
+
+def _parts(inputs: Inputs, count: int) -> Inputs:
+    """[batch, ...] -> [count, batch / count, ...], every count-th image; of each device's share as many to each part.
+
+    So the padding behind the last images is spread over all parts.
+    """
+    return jax.tree.map(lambda array: array.reshape(-1, count, *array.shape[1:]).swapaxes(0, 1), inputs)
+
+
+def make_gradients(network: Network, config: TrainConfig, preprocess: Preprocess, steps_per_epoch: int):
+    """Returns the pure (hyper, state, batch) -> (gradient of the mean loss, (metrics, new batch_stats)).
+
+    With `config.accumulate` the batch is augmented as a whole, and then gone through in so many parts.
+    """
+    prepare = make_prepare(preprocess, steps_per_epoch)
+    objective = jax.grad(make_objective(network, config, steps_per_epoch), has_aux=True)
+
+    def gradients(hyper: Hyperparams, state: TrainState, batch: Batch):
+        prepared = prepare(hyper, state.step, batch)
+        if config.accumulate == 1:
+            gradient, (metrics, batch_stats, _) = objective(state.params, hyper, state, prepared)
+            return gradient, (metrics, batch_stats)
+        total = jnp.sum(prepared.mask)
+
+        def add(sums, numbered):
+            part, inputs = numbered
+            gradient, metrics, batch_stats = sums
+            seen = state._replace(batch_stats=batch_stats)
+            more, (of_part, changed, _) = objective(state.params, hyper, seen, inputs, total, part)
+            some = jnp.any(inputs.mask)  # else its statistics are those of nothing, and NaN
+            more = jax.tree.map(lambda leaf: jnp.where(some, leaf, 0), more)
+            batch_stats = jax.tree.map(lambda new, old: jnp.where(some, new, old), changed, batch_stats)
+            return (*jax.tree.map(jnp.add, (gradient, metrics), (more, of_part)), batch_stats), None
+
+        parts = jnp.arange(config.accumulate), _parts(prepared, config.accumulate)
+        zeros = jax.tree.map(jnp.zeros_like, state.params), zero_metrics(), state.batch_stats
+        (gradient, metrics, batch_stats), _ = lax.scan(add, zeros, parts)
+        return gradient, (metrics, batch_stats)
+
+    return gradients
 
 
 def make_first_unsound(network: Network, config: TrainConfig, preprocess: Preprocess) -> Callable[..., str | None]:
@@ -183,11 +262,16 @@ def make_first_unsound(network: Network, config: TrainConfig, preprocess: Prepro
     then the gradients from the last layer to the first. `images` and `labels` are the whole training set.
     """
 
-    @functools.partial(ops.jit, static_argnums=3)
-    def finite(hyper: Hyperparams, state: TrainState, batch: Batch, steps_per_epoch: int):
-        objective = make_objective(network, config, preprocess, steps_per_epoch)
-        gradient, (_, _, seen) = jax.grad(objective, has_aux=True)(state.params, hyper, state, batch)
-        return [{name: all_finite(part) for name, part in parts.items()} for parts in (seen, gradient)]
+    @functools.partial(ops.jit, static_argnums=4)
+    def finite(hyper: Hyperparams, state: TrainState, batch: Batch, part: int | Int[Array, ""], steps_per_epoch: int):
+        objective = jax.grad(make_objective(network, config, steps_per_epoch), has_aux=True)
+        prepared = make_prepare(preprocess, steps_per_epoch)(hyper, state.step, batch)
+        if config.accumulate == 1:
+            gradient, (_, _, seen) = objective(state.params, hyper, state, prepared)
+        else:
+            one = jax.tree.map(lambda array: array[part], _parts(prepared, config.accumulate))
+            gradient, (_, _, seen) = objective(state.params, hyper, state, one, jnp.sum(prepared.mask), part)
+        return [{name: all_finite(leaf) for name, leaf in found.items()} for found in (seen, gradient)]
 
     def first_unsound(hyper: Hyperparams, state: TrainState, images: Any, labels: Any) -> str | None:
         steps_per_epoch = -(-len(labels) // config.batch_size)
@@ -201,10 +285,14 @@ def make_first_unsound(network: Network, config: TrainConfig, preprocess: Prepro
         jax.eval_shape(
             lambda key: layers.extend(network.init(key, preprocess(images[rows]))["params"]), jax.random.key(0)
         )
-        forward, backward = finite(hyper, state, batch, steps_per_epoch)
-        places = {name.partition(" ")[2]: forward[name] for name in sorted(forward)}
-        places |= {f"the gradient of {name}": backward[name] for name in reversed(layers)}
-        return next((name for name, is_finite in places.items() if not is_finite), None)
+        for part in range(config.accumulate):
+            forward, backward = finite(hyper, state, batch, part, steps_per_epoch)
+            places = {name.partition(" ")[2]: forward[name] for name in sorted(forward)}
+            places |= {f"the gradient of {name}": backward[name] for name in reversed(layers)}
+            for name, is_finite in places.items():
+                if not is_finite:
+                    return name
+        return None
 
     return first_unsound
 
@@ -222,11 +310,7 @@ def make_train_step(
             network that takes no mask is shown these alone: what it computes over its batch, as the statistics of a
             batch normalization, would else count an image more than once.
     """
-    objective = make_objective(network, config, preprocess, steps_per_epoch)
-
-    def gradients(hyper: Hyperparams, state: TrainState, batch: Batch):
-        gradient, (metrics, batch_stats, _) = jax.grad(objective, has_aux=True)(state.params, hyper, state, batch)
-        return gradient, (metrics, batch_stats)
+    gradients = make_gradients(network, config, preprocess, steps_per_epoch)
 
     def unfilled(hyper: Hyperparams, state: TrainState, batch: Batch):
         def of_these(hyper, state, batch):
@@ -333,14 +417,13 @@ def make_evaluate(
 ) -> Callable[..., Metrics]:
     """Returns the pure (hyper, state, portion, start, stop) -> Metrics over the batches from `start` to `stop`."""
     loss_function = LOSSES[config.loss]
+    apply = in_precision(network.apply, config.precision)
     batch_of = batch_of or make_batch_of()
 
     def evaluate(hyper: Hyperparams, state: TrainState, portion: Portion, start, stop) -> Metrics:
         def body(step, total):
             batch = batch_of(portion, step)
-            logits, _ = network.apply(
-                {"params": state.params, "batch_stats": state.batch_stats}, preprocess(batch.images)
-            )
+            logits, _ = apply({"params": state.params, "batch_stats": state.batch_stats}, preprocess(batch.images))
             losses = loss_function(logits, jnp.asarray(batch.labels), hyper.label_smoothing)
             return jax.tree.map(jnp.add, total, batch_metrics(losses, logits, batch))
 

@@ -1,5 +1,6 @@
 """The loop of a training: chunks of steps, and at the end of an epoch its metrics and its checkpoint."""
 
+import dataclasses
 import functools
 import json
 import time
@@ -21,8 +22,8 @@ from cnnjax.data.dataset import Dataset
 from cnnjax.errors import InputError
 from cnnjax.train import interruption, placement
 from cnnjax.train.checkpoints import Checkpoints, Kept
-from cnnjax.train.feed import Feed, Resident, Streamed, in_its_own_order, portions
-from cnnjax.train.memory import check_memory
+from cnnjax.train.feed import Feed, Resident, Streamed, in_its_own_order, portion_like, portions
+from cnnjax.train.memory import Memory, check_memory, largest_that_fits, memory_left, needed, on_a_device
 from cnnjax.train.optimizers import learning_rate, scaled_at_first
 from cnnjax.train.shared import SharedCheckpoints
 from cnnjax.train.step import (
@@ -54,6 +55,9 @@ class Programs(NamedTuple):
     evaluate: Callable[..., Metrics]  # (hyper, state, portion, start, stop)
     feeds: Callable[[], tuple[Feed, Feed]]  # of the training and of the test images; one and the same at each call
     place: Callable[..., Any] = jax.device_put  # brings arrays to where the programs run, everywhere
+    # (hyper, state, batch size) -> bytes that a step or a test batch of that size takes on a device
+    needed_by: Callable[[Any, Any, int], float] | None = None
+    least_batch: int = 1  # of which every batch is a multiple
 
 
 def compiled(
@@ -86,6 +90,15 @@ def compiled(
         train = Streamed(dataset.train, size, order, mesh, training=True)
         return train, Streamed(dataset.test, size, lambda *_: of_test, mesh)
 
+    def needed_by(hyper: Any, state: TrainState, batch_size: int) -> float:
+        train = dataclasses.replace(config.train, batch_size=batch_size)
+        of_size = compiled(dataclasses.replace(config, train=train), network, preprocess, dataset, mesh, streamed)
+        like = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), (hyper, state)
+        )
+        seen = ((of_size.chunk, dataset.train), (of_size.evaluate, dataset.test))
+        return max(needed(each, *like, portion_like(split, batch_size, streamed), 0, 1) for each, split in seen)
+
     return Programs(
         network,
         preprocess,
@@ -99,6 +112,8 @@ def compiled(
         ops.jit(make_evaluate(network, config.train, preprocess, batch_of), **anywhere),
         feeds,
         place,
+        needed_by,
+        config.train.accumulate * mesh.shape[placement.DATA],
     )
 
 
@@ -116,8 +131,10 @@ class Training:
         say: Callable[[str], None],
         texts: Mapping[str, str],
         start: Callable[[TrainState], TrainState] | None = None,
+        tell_memory: Callable[[Memory], None] = lambda takes: None,
     ):
         """`texts` are files of the run that are kept beside each state; `start` changes the random initial state."""
+        self.tell_memory = tell_memory
         self.config, self.programs, self.dataset = config, programs, dataset
         self.workdir, self.checkpoints, self.report, self.say = workdir, checkpoints, report, say
         self.steps_per_epoch = -(-len(dataset.train) // config.train.batch_size)
@@ -182,16 +199,41 @@ class Training:
         return self.state
 
     def _check_memory(self) -> None:
-        """Raises InputError where memory is short for a step and, while it runs, a copy of the state that is saved."""
-        copy = sum(leaf.nbytes for leaf in jax.tree.leaves(self.state))
+        """Tells what the training takes, and raises InputError where memory is short.
+
+        It is for a step, for a test batch, and for a copy of the state that is saved while they run.
+        """
         programs = self.programs.chunk, self.programs.evaluate
-        for what, program, feed in zip(("a step", "a test batch"), programs, self.programs.feeds(), strict=True):
-            portion, _ = feed.portion(self.hyper, 0)
-            check_memory(f"train.batch_size: {what}", program, self.hyper, self.state, portion, 0, 1, besides=copy)
+        portions = [feed.portion(self.hyper, 0)[0] for feed in self.programs.feeds()]
+        saved = sum(leaf.nbytes for leaf in jax.tree.leaves(self.state))
+        takes = [
+            needed(program, self.hyper, self.state, portion, 0, 1)
+            for program, portion in zip(programs, portions, strict=True)
+        ]
+        state, images = on_a_device(self.state), on_a_device(portions[0])
+        self.tell_memory(Memory(state, images, takes[0], saved, memory_left()))
+        for what, bytes_needed in zip(("a step", "a test batch"), takes, strict=True):
+            check_memory(
+                f"train.batch_size: {what}", bytes_needed + saved, remedy=lambda left: self._fitting(left - saved)
+            )
+
+    def _fitting(self, left: int) -> str:
+        """What would fit, found by compiling it."""
+        assert self.programs.needed_by is not None
+        config, needed_by = self.config.train, functools.partial(self.programs.needed_by, self.hyper, self.state)
+        sizes = range(self.programs.least_batch, config.batch_size + 1, self.programs.least_batch)
+        self.say("memory is short: looking for the largest batch that fits")
+        size = largest_that_fits(needed_by, sizes, left)
+        if size is None:
+            return "no batch fits: a smaller network or image, or more memory"
+        seen_at_once = size // config.accumulate
+        divisors = (count for count in range(1, config.batch_size + 1) if config.batch_size % count == 0)
+        parts = next(count for count in divisors if config.batch_size // count <= seen_at_once)
+        return f"{size} is the largest batch that fits; or train.accumulate {parts}, for a batch in so many parts"
 
     def _begin(self) -> None:
         """The state before the first step."""
-        check_memory("model: the initial state", self.programs.init, self.hyper)
+        check_memory("model: the initial state", needed(self.programs.init, self.hyper))
         self.state, self.step, self.lines = self.programs.init(self.hyper), 0, []
         if self.start is not None:
             self.state = self.programs.place(self.start(self.state))

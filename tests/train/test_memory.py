@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from cnnjax.errors import InputError
-from cnnjax.train.memory import MEGABYTE, check_memory, memory_left
+from cnnjax.train.memory import MEGABYTE, check_memory, largest_that_fits, memory_left, needed
 
 
 @contextlib.contextmanager
@@ -30,11 +30,32 @@ def test_a_program_that_does_not_fit_is_refused_with_what_it_needs():
 
     program, vector = jax.jit(grow), jnp.ones(4 * 4096)
     with at_most(900), pytest.raises(InputError, match=r"^a step needs 1,024 MB of memory more, and \d{3} MB are left"):
-        check_memory("a step", program, vector)
+        check_memory("a step", needed(program, vector))
     with at_most(900):
-        check_memory("a step", jax.jit(jnp.sqrt), vector)
-        with pytest.raises(InputError, match="needs 1,0.. MB"):
-            check_memory("a step", jax.jit(jnp.sqrt), vector, besides=1024 * MEGABYTE)
+        check_memory("a step", needed(jax.jit(jnp.sqrt), vector))
+        with pytest.raises(InputError, match="needs 1,0.. MB.*: less of everything"):
+            check_memory("a step", needed(jax.jit(jnp.sqrt), vector) + 1024 * MEGABYTE, remedy="less of everything")
+
+
+@pytest.mark.parametrize("slope", [1, 1000])
+@pytest.mark.parametrize("rough", [0, 7])
+def test_the_largest_that_fits_is_found_in_few_trials(slope, rough):
+    """Of 1 to 5,000 images where each takes `slope` bytes, and some sizes a little more."""
+    for left in (0, slope, 37 * slope + 5, 4_999 * slope, 6_000 * slope):
+        asked = []
+
+        def bytes_of(size):
+            asked.append(size)
+            return slope * size + rough * (size % 2)
+
+        sizes = range(1, 5001)
+        fits = [size for size in sizes if slope * size + rough * (size % 2) <= left]
+        found = largest_that_fits(bytes_of, sizes, left)
+        if rough < slope or not fits:
+            assert found == max(fits, default=None)
+        else:  # not in order of their size
+            assert found in fits
+        assert len(asked) <= 12
 
 
 def test_what_is_left_is_no_more_than_the_process_may_take():

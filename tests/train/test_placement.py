@@ -1,5 +1,6 @@
 """A training over several devices: the losses of one device, and no sums between devices but those that must be."""
 
+import dataclasses
 import json
 import os
 import re
@@ -35,11 +36,12 @@ def made():
     return checked_dataset("made", ("a", "b", "c"), train=(images, labels), test=(images[:9], labels[:9]))
 
 
-def trained(devices, is_streamed):
+def trained(devices, is_streamed, parts=1):
     """The loss so far in the epoch after each step, the test loss, and the compiled chunk."""
     dataset, mesh = made(), placement.make_mesh(devices)
+    config = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, accumulate=parts))
     preprocess = make_preprocess(np.full((8, 8, 1), 128.0), 64.0)
-    programs = compiled(CONFIG, build(CONFIG, dataset), preprocess, dataset, mesh, is_streamed)
+    programs = compiled(config, build(config, dataset), preprocess, dataset, mesh, is_streamed)
     hyper = programs.place(jax.tree.map(jnp.asarray, CONFIG.hyper))
     feed, test = programs.feeds()
     if is_streamed:
@@ -69,6 +71,9 @@ found = {}
 for devices, is_streamed in ((1, False), (2, False), (4, False), (8, False), (8, True)):
     losses, test, text = trained(devices, is_streamed)
     found[f"{devices} {is_streamed}"] = [losses, test, collectives(text)]
+for devices in (1, 8):
+    losses, test, text = trained(devices, False, 2)
+    found[f"{devices} in parts"] = [losses, test, collectives(text)]
 print(json.dumps(found))
 """
     settings = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
@@ -84,9 +89,15 @@ def test_losses_are_those_of_one_device(on_eight, of):
     assert on_eight[of][1] == pytest.approx(on_eight["1 False"][1], rel=1e-5)
 
 
+def test_batches_in_parts_are_those_of_one_device(on_eight):
+    """Each part has images of all devices, so that its statistics are the same ones."""
+    np.testing.assert_allclose(on_eight["8 in parts"][0], on_eight["1 in parts"][0], rtol=1e-5)
+    assert on_eight["1 in parts"][0] != on_eight["1 False"][0]
+
+
 def test_devices_send_each_other_sums_and_nothing_else(on_eight):
     assert on_eight["1 False"][2] == {}
-    for of in ("2 False", "8 False", "8 True"):
+    for of in ("2 False", "8 False", "8 True", "8 in parts"):
         assert set(on_eight[of][2]) == {"all-reduce"}
 
 
