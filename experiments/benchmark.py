@@ -58,6 +58,7 @@ SUITES: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
     "memory": ("step memory", {"flax": ("flax memory",)}),
     "checkpoints": ("loading", {"orbax": ("orbax loading",)}),
     "input": ("packed files", {"bare decoder": ("bare decoder",), "packed files": ("packed files",)}),
+    "scale": ("eight devices", {"one device": ("one device",), "one device memory": ("one device memory",)}),
     "networks": (
         "training",
         {

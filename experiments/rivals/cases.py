@@ -92,7 +92,7 @@ def _networks() -> list[Case]:
         ("resnet20", 32, 128),
         ("mobilenet_v2", 96, 16),
     ):
-        case = Case("", (size, size, 3), batch, {}, ModelConfig(name), images=2 * batch)
+        case = Case("", (size, size, 3), batch, {}, ModelConfig(name), images=16 * batch)
         for what, work, rival, bar in (
             ("step", "training", "torch", 1.0),
             ("forward", "inference", "torch forward", 1.0),
@@ -101,6 +101,19 @@ def _networks() -> list[Case]:
             made.append(
                 dataclasses.replace(case, name=f"{name}, {size}×{size}×3, {what}", bars={rival: bar}, work=work)
             )
+    return made
+
+
+def _scale() -> list[Case]:
+    """A step of the same batch over eight simulated devices and with streamed images, beside one that has them all."""
+    made = []
+    for case in (STEPS[0], STEPS[2], Case("ResNet-20, 32×32×3", (32, 32, 3), 128, {}, ModelConfig("resnet20"))):
+        for what, work, rival, bar in (
+            ("on eight devices", "eight devices", "one device", 1.15),
+            ("batch and activations a device", "eight devices memory", "one device memory", 0.15),
+            ("streamed", "streamed", "one device", 1.05),
+        ):
+            made.append(dataclasses.replace(case, name=f"{case.name}, {what}", bars={rival: bar}, work=work))
     return made
 
 
@@ -169,6 +182,7 @@ CASES: dict[str, list[Case]] = {
         ),
     ],
     "memory": [dataclasses.replace(case, bars={"flax": 1.0}) for case in (STEPS[0], STEPS[1], STEPS[5])],
+    "scale": _scale(),
     "networks": _networks(),
 }  # fmt: skip
 

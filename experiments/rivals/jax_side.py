@@ -32,7 +32,7 @@ from cnnjax.train import checkpoints
 from cnnjax.train.feed import Feed, Resident, portions
 from cnnjax.train.step import TrainState, initial_state, make_order, make_preprocess, make_train_chunk, make_train_step
 from cnnjax.visualize.evolution import make_look, make_projector, strongest_activations
-from experiments.rivals import input_side, member_forms
+from experiments.rivals import devices_side, input_side, member_forms
 from experiments.rivals.cases import CLASSES, Case, Precision
 from experiments.rivals.resident import Work, growth
 
@@ -59,23 +59,6 @@ def images_and_labels(case: Case) -> tuple[np.ndarray, np.ndarray]:
     labels = generator.integers(0, CLASSES, case.images).astype(np.int32)
     noise = generator.integers(0, 256, (case.images, *case.shape), np.uint16)
     return ((prototypes[labels] + noise) // 2).astype(np.uint8), labels
-
-
-def _cast(tree: Any, dtype: Any) -> Any:
-    return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
-
-
-class InBfloat16(NamedTuple):
-    """The network with weights and images cast to bfloat16; weights, logits and their gradients are float32 outside."""
-
-    network: models.ConvNet | models.KnownNetwork
-
-    def init(self, *args, **kwargs):
-        return self.network.init(*args, **kwargs)
-
-    def apply(self, variables, images, **kwargs):
-        found = self.network.apply(_cast(variables, jnp.bfloat16), images.astype(jnp.bfloat16), **kwargs)
-        return _cast(found, jnp.float32)
 
 
 class Ours(NamedTuple):
@@ -106,10 +89,17 @@ class Ours(NamedTuple):
 
 
 def ours(case: Case) -> Ours:
-    config = TrainConfig(schedule="constant", epochs=10_000, batch_size=case.batch, onednn=True)
+    config = TrainConfig(
+        schedule="constant",
+        epochs=10_000,
+        batch_size=case.batch,
+        onednn=True,
+        precision="bfloat16" if case.precision == "bfloat16" else "float32",
+    )
     preprocess = make_preprocess(jnp.full(case.shape, 127.5), UNIT)
-    network = InBfloat16(case.network()) if case.precision == "bfloat16" else case.network()
-    return Ours(network, config, preprocess, jax.tree.map(jnp.asarray, HYPER), jax.device_put(images_and_labels(case)))
+    return Ours(
+        case.network(), config, preprocess, jax.tree.map(jnp.asarray, HYPER), jax.device_put(images_and_labels(case))
+    )
 
 
 def training(case: Case, onednn: bool = True) -> Work:
@@ -649,6 +639,11 @@ RIVALS: dict[str, Callable[[Case], Work]] = {
     "nine strongest": nine_strongest,
     "projections": projections,
     "forward pass": forward_pass,
+    "eight devices": devices_side.steps_on(devices_side.SIMULATED),
+    "one device": devices_side.steps_on(1),
+    "streamed": devices_side.steps_on(1, streamed=True),
+    "eight devices memory": devices_side.memory_on(devices_side.SIMULATED),
+    "one device memory": devices_side.memory_on(1),
     "matrix product": matrix_product,
     "matrix rate": matrix_rate,
     "copy": copy,
