@@ -140,7 +140,7 @@ def strongest_activations(
     batches: Iterable[Any],
     *,
     group: int = GROUP,
-    mesh: jax.sharding.Mesh | None = None,
+    devices: Sequence[jax.Device] | None = None,
 ) -> dict[str, Strongest]:
     """For every layer and map the strongest activations over all batches, in one pass; the first image on ties.
 
@@ -151,11 +151,12 @@ def strongest_activations(
         look: from `make_look`; the same one for every epoch, so that it is compiled once.
         batches: with `images` and `mask`, 0 for padding, which is left out.
         group: images a forward pass, on each device.
-        mesh: the devices that share the work, along its axis `data`; none: one device.
+        devices: that share the work; None: all of this process.
     """
-    by_image, whole = (jax.NamedSharding(mesh, jax.P(*axes)) if mesh else None for axes in (("data",), ()))
+    mesh = jax.sharding.Mesh(np.array(jax.local_devices() if devices is None else devices), ("data",))
+    by_image, whole = (jax.NamedSharding(mesh, jax.P(*axes)) for axes in (("data",), ()))
     variables = jax.device_put(variables, whole)
-    size = group * (mesh.shape["data"] if mesh else 1)
+    size = group * mesh.size
     best, seen = None, 0
     for images, mask in _regrouped(batches, size):
         if best is None:  # of the shapes that `look` returns, so that it is not compiled for None too
