@@ -3,14 +3,18 @@
 Source: Chen et al. 2016, "Training deep nets with sublinear memory cost".
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
+
+from cnnjax import ops
 
 
 def in_segments(function: Callable[..., Any], count: int) -> Callable[..., Any]:
@@ -42,6 +46,24 @@ def in_segments(function: Callable[..., Any], count: int) -> Callable[..., Any]:
         return jax.tree.unflatten(jax.tree.structure(shape), outputs)
 
     return called
+
+
+@functools.cache
+def is_kept_by_compiler() -> bool:
+    """Whether XLA on this backend computes segments again: of jaxlib 0.10 on a CPU it finds out that it need not."""
+
+    def chain(x: jax.Array) -> jax.Array:
+        for _ in range(16):
+            x = jnp.tanh(x @ x)
+        return x
+
+    def needed(count: int) -> int:
+        gradient = jax.grad(lambda x: jnp.sum(in_segments(chain, count)(x)))
+        program = ops.jit(gradient, runs_once=True).lower(jax.ShapeDtypeStruct((64, 64), jnp.float32)).compile()
+        analysis = program.memory_analysis()
+        return 0 if analysis is None else analysis.temp_size_in_bytes
+
+    return needed(4) <= needed(1)
 
 
 def _cuts(jaxpr: core.Jaxpr, count: int) -> list[int]:
