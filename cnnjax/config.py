@@ -153,7 +153,7 @@ class DataConfig:
     image_size: int | None = None  # side in pixels; images of mixed sizes need it: centre square cut and scaled
     shorter_side: int | None = None  # scaled to this first, then the centre of image_size is cut, as torchvision does
     interpolation: Literal["lanczos", "bilinear", "bicubic"] = "lanczos"  # of every scaling; torchvision: bilinear
-    train_crop: Literal["centre", "random", "resized"] = "centre"  # of a packed training image; resized: Szegedy 2015
+    train_crop: Literal["centre", "random", "resized"] = "centre"  # of a training image; resized: Szegedy 2015
     channels: Literal[1, 3] | None = None  # grey or RGB; None: as the images are, mixed modes refused
     test_fraction: float = 0.2  # of each class, where a folder has no test/ of its own
     split_seed: int = 0  # of a split that is made here
@@ -180,7 +180,8 @@ class DataConfig:
             rule = "must be given with data.image_size, and not be less"
             raise InputError(f"data.shorter_side {rule}, got {shorter} for {size}")
         if self.train_crop != "centre":
-            _require(self.packed is not None, "data.train_crop", "centre without data.packed", self.train_crop)
+            rule = "centre with data.folder or data.npz"
+            _require(self.folder is None and self.npz is None, "data.train_crop", rule, self.train_crop)
             _require(size is not None, "data.image_size", f"given for data.train_crop {self.train_crop}", size)
             _require(
                 shorter is not None or self.train_crop != "random",

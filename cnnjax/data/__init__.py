@@ -16,6 +16,7 @@ from cnnjax.data.dataset import Dataset, ImagesByIndex, Split, checked_dataset, 
 from cnnjax.data.files import printable
 from cnnjax.data.randomness import Purpose, address
 from cnnjax.data.scale import Scale, scale_of
+from cnnjax.errors import InputError
 
 __all__ = [
     "EMBEDDED",
@@ -75,5 +76,7 @@ def _load(config: DataConfig, progress: Progress | None) -> Dataset:
     if config.npz is not None:
         return npz.load(config)
     if config.name in EMBEDDED:
+        if config.train_crop != "centre":
+            raise InputError(f"data.train_crop must be centre for data.name {config.name}, got {config.train_crop}")
         return EMBEDDED[config.name](config)
     return catalogue.load(config, progress, embedded=tuple(EMBEDDED))

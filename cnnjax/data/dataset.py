@@ -33,12 +33,14 @@ class ImagesByIndex(abc.ABC):
         shape: (n, height, width, channels).
         sha256: hexadecimal text that is the same if and only if all pixels are.
         num_draws: of uniform numbers that a training draws for each image, to cut it at random; 0: none is cut so.
+        why: they are read by index, in words; empty: it is not told.
     """
 
     name: str
     shape: tuple[int, int, int, int]
     sha256: str
     num_draws: int = 0
+    why: str = ""
     dtype = np.dtype(np.uint8)
     ndim = 4
 

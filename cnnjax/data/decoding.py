@@ -32,12 +32,25 @@ class Encoded(NamedTuple):
     read: Callable[[], bytes]  # the file's content
 
 
+class Header(NamedTuple):
+    """What one image says of itself."""
+
+    name: str
+    size: tuple[int, int]  # width and height, in pixels
+    channels: int
+
+
 class Decoded(NamedTuple):
     """One image as it is wanted."""
 
     name: str
     channels: int  # of the file, before it was fitted
     pixels: UInt8[np.ndarray, "height width channels"]
+
+    @property
+    def header(self) -> Header:
+        height, width, _ = self.pixels.shape
+        return Header(self.name, (width, height), self.channels)
 
 
 def decode_splits(
@@ -70,7 +83,7 @@ def decode_splits(
             for chunk in _chunks(images):
                 for decoded in pool.map(lambda image: decode(image, fitting, source), chunk):
                     first = first or decoded
-                    _require_alike(first, decoded, fitting)
+                    require_alike(first.header, decoded.header, fitting)
                     if split not in arrays:
                         arrays[split] = allocate(split, (count, *first.pixels.shape))
                     arrays[split][position] = decoded.pixels
@@ -116,24 +129,43 @@ def decode(
     Raises:
         InputError: naming the image that cannot be decoded or has more than MAX_PIXELS pixels.
     """
+    with _told(encoded, source), _opened(encoded) as image:
+        channels = num_channels(image)
+        _require_pixels(image)
+        if draws is None and fitting.image_size is not None and fitting.shorter_side is None:
+            # A JPEG is decoded at a fraction of its size, but not below twice the size wanted.
+            image.draft(image.mode, (2 * fitting.image_size, 2 * fitting.image_size))
+        elif draws is not None and fitting.image_size is not None:
+            # A JPEG is decoded at a fraction of its size, but what is cut not at less than the size wanted.
+            left, top, right, bottom = random_box(*image.size, fitting, crop, draws)
+            scale = fitting.image_size / min(right - left, bottom - top)
+            image.draft(image.mode, (math.ceil(scale * image.width), math.ceil(scale * image.height)))
+        pixels = fit(image, fitting, crop, draws)
+        return Decoded(encoded.name, channels, pixels)
+
+
+def header_of(encoded: Encoded, source: str) -> Header:
+    """What the image says of itself; no pixel is decoded. Raises InputError as `decode`."""
+    with _told(encoded, source), _opened(encoded) as image:
+        _require_pixels(image)
+        return Header(encoded.name, image.size, num_channels(image))
+
+
+def _require_pixels(image: Picture) -> None:
+    # From the header, before the memory is asked for: a file of some kilobytes can declare gigabytes of pixels.
+    from PIL import Image
+
+    if image.width * image.height > MAX_PIXELS:
+        raise Image.DecompressionBombError
+
+
+@contextlib.contextmanager
+def _told(encoded: Encoded, source: str) -> Iterator[None]:
+    """Turns what is raised over an image into an InputError that names it."""
     from PIL import Image
 
     try:
-        with _opened(encoded) as image:
-            channels = num_channels(image)
-            # From the header, before the memory is asked for: a file of some kilobytes can declare gigabytes of pixels.
-            if image.width * image.height > MAX_PIXELS:
-                raise Image.DecompressionBombError
-            if draws is None and fitting.image_size is not None and fitting.shorter_side is None:
-                # A JPEG is decoded at a fraction of its size, but not below twice the size wanted.
-                image.draft(image.mode, (2 * fitting.image_size, 2 * fitting.image_size))
-            elif draws is not None and fitting.image_size is not None:
-                # A JPEG is decoded at a fraction of its size, but what is cut not at less than the size wanted.
-                left, top, right, bottom = random_box(*image.size, fitting, crop, draws)
-                scale = fitting.image_size / min(right - left, bottom - top)
-                image.draft(image.mode, (math.ceil(scale * image.width), math.ceil(scale * image.height)))
-            pixels = fit(image, fitting, crop, draws)
-            return Decoded(encoded.name, channels, pixels)
+        yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(
             f"{source}: an image must have at most {MAX_PIXELS:,} pixels, but {encoded.name} has more"
@@ -147,23 +179,17 @@ def decode(
         raise InputError(f"{source}: {encoded.name} cannot be decoded: {reason}") from error
 
 
-def _require_alike(first: Decoded, other: Decoded, fitting: Fitting) -> None:
+def require_alike(first: Header, other: Header, fitting: Fitting) -> None:
+    """Raises InputError naming both images, where they differ in what the fitting does not settle."""
     if fitting.channels is None and first.channels != other.channels:
         kind = {1: "grey", 3: "colour"}
         raise InputError(
             f"data.channels must be given (1: grey, 3: RGB) for images of mixed modes:"
             f" {first.name} is {kind[first.channels]}, {other.name} is {kind[other.channels]}"
         )
-    if first.pixels.shape != other.pixels.shape:
-        raise InputError(
-            f"data.image_size must be given for images of mixed sizes:"
-            f" {first.name} has {_side_text(first)} pixels, {other.name} has {_side_text(other)}"
-        )
-
-
-def _side_text(decoded: Decoded) -> str:
-    height, width, _ = decoded.pixels.shape
-    return f"{width}x{height}"
+    if fitting.image_size is None and first.size != other.size:
+        sizes = [f"{header.name} has {header.size[0]}x{header.size[1]}" for header in (first, other)]
+        raise InputError(f"data.image_size must be given for images of mixed sizes: {sizes[0]} pixels, {sizes[1]}")
 
 
 def sizes(images: Sequence[Encoded]) -> list[tuple[int, int] | None]:

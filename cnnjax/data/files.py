@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 MAX_FILE_BYTES = 1 << 30  # of what is read whole, such as one image
+_END = 4096  # bytes
 _UNFINISHED = re.compile(r"\w+\.(?P<stage>new|tmp)\.[0-9a-f]{32}")
 _OLD = 24 * 3600.0  # seconds after which a folder is abandoned, where no lock says so
 
@@ -61,6 +62,14 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of the file's bytes, as hexadecimal text. Raises OSError as `open_regular`."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def ends_sha256(path: Path) -> str:
+    """SHA-256 of the first and the last 4096 bytes, by which a large file is known again without reading it whole."""
+    with open_regular(path) as file:
+        first = file.read(_END)
+        file.seek(max(os.fstat(file.fileno()).st_size - _END, 0))
+        return hashlib.sha256(first + file.read(_END)).hexdigest()
 
 
 def files_sha256(paths: Sequence[Path]) -> list[str]:

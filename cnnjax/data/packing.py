@@ -21,7 +21,7 @@ from cnnjax.atomic import read_text, replacing, sealed, sync, unsealed, write_te
 from cnnjax.config import DataConfig
 from cnnjax.data import folder as folders
 from cnnjax.data.decoding import Decoded, Encoded, decode, pillow_prepared
-from cnnjax.data.files import file_sha256, printable, read_regular
+from cnnjax.data.files import ends_sha256, file_sha256, printable, read_regular
 from cnnjax.data.folder import Found
 from cnnjax.data.images import Fitting
 from cnnjax.data.packed import (
@@ -33,7 +33,6 @@ from cnnjax.data.packed import (
     UNFINISHED,
     Progress,
     check_shard,
-    ends_sha256,
     order_of,
 )  # fmt: skip
 from cnnjax.errors import InputError

@@ -4,16 +4,27 @@ That loader imports whatever Python class a set's features.json names, and the s
 description of a set is data: nothing in it is imported, run, or used as a path.
 """
 
+import contextlib
+import hashlib
 import json
+import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Int, Int32
 
-from cnnjax.data.files import files_sha256, read_regular
+from cnnjax.data.decoding import Encoded, Header, header_of, pillow_prepared
+from cnnjax.data.files import ends_sha256, file_sha256, files_sha256, read_regular
+from cnnjax.data.kept import kept
+from cnnjax.data.shards import Shards
 from cnnjax.errors import InputError
+
+Progress = Callable[[str, int, int], None]  # (description, done, total)
 
 SEAL = "cnnjax_sha256.json"  # the SHA-256 of each file of a set that was prepared here
 _NAME = re.compile(
@@ -29,7 +40,8 @@ _CLASSES = {
 }
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 _MOST_DESCRIBED = 1 << 26  # bytes of each file that describes the set
-_BLOCK = 256  # records; blocks are read three times as fast as single ones
+_BLOCK, _BLOCK_BYTES = 256, 1 << 24  # records that are read at a time: three times as fast as single ones
+_SURVEY = 1  # part of the name under which a survey is kept: raise it when what is in it changes
 
 
 class SetName(NamedTuple):
@@ -44,15 +56,38 @@ class Prepared(NamedTuple):
     """A set on disk."""
 
     full_name: str  # set[/config]/version
+    folder: Path
     class_names: tuple[str, ...]
     shards: dict[str, list[tuple[Path, int]]]  # by split: file and number of records
-    sha256: dict[str, str]  # by file
+    described: dict[str, str]  # SHA-256 of the files that describe it, by name
+    ends: dict[str, tuple[int, str]]  # bytes of each shard, and `ends_sha256`, by name
+
+    @property
+    def source(self) -> str:
+        """The argument that it comes from, for errors."""
+        return f"data.name {self.full_name}"
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Of the records, by split."""
+        return {split: sum(count for _, count in part) for split, part in self.shards.items()}
+
+    def opened(self, split: str) -> Shards:
+        return Shards(self.shards[split], f"{self.source}: the prepared files")
 
 
 class Record(NamedTuple):
     name: str  # for errors
     image: bytes  # as it was encoded
     label: int
+
+
+class Survey(NamedTuple):
+    """What is known of the records of a set that has been read once."""
+
+    sha256: dict[str, list[str]]  # by split: of each shard
+    labels: dict[str, Int32[np.ndarray, " n"]]  # by split
+    kinds: list[Header]  # of the first image, the first one of another size, and of another number of channels
 
 
 def parse_name(text: str) -> SetName | None:
@@ -95,7 +130,7 @@ def _version(folder: Path, version: str | None) -> Path | None:
 
 
 def read(folder: Path, name: SetName) -> Prepared:
-    """The description of the set in `folder`, with the SHA-256 of every file that its images and labels come from.
+    """The description of the set in `folder`.
 
     Raises:
         InputError: the set is damaged, is not in array_record, or has no split `train` or no features `image` and
@@ -103,17 +138,39 @@ def read(folder: Path, name: SetName) -> Prepared:
     """
     above = folder.parent.name
     full_name = "/".join((name.set, *([above] if above != name.set else []), folder.name))
-    try:
+    with _readable(full_name):
         shards = _shards(folder, full_name, name.set)
         num_records = sum(count for part in shards.values() for _, count in part)
         class_names = _class_names(folder, full_name, num_records)
         files = [folder / file for file in (_INFO, _FEATURES, _LABELS) if (folder / file).exists()]
-        files += [path for part in shards.values() for path, _ in part]
-        sha256 = dict(zip((path.name for path in files), files_sha256(files), strict=True))
-        _require_sealed(folder, full_name, sha256)
+        described = dict(zip((path.name for path in files), files_sha256(files), strict=True))
+        paths = [path for part in shards.values() for path, _ in part]
+        ends = {path.name: (path.stat().st_size, ends_sha256(path)) for path in paths}
+        found = Prepared(full_name, folder, class_names, shards, described, ends)
+        if (folder / SEAL).exists():  # before anything is made of its records
+            files_of(found)
+        return found
+
+
+def files_of(found: Prepared) -> dict[str, str]:
+    """The SHA-256 of every file that images and labels come from, by name; all of them are read.
+
+    Raises:
+        InputError: a file cannot be read, or the set was prepared here and a file is not as it was then.
+    """
+    paths = [path for part in found.shards.values() for path, _ in part]
+    with _readable(found.full_name):
+        sha256 = found.described | dict(zip((path.name for path in paths), files_sha256(paths), strict=True))
+        _require_sealed(found.folder, found.full_name, sha256)
+    return sha256
+
+
+@contextlib.contextmanager
+def _readable(full_name: str) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise InputError(f"data.name {full_name}: the prepared files cannot be read: {error}") from error
-    return Prepared(full_name, class_names, shards, sha256)
 
 
 def seal(folder: Path) -> None:
@@ -227,44 +284,141 @@ def _kind(feature: Any) -> str:
     return name.rsplit(".", 1)[-1] if name.startswith("tensorflow_datasets.core.features.") else name[:100]
 
 
-def records(prepared: Prepared, split: str, indices: Sequence[int] | np.ndarray) -> Iterator[Record]:
-    """These records of the split, whose indices ascend.
+def records(found: Prepared, split: str, indices: Sequence[int] | np.ndarray) -> Iterator[Record]:
+    """These records of the split, in blocks.
 
     Raises:
         InputError: naming the file that is damaged.
     """
+    indices, shards = np.asarray(indices), found.opened(split)
+    size = sum(found.ends[path.name][0] for path, _ in found.shards[split]) // len(shards)
+    length = max(1, min(_BLOCK, _BLOCK_BYTES // max(size, 1)))
+    for start in range(0, len(indices), length):
+        block = indices[start : start + length]
+        for index, content in zip(block.tolist(), shards.read(block), strict=True):
+            yield _record(found, shards, split, index, content)
+
+
+def _record(found: Prepared, shards: Shards, split: str, index: int, content: bytes) -> Record:
     from tensorflow_datasets.proto.tf_example_generated_pb2 import Example  # pyright: ignore[reportAttributeAccessIssue]
 
-    for index, content in _contents(prepared, split, np.asarray(indices)):
-        name = f"{prepared.full_name} record {index} of {split}"
-        try:
-            features = Example.FromString(content).features.feature
-            (image,), (label,) = features["image"].bytes_list.value, features["label"].int64_list.value
-        except Exception as error:  # the error of a damaged message is no public name of its library
-            raise InputError(f"data.name {name} must hold one image and one label: {_one_line(error)}") from error
-        yield Record(name, image, label)
+    try:
+        features = Example.FromString(content).features.feature
+        (image,), (label,) = features["image"].bytes_list.value, features["label"].int64_list.value
+    except Exception as error:  # the error of a damaged message is no public name of its library
+        name = _name(found, shards, split, index)
+        raise InputError(f"data.name {name} must hold one image and one label: {_one_line(error)}") from error
+    return Record(_name(found, shards, split, index), image, label)
 
 
-def _contents(prepared: Prepared, split: str, indices: np.ndarray) -> Iterator[tuple[int, bytes]]:
-    from array_record.python.array_record_module import ArrayRecordReader
+def _name(found: Prepared, shards: Shards, split: str, index: int) -> str:
+    return f"{found.full_name} record {index} of {split} ({shards.file_of(index).name})"
 
-    first = 0
-    for path, count in prepared.shards[split]:
-        chosen = indices[(indices >= first) & (indices < first + count)]
-        try:
-            # It compares a checksum of every block that it reads.
-            reader = ArrayRecordReader(str(path), options="readahead_buffer_size:0", file_reader_buffer_size=1 << 15)
-            if reader.num_records() != count:
-                raise ValueError(f"{path.name} has {reader.num_records()} records, and {_INFO} says {count}")
-            for start in range(0, len(chosen), _BLOCK):
-                block = chosen[start : start + _BLOCK]
-                yield from zip(block.tolist(), reader.read((block - first).tolist()), strict=True)
-            reader.close()
-        except Exception as error:  # the record library has no error of its own
-            raise InputError(
-                f"data.name {prepared.full_name}: the prepared files cannot be read: {_one_line(error)}"
-            ) from error
-        first += count
+
+class PreparedRecords:
+    """The records of a split, or of a part of it."""
+
+    def __init__(
+        self, found: Prepared, split: str, shards: Shards, labels: Int32[np.ndarray, " n"],
+        indices: Int32[np.ndarray, " n"] | None = None,
+    ):  # fmt: skip
+        """`labels` of the rows; `indices`: the records that they are, None where they are all."""
+        self.source, self.count = found.source, len(labels)
+        self._found, self._split, self._shards, self._labels, self._indices = found, split, shards, labels, indices
+
+    def name(self, row: int) -> str:
+        return _name(self._found, self._shards, self._split, row if self._indices is None else int(self._indices[row]))
+
+    def read(self, rows: Int[np.ndarray, " k"]) -> list[bytes]:
+        indices = rows if self._indices is None else self._indices[rows]
+        contents = self._shards.read(indices)
+        images = []
+        for index, label, content in zip(indices.tolist(), self._labels[rows].tolist(), contents, strict=True):
+            record = _record(self._found, self._shards, self._split, index, content)
+            if record.label != label:
+                raise InputError(f"data.name {record.name} had the label {label} when the set was first read")
+            images.append(record.image)
+        return images
+
+
+def surveyed(found: Prepared, data_dir: str, progress: Progress | None = None) -> Survey:
+    """The digest of every shard, all labels and the sizes of the images: read once, and then kept in `data_dir`.
+
+    The files are known again by their names, sizes and ends, and their descriptions by all that is in them.
+
+    Raises:
+        InputError: naming the record and the file that is damaged, has another number of records, a record without an
+            image of a known format, or a label that is none of the classes.
+    """
+    decides = json.dumps([_SURVEY, found.full_name, found.described, found.ends, found.counts])
+    file = f"records-{hashlib.sha256(decides.encode()).hexdigest()[:32]}.bin"
+    content = kept(data_dir, file, "the labels", lambda: _to_bytes(_survey(found, progress)))
+    return _from_bytes(content, found.counts)
+
+
+def _survey(found: Prepared, progress: Progress | None) -> Survey:
+    ends = {split: np.cumsum([count for _, count in part]).tolist() for split, part in found.shards.items()}
+    places = [
+        (split, path, end - count, end)
+        for split, part in found.shards.items()
+        for (path, count), end in zip(part, ends[split], strict=True)
+    ]
+    sha256: dict[str, list[str]] = {split: [] for split in found.shards}
+    labels = {split: np.zeros(count, np.int32) for split, count in found.counts.items()}
+    kinds: list[Header] = []
+    total, done = sum(found.counts.values()), 0
+    with pillow_prepared(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        read = pool.map(lambda place: _read_shard(found, *place), places)
+        for (split, _, start, end), (digest, of_shard, headers) in zip(places, read, strict=True):
+            sha256[split].append(digest)
+            labels[split][start:end] = of_shard
+            kinds = _kinds([*kinds, *headers])
+            done += end - start
+            if progress:
+                progress(f"read {found.full_name}", done, total)
+    return Survey(sha256, labels, kinds)
+
+
+def _read_shard(found: Prepared, split: str, path: Path, start: int, end: int) -> tuple[str, np.ndarray, list[Header]]:
+    """The digest of a shard, and the labels and headers of its records, which are in the system's cache by then."""
+    with _readable(found.full_name):
+        digest = file_sha256(path)
+    labels = np.zeros(end - start, np.int32)
+    headers: list[Header] = []
+    for place, record in enumerate(records(found, split, np.arange(start, end))):
+        if not 0 <= record.label < len(found.class_names):
+            rule = f"must have a label in [0, {len(found.class_names)})"
+            raise InputError(f"data.name {record.name} {rule}, got {record.label}")
+        labels[place] = record.label
+        headers = _kinds([*headers, header_of(Encoded(record.name, partial(bytes, record.image)), found.source)])
+    return digest, labels, headers
+
+
+def _kinds(headers: Sequence[Header]) -> list[Header]:
+    """Of these the first one, the first of another size, and the first of another number of channels."""
+    first, kinds = headers[0], {}
+    for header in headers:
+        kinds.setdefault("first", header)
+        if header.size != first.size:
+            kinds.setdefault("size", header)
+        if header.channels != first.channels:
+            kinds.setdefault("channels", header)
+    return list(kinds.values())
+
+
+def _to_bytes(survey: Survey) -> bytes:
+    head = json.dumps([survey.sha256, survey.kinds]).encode()
+    return b"".join([head, b"\n", *(part.astype("<i4").tobytes() for part in survey.labels.values())])
+
+
+def _from_bytes(content: bytes, counts: dict[str, int]) -> Survey:
+    end = content.index(b"\n") + 1
+    sha256, kinds = json.loads(content[:end])
+    labels = {}
+    for split, count in counts.items():
+        labels[split] = np.frombuffer(content, "<i4", count, end).astype(np.int32)
+        end += 4 * count
+    return Survey(sha256, labels, [Header(name, tuple(size), channels) for name, size, channels in kinds])
 
 
 def _one_line(error: BaseException) -> str:

@@ -29,7 +29,7 @@ class Shards:
         """
         self._paths = [path for path, _ in files]
         self._counts = [count for _, count in files]
-        self._ends = np.cumsum(self._counts)
+        self._ends = np.cumsum(self._counts, dtype=np.int64)
         self._readers: list[Any] = [None] * len(files)
         self._lock = threading.Lock()
         self._called = called
@@ -58,6 +58,10 @@ class Shards:
             for place, record in zip(places, found, strict=True):
                 records[place] = record
         return records
+
+    def file_of(self, position: int) -> Path:
+        """The file that the record at this position is in."""
+        return self._paths[int(np.searchsorted(self._ends, position, side="right"))]
 
     def _reader(self, shard: int) -> Any:
         from array_record.python.array_record_module import ArrayRecordReader

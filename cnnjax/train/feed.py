@@ -188,7 +188,9 @@ def choose(dataset: Dataset, kind: Kind = "auto") -> Choice:
     left = memory_left()
     if kind == "auto":
         fits = left is None or size <= left // 2
-        why = "which lie on disk" if on_disk else f"of {(left or 0) / 1e6:,.0f} MB of memory that are left"
+        images = dataset.train.images
+        rule = f" ({images.why})" if isinstance(images, ImagesByIndex) and images.why else ""
+        why = f"which lie on disk{rule}" if on_disk else f"of {(left or 0) / 1e6:,.0f} MB of memory that are left"
         return Choice(on_disk or not fits, f"{told}, {why}")
     return Choice(kind == "streamed", f"{told}, as --feed says")
 

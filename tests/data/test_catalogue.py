@@ -367,7 +367,7 @@ def test_nothing_that_a_set_names_is_imported(own_set, tmp_path, monkeypatch, pl
         ("dataset_info.json", ("fileFormat",), "tfrecord", "in another format than array_record"),
         ("dataset_info.json", ("splits", 0, "filepathTemplate"), "../{SPLIT}", "files must be named"),
         ("dataset_info.json", ("splits", 0, "shardLengths"), ["20", "1"], "No such file"),
-        ("dataset_info.json", ("splits", 0, "shardLengths"), ["21"], "has 20 records, and dataset_info.json says 21"),
+        ("dataset_info.json", ("splits", 0, "shardLengths"), ["21"], "has 20 records, and its description says 21"),
         ("dataset_info.json", ("splits", 0, "shardLengths"), ["-1"], "must give the number of records"),
         ("dataset_info.json", ("splits", 0, "shardLengths"), {}, "must give the number of records"),
         ("dataset_info.json", ("splits", 0, "shardLengths"), [], "must hold at least 1 image"),

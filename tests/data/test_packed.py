@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from cnnjax.config import DataConfig
-from cnnjax.data import fingerprint, load, mean_image, packed, packing
+from cnnjax.data import fingerprint, load, mean_image, packed, packing, records
 from cnnjax.data.packing import pack
 from cnnjax.errors import InputError
 from cnnjax.train.lock import locked
@@ -51,7 +51,7 @@ def opened(config: DataConfig, to, **changes) -> DataConfig:
 @pytest.fixture
 def by_index(monkeypatch):
     """No set is small enough to be read into memory."""
-    monkeypatch.setattr(packed, "IN_MEMORY", 0)
+    monkeypatch.setattr(records, "IN_MEMORY", 0)
 
 
 @pytest.mark.parametrize("size", [None, 24], ids=["files", "pixels"])
@@ -108,7 +108,7 @@ def test_a_mean_of_another_geometry_is_computed_once_and_kept(config, to, by_ind
     other = opened(config, to, image_size=20)
     expected = mean_image(load(dataclasses.replace(config, image_size=20)).train)
     np.testing.assert_array_equal(mean_image(load(other).train), expected)
-    monkeypatch.setattr(packed.PackedImages, "read", None)  # none is read for it again
+    monkeypatch.setattr(records.ImagesInRecords, "read", None)  # none is read for it again
     np.testing.assert_array_equal(mean_image(load(other).train), expected)
 
 
@@ -117,6 +117,32 @@ def test_a_crop_of_packed_pixels_is_a_part_of_them_and_of_their_mean(config, to,
     whole, part = load(opened(config, to)), load(opened(config, to, image_size=19, shorter_side=24))
     np.testing.assert_array_equal(part.train.images[[3, 1]], whole.train.images[[3, 1]][:, 2:21, 2:21])
     np.testing.assert_array_equal(mean_image(part.train), mean_image(whole.train)[2:21, 2:21])
+
+
+@pytest.mark.parametrize("size", [None, 24], ids=["files", "pixels"])
+@pytest.mark.parametrize("crop", ["random", "resized"])
+def test_training_images_without_draws_are_those_of_the_centre(config, to, size, crop, by_index):
+    """As a mean image and a study see them; pixels have been cut to the centre of 28 when they were packed."""
+    config = dataclasses.replace(config, image_size=24, shorter_side=28)
+    pack(config, to, size=size)
+    centre, cut = (load(opened(config, to, train_crop=kind)).train.images for kind in ("centre", crop))
+    np.testing.assert_array_equal(cut[:], centre[:])
+    np.testing.assert_array_equal(cut.mean(), records.mean_of(centre))
+
+
+def test_files_of_one_size_are_read_in_the_channels_that_are_asked_for(image_folder, to, tmp_path, by_index):
+    images = {f"{split}/{name}/1.png": smooth(3, 9, 7) for split in ("train", "test") for name in ("cat", "dog")}
+    config = DataConfig(folder=str(image_folder(images)), data_dir=str(tmp_path), channels=3)
+    pack(config, to)
+    ours, theirs = load(opened(config, to, channels=1)), load(dataclasses.replace(config, channels=1))
+    assert ours.image_shape == (9, 7, 1)
+    np.testing.assert_array_equal(ours.train.images[:], theirs.train.images)
+
+
+def test_the_order_in_the_shards_is_numpys_permutation():
+    for listed in (1, 2, 13, 1000):
+        expected = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([5, 1]))).permutation(listed)
+        np.testing.assert_array_equal(packed.order_of(listed, "test", 5), expected)
 
 
 @pytest.mark.parametrize("stopped_after", [0, 1, 3])
@@ -292,11 +318,13 @@ def test_a_folder_with_other_files_is_not_packed_into(config, to):
         pack(config, to, size=16)
 
 
-def test_packed_excludes_the_other_sources_and_crops_need_it():
+def test_packed_excludes_the_other_sources_and_crops_need_records():
     with pytest.raises(InputError, match="data.folder and data.packed exclude each other, got 'a' and 'b'"):
         DataConfig(folder="a", packed="b")
-    with pytest.raises(InputError, match="data.train_crop must be centre without data.packed"):
-        DataConfig(train_crop="resized", image_size=8)
+    with pytest.raises(InputError, match="data.train_crop must be centre with data.folder or data.npz, got 'resized'"):
+        DataConfig(folder="a", train_crop="resized", image_size=8)
+    with pytest.raises(InputError, match="data.train_crop must be centre for data.name digits, got resized"):
+        load(DataConfig(name="digits", train_crop="resized", image_size=8))
     with pytest.raises(InputError, match="data.shorter_side must be given for data.train_crop random"):
         DataConfig(packed="a", train_crop="random", image_size=8)
 
