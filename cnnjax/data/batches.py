@@ -66,7 +66,7 @@ def epoch_order(
             raise InputError(f"{name} must be at least 1, got {value}")
     steps = math.ceil(n / batch_size)
     order = jax.random.permutation(address(seed, Purpose.ORDER, epoch), n).astype(jnp.int32)
-    padding = (0, steps * batch_size - n)
-    mask = np.pad(np.ones(n, np.float32), padding)
     shape = (steps, batch_size)
-    return jnp.pad(order, padding).reshape(shape), jnp.asarray(mask).reshape(shape)
+    # Computed: a program would hold an array that is there when it is compiled.
+    mask = (jnp.arange(steps * batch_size) < n).astype(jnp.float32)
+    return jnp.pad(order, (0, steps * batch_size - n)).reshape(shape), mask.reshape(shape)

@@ -22,6 +22,7 @@ from cnnjax.train import placement
 from cnnjax.train.memory import memory_left
 
 PORTION_BYTES = 1 << 26  # of images that a streamed portion has; two are at hand, and one is on the devices
+PORTION_IMAGES = 1 << 13  # at most, so that the first batch of small images does not wait for many records
 
 
 class Portion(NamedTuple):
@@ -98,9 +99,10 @@ class Streamed:
         self._draws = split.images.num_draws if training and isinstance(split.images, ImagesByIndex) else 0
         self.steps = -(-len(split) // batch_size)
         of_a_step = batch_size * int(np.prod(split.images.shape[1:]))
-        self._length = max(1, min(self.steps, portion_bytes // of_a_step))  # steps of a portion
+        # Steps of a portion.
+        self._length = max(1, min(self.steps, portion_bytes // of_a_step, PORTION_IMAGES // batch_size))
         self._share = batch_size // mesh.shape[placement.DATA]  # images of a step that a device has
-        self._at: tuple[Any, int, Any] = (None, -1, None)  # of whom, an epoch and its order
+        self._at: tuple[Any, int, Any] = (None, -1, None)  # of whom, an epoch, and its rows
         self._reader = concurrent.futures.ThreadPoolExecutor(1, "images")
         self._ahead: dict[tuple[int, int], concurrent.futures.Future] = {}  # by first step, and of whom
 
@@ -127,8 +129,10 @@ class Streamed:
     def _read(self, hyper: Any, first: int) -> concurrent.futures.Future:
         epoch, position = divmod(first, self.steps)
         if self._at[0] is not hyper or self._at[1] != epoch:
-            self._at = hyper, epoch, [np.asarray(part) for part in self._order(hyper, epoch)]
-        rows, masks = (part[position : position + self._length] for part in self._at[2])
+            self._at = hyper, epoch, np.asarray(self._order(hyper, epoch)[0])
+        rows = self._at[2][position : position + self._length]
+        places = position * rows.shape[1] + np.arange(rows.size)
+        masks = (places < len(self._split)).astype(np.float32).reshape(rows.shape)
         drawn = self._drawn(hyper, epoch, first, rows.shape) if self._draws else None
         return self._reader.submit(self._of, rows, masks, drawn)
 

@@ -1,16 +1,22 @@
 """Feeds: a streamed set is the set in memory, whatever the portions, and every image is seen once an epoch."""
 
+import gc
+import tracemalloc
+
 import jax
 import numpy as np
 import pytest
 
 from cnnjax.config import Config, DataConfig, Hyperparams, ModelConfig, TrainConfig
-from cnnjax.data import Split, checked_dataset, epoch_order
+from cnnjax.data import Split, checked_dataset, epoch_order, load, records
+from cnnjax.data.images import Fitting
+from cnnjax.train import feed as feed_module
 from cnnjax.train import placement
 from cnnjax.train.feed import Resident, Streamed, in_its_own_order, portions
 from cnnjax.train.run import build
 from cnnjax.train.step import make_batch_of, make_preprocess
 from cnnjax.train.training import compiled, evaluated
+from tests.data.packed_sets import write_packed
 
 COUNT, BATCH = 22, 4  # six steps an epoch, the last one padded
 IMAGES = np.random.default_rng(0).integers(0, 256, (COUNT, 8, 8, 1), np.uint8)
@@ -89,3 +95,51 @@ def test_a_split_as_it_is():
     feed = in_its_own_order(SPLIT, BATCH, jax.device_put)
     found = seen(feed, 0, feed.steps)
     np.testing.assert_array_equal(np.concatenate([images[mask > 0] for images, _, mask in found]), IMAGES)
+
+
+def test_a_portion_has_no_more_images_than_steps_of_small_ones_need(monkeypatch):
+    monkeypatch.setattr(feed_module, "PORTION_IMAGES", 2 * BATCH)
+    part, stop = streamed(99).portion(CONFIG.hyper, 0)
+    assert (len(part.images), stop) == (2 * BATCH, 2)
+    monkeypatch.setattr(feed_module, "PORTION_IMAGES", 1)
+    assert streamed(99).portion(CONFIG.hyper, 0)[1] == 1
+
+
+def test_twelve_bytes_a_record_are_held_of_a_packed_set(tmp_path, monkeypatch):
+    """Label, place in the shards, and place in the epoch's order; the rest does not grow with the records."""
+    monkeypatch.setattr(records, "IN_MEMORY", 0)
+    monkeypatch.setattr(feed_module, "PORTION_IMAGES", 16 * BATCH)
+
+    def held(count):
+        folder = tmp_path / str(count)
+        counts = {"train": [count // 2, count // 2], "test": [1, 1]}
+        write_packed(
+            folder,
+            counts,
+            lambda split, index: b"\7",
+            images="pixels",
+            fitting=Fitting(1, 1),
+            shape=(1, 1, 1),
+            group=64,
+        )
+
+        def numbered(hyper, epoch):  # arrays of JAX are not seen by what counts here
+            return np.arange(count, dtype=np.int32).reshape(-1, BATCH), None
+
+        gc.collect()
+        tracemalloc.start()
+        before = tracemalloc.get_traced_memory()[0]
+        train = load(DataConfig(packed=str(folder), data_dir=str(tmp_path))).train
+        feed = Streamed(train, BATCH, numbered, placement.make_mesh(), training=True)
+        part, _ = feed.portion(CONFIG.hyper, 0)
+        np.testing.assert_array_equal(part.labels, 0)
+        for ahead in feed._ahead.values():
+            ahead.result()
+        gc.collect()
+        after = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        return after - before
+
+    held(500)  # what is imported and compiled on the way
+    few, many = held(1000), held(21_000)
+    assert (many - few) / 20_000 == pytest.approx(12, abs=0.1)
