@@ -303,7 +303,7 @@ def test_descriptions_of_prepared_sets(number, tmp_path):
         "train.array_record-00001-of-00002",
         "test.array_record-00000-of-00001",
     ):
-        (folder / f"any_set-{file}").touch()
+        (folder / f"any_set-{file}").write_bytes(bytes(1000))
 
     def door(files):
         (folder / "cnnjax_sha256.json").unlink(missing_ok=True)

@@ -146,6 +146,10 @@ def read(folder: Path, name: SetName) -> Prepared:
         described = dict(zip((path.name for path in files), files_sha256(files), strict=True))
         paths = [path for part in shards.values() for path, _ in part]
         ends = {path.name: (path.stat().st_size, ends_sha256(path)) for path in paths}
+        for path, count in (shard for part in shards.values() for shard in part):
+            if count > ends[path.name][0]:  # before memory is asked for
+                told = f"has {ends[path.name][0]:,} bytes, and {_INFO} says {count:,} records"
+                raise InputError(f"data.name {full_name}: the prepared files cannot be read: {path.name} {told}")
         found = Prepared(full_name, folder, class_names, shards, described, ends)
         if (folder / SEAL).exists():  # before anything is made of its records
             files_of(found)

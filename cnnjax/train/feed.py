@@ -149,15 +149,17 @@ class Streamed:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Images and labels of this process's devices, device by device and step by step; masks of all."""
         own = placement.columns_of_process(self._mesh, rows.shape[1])
-        missing = ((0, self._length - len(rows)), (0, 0))  # behind the end of the epoch
+        missing = self._length - len(rows)  # behind the end of the epoch
         devices = (own.stop - own.start) // self._share
         mine = rows[:, own].reshape(len(rows), devices, self._share).swapaxes(0, 1)
-        size = (devices, self._length, self._share)
-        images = np.zeros((*size, *self._split.images.shape[1:]), np.uint8)
-        labels = np.zeros(size, np.int32)
-        images[:, : len(rows)] = self._images(mine, drawn, own).reshape(*mine.shape, *images.shape[3:])
-        labels[:, : len(rows)] = self._split.labels[mine]
-        return images.reshape(-1, *images.shape[3:]), labels.reshape(-1), np.pad(masks, missing)
+        images, labels = self._images(mine, drawn, own), self._split.labels[mine.reshape(-1)]
+        if missing:
+            images, labels = (
+                np.pad(part.reshape(*mine.shape, *part.shape[1:]), [(0, 0), (0, missing)] + [(0, 0)] * part.ndim)
+                for part in (images, labels)
+            )
+            images, labels = images.reshape(-1, *self._split.image_shape), labels.reshape(-1)
+        return images, labels, np.pad(masks, ((0, missing), (0, 0)))
 
     def _images(self, rows: np.ndarray, drawn: np.ndarray | None, own: slice) -> np.ndarray:
         images, flat = self._split.images, rows.reshape(-1)

@@ -11,8 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from PIL import Image
-from tensorflow_datasets.core import registered
 from tensorflow_datasets.core.download.checksums import compute_url_info
 
 from cnnjax.config import DataConfig
@@ -21,6 +19,7 @@ from cnnjax.data.preparation import prepare
 from cnnjax.data.prepared import SEAL, find, parse_name
 from cnnjax.data.published import FILES, make_builder
 from cnnjax.errors import InputError
+from tests.data.prepared_sets import png, prepare_own
 from tests.data.test_published import idx
 
 COUNTS = {"train": 40, "test": 20}
@@ -206,45 +205,12 @@ def test_an_unknown_name_is_one_line_with_close_matches(tmp_path, name, message)
     assert "\n" not in str(error.value) and len(str(error.value)) < 300
 
 
-def png(pixels: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def own_builder(data_dir, images: dict[str, list[np.ndarray]], features=None, generate=None):
-    """A builder of a set "own_set" that no catalogue knows; its classes alternate."""
-
-    class OwnSet(tfds.core.GeneratorBasedBuilder):
-        VERSION = tfds.core.Version("1.0.0")
-        name = "own_set"
-        pkg_dir_path = None
-
-        def _info(self):
-            default = {"image": tfds.features.Image(), "label": tfds.features.ClassLabel(names=["even", "odd"])}
-            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features or default))
-
-        def _split_generators(self, dl_manager):
-            return {split: self._generate_examples(part) for split, part in images.items()}
-
-        def _generate_examples(self, part):
-            for index, pixels in enumerate(part):
-                yield index, generate(index) if generate else {"image": png(pixels), "label": index % 2}
-
-    return OwnSet(data_dir=str(data_dir))
-
-
 @pytest.fixture
 def own_set(tmp_path):
     """`make(images by split, features, generate)`: the library prepares the set; returns the config that names it."""
 
     def make(images, features=None, generate=None, **change) -> DataConfig:
-        with registered.skip_registration():
-            builder = own_builder(tmp_path, images, features, generate)
-        tfds.disable_progress_bar()
-        builder.download_and_prepare(
-            file_format="array_record", download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-        )
+        prepare_own(tmp_path, images, features, generate)
         return DataConfig(name="own_set", data_dir=str(tmp_path), **change)
 
     return make
@@ -368,6 +334,7 @@ def test_nothing_that_a_set_names_is_imported(own_set, tmp_path, monkeypatch, pl
         ("dataset_info.json", ("splits", 0, "filepathTemplate"), "../{SPLIT}", "files must be named"),
         ("dataset_info.json", ("splits", 0, "shardLengths"), ["20", "1"], "No such file"),
         ("dataset_info.json", ("splits", 0, "shardLengths"), ["21"], "has 20 records, and its description says 21"),
+        ("dataset_info.json", ("splits", 0, "shardLengths"), ["999999999999"], "bytes, and .* 999,999,999,999 records"),
         ("dataset_info.json", ("splits", 0, "shardLengths"), ["-1"], "must give the number of records"),
         ("dataset_info.json", ("splits", 0, "shardLengths"), {}, "must give the number of records"),
         ("dataset_info.json", ("splits", 0, "shardLengths"), [], "must hold at least 1 image"),
