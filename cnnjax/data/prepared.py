@@ -148,8 +148,8 @@ def read(folder: Path, name: SetName) -> Prepared:
         ends = {path.name: (path.stat().st_size, ends_sha256(path)) for path in paths}
         for path, count in (shard for part in shards.values() for shard in part):
             if count > ends[path.name][0]:  # before memory is asked for
-                told = f"has {ends[path.name][0]:,} bytes, and {_INFO} says {count:,} records"
-                raise InputError(f"data.name {full_name}: the prepared files cannot be read: {path.name} {told}")
+                told = f"it has {ends[path.name][0]:,} bytes, and {_INFO} says {count:,} records"
+                raise InputError(f"data.name {full_name}: the prepared files cannot be read: {path.name}: {told}")
         found = Prepared(full_name, folder, class_names, shards, described, ends)
         if (folder / SEAL).exists():  # before anything is made of its records
             files_of(found)

@@ -18,7 +18,7 @@ _SPARE_FILES = 256  # that the process may have open beside the shards
 class Shards:
     """The records of these files one after another; a file is opened when the first of its records is read.
 
-    What stands in memory for each record is the library's: some 50 bytes a chunk of the file, of one or more records.
+    In memory the library holds where each chunk of an open file is, of one or more records.
     """
 
     def __init__(self, files: Sequence[tuple[Path, int]], called: str):
