@@ -23,16 +23,17 @@ from cnnjax.data.splits import stratified_split
 from cnnjax.errors import InputError
 from cnnjax.paths import expanded
 
+_NO_LABEL = -1  # as the library writes it, for the test of imagenet2012 among others
 Progress = Callable[[str, int, int], None]  # (description, done, total)
 
 
 def load(config: DataConfig, progress: Progress | None = None, *, embedded: Sequence[str] = ()) -> Dataset:
     """The set called `config.name`, which may carry a configuration and version: "mnist", "cmaterdb/bangla:1.0.0".
 
-    It must have the features `image` and `label` (a class). The test split is `test`, else `validation`, else a seeded
-    stratified part of `train`. Up to `records.IN_MEMORY` bytes it is decoded once, and kept under `config.data_dir`. A
-    larger set, or one whose training images are cut at random, is opened by index; the first time all of it is read,
-    for its labels, which are kept there.
+    It must have the features `image` and `label` (a class). The test split is `test`, if its images have labels, else
+    `validation`, else a seeded stratified part of `train`. Up to `records.IN_MEMORY` bytes it is decoded once, and kept
+    under `config.data_dir`. A larger set, or one whose training images are cut at random, is opened by index; the first
+    time all of it is read, for its labels, which are kept there.
 
     A set that is prepared under `data_dir` is read. The sets of `published.FILES` are prepared first where they are
     not; no other is, because its builder would be code that runs on files from wherever the config says.
@@ -57,7 +58,10 @@ def load(config: DataConfig, progress: Progress | None = None, *, embedded: Sequ
         if name.set not in FILES:
             raise _unknown(config.name, embedded, name.set, config.data_dir)
         folder = prepare(name, data_dir, config.manual_dir, progress)
-    return _opened(prepared.read(folder, name), name.set, config, progress)
+    found = prepared.read(folder, name)
+    if "test" in found.shards and next(prepared.records(found, "test", [0])).label == _NO_LABEL:
+        found = prepared.read(folder, name, ("validation",))
+    return _opened(found, name.set, config, progress)
 
 
 def _unknown(text: str, embedded: Sequence[str], set_name: str = "", data_dir: str = "") -> InputError:

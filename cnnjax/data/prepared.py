@@ -129,8 +129,11 @@ def _version(folder: Path, version: str | None) -> Path | None:
     return max(versions, key=lambda path: tuple(map(int, path.name.split("."))), default=None)
 
 
-def read(folder: Path, name: SetName) -> Prepared:
+def read(folder: Path, name: SetName, tests: Sequence[str] = ("test", "validation")) -> Prepared:
     """The description of the set in `folder`.
+
+    Args:
+        tests: of these splits the first one that the set has is its test; there may be none.
 
     Raises:
         InputError: the set is damaged, is not in array_record, or has no split `train` or no features `image` and
@@ -139,7 +142,7 @@ def read(folder: Path, name: SetName) -> Prepared:
     above = folder.parent.name
     full_name = "/".join((name.set, *([above] if above != name.set else []), folder.name))
     with _readable(full_name):
-        shards = _shards(folder, full_name, name.set)
+        shards = _shards(folder, full_name, name.set, tests)
         num_records = sum(count for part in shards.values() for _, count in part)
         class_names = _class_names(folder, full_name, num_records)
         files = [folder / file for file in (_INFO, _FEATURES, _LABELS) if (folder / file).exists()]
@@ -198,7 +201,7 @@ def _require_sealed(folder: Path, full_name: str, sha256: dict[str, str]) -> Non
         )
 
 
-def _shards(folder: Path, full_name: str, set_name: str) -> dict[str, list[tuple[Path, int]]]:
+def _shards(folder: Path, full_name: str, set_name: str, tests: Sequence[str]) -> dict[str, list[tuple[Path, int]]]:
     """The files of the training split and of the test's, each with its number of records."""
     info = _json(folder / _INFO, full_name)
     alternatives = info.get("alternativeFileFormats")
@@ -217,7 +220,7 @@ def _shards(folder: Path, full_name: str, set_name: str) -> dict[str, list[tuple
     if "train" not in splits:
         names = ascii(", ".join(splits))[1:-1] or "none"
         raise InputError(f"data.name {full_name} must have a split train, got {names}")
-    chosen = ["train", *[split for split in ("test", "validation") if split in splits][:1]]
+    chosen = ["train", *[split for split in tests if split in splits][:1]]
     shards = {split: _split_shards(folder, full_name, set_name, splits[split]) for split in chosen}
     empty = next((split for split, part in shards.items() if not part), None)
     if empty is not None:

@@ -34,7 +34,7 @@ def photographs(tmp_path):
     def make(parts=("train", "validation"), mode=lambda index: "RGB", **changes) -> DataConfig:
         label = tfds.features.ClassLabel(names=["cat", "dog"])
         features = {"image": tfds.features.Image(encoding_format="jpeg"), "label": label}
-        counts = {"train": 12, "validation": 6}
+        counts = {"train": 12, "validation": 6, "test": 6}
         prepare_own(
             tmp_path / "sets",
             {split: range(counts[split]) for split in parts},
@@ -73,6 +73,22 @@ def test_by_index_images_labels_and_mean_are_those_decoded_at_once(photographs, 
         rows = np.random.RandomState(0).permutation(len(other))
         np.testing.assert_array_equal(mine.images[rows], other.images[rows])
     np.testing.assert_array_equal(mean_image(ours.train), mean_image(theirs.train))
+
+
+@pytest.mark.parametrize("parts", [("train", "validation", "test"), ("train", "test")])
+def test_a_test_split_without_labels_is_left(photographs, parts, monkeypatch):
+    config = photographs(parts)
+    for path in shard(config).parent.glob("own_set-test*"):
+        rewrite(path, lambda examples: [labelled(example, -1) for example in examples])
+    for most in (records.IN_MEMORY, 0):
+        monkeypatch.setattr(records, "IN_MEMORY", most)
+        dataset = load(config)
+        assert (len(dataset.train), len(dataset.test)) == ((12, 6) if "validation" in parts else (10, 2))
+
+
+def labelled(example, label):
+    example.features.feature["label"].int64_list.value[0] = label
+    return example
 
 
 def test_images_of_one_size_need_none_and_keep_their_channels(tmp_path, monkeypatch):
@@ -209,11 +225,7 @@ def with_image(content):
 
 
 def with_label(label):
-    def change(examples):
-        examples[2].features.feature["label"].int64_list.value[0] = label
-        return examples
-
-    return lambda path: rewrite(path, change)
+    return lambda path: rewrite(path, lambda them: [*them[:2], labelled(them[2], label), *them[3:]])
 
 
 @pytest.mark.parametrize(
