@@ -188,6 +188,7 @@ class PackedRecords:
         self._labels, self._left_out = found.labels[split], found.left_out[split]
         self._of = f"{split} in {str(folder)!r}"
         self.count = len(self._labels)
+        self.record_bytes = sum(shard["bytes"] for shard in part["shards"]) // self.count
         # Where each row stands in the shards: the files that were left out stand nowhere.
         files = order_of(part["listed"], split, found.record["seed"])
         if self._left_out.size:

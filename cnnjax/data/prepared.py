@@ -72,6 +72,10 @@ class Prepared(NamedTuple):
         """Of the records, by split."""
         return {split: sum(count for _, count in part) for split, part in self.shards.items()}
 
+    def record_bytes(self, split: str) -> int:
+        """Of one record, on average."""
+        return sum(self.ends[path.name][0] for path, _ in self.shards[split]) // self.counts[split]
+
     def opened(self, split: str) -> Shards:
         return Shards(self.shards[split], f"{self.source}: the prepared files")
 
@@ -298,8 +302,7 @@ def records(found: Prepared, split: str, indices: Sequence[int] | np.ndarray) ->
         InputError: naming the file that is damaged.
     """
     indices, shards = np.asarray(indices), found.opened(split)
-    size = sum(found.ends[path.name][0] for path, _ in found.shards[split]) // len(shards)
-    length = max(1, min(_BLOCK, _BLOCK_BYTES // max(size, 1)))
+    length = max(1, min(_BLOCK, _BLOCK_BYTES // max(1, found.record_bytes(split))))
     for start in range(0, len(indices), length):
         block = indices[start : start + length]
         for index, content in zip(block.tolist(), shards.read(block), strict=True):
@@ -330,7 +333,7 @@ class PreparedRecords:
         indices: Int32[np.ndarray, " n"] | None = None,
     ):  # fmt: skip
         """`labels` of the rows; `indices`: the records that they are, None where they are all."""
-        self.source, self.count = found.source, len(labels)
+        self.source, self.count, self.record_bytes = found.source, len(labels), found.record_bytes(split)
         self._found, self._split, self._shards, self._labels, self._indices = found, split, shards, labels, indices
 
     def name(self, row: int) -> str:

@@ -21,6 +21,7 @@ from cnnjax.errors import InputError
 
 IN_MEMORY = 2 << 30  # bytes of decoded images; a larger set is read by index
 NUM_DRAWS = 4  # as `images.random_box` takes them
+_ENCODED_BYTES = 1 << 24  # of records that a thread has at a time, about: files may be far larger than their images
 _SUMMED, _SUMMED_BYTES = 256, 1 << 26  # images that are summed at a time, at most
 
 
@@ -42,6 +43,7 @@ class Records(Protocol):
 
     source: str  # the argument that they come from, for errors
     count: int
+    record_bytes: int  # of one, on average
 
     def read(self, rows: Int[np.ndarray, " k"]) -> list[bytes]:
         """What stands for the image of each of these rows, in their order; may be called from several threads.
@@ -92,13 +94,18 @@ class ImagesInRecords(ImagesByIndex):
         self, rows: Int[np.ndarray, " k"], draws: Float[np.ndarray, "k num_draws"] | None
     ) -> UInt8[np.ndarray, "k height width channels"]:
         images = np.empty((len(rows), *self.shape[1:]), np.uint8)
-        for place, (row, content) in enumerate(zip(rows.tolist(), self._records.read(rows), strict=True)):
-            pixels = self._pixels(row, content, None if draws is None else draws[place])
-            if pixels.shape != self.shape[1:]:
-                name = self._records.name(row)
-                raise InputError(f"{self._records.source}: {name} must have shape {self.shape[1:]}, got {pixels.shape}")
-            images[place] = pixels
+        length = max(1, _ENCODED_BYTES // max(1, self._records.record_bytes))
+        for start in range(0, len(rows), length):
+            block = rows[start : start + length]
+            for place, (row, content) in enumerate(zip(block.tolist(), self._records.read(block), strict=True), start):
+                images[place] = self._checked(row, self._pixels(row, content, None if draws is None else draws[place]))
         return images
+
+    def _checked(self, row: int, pixels: np.ndarray) -> np.ndarray:
+        if pixels.shape != self.shape[1:]:
+            name = self._records.name(row)
+            raise InputError(f"{self._records.source}: {name} must have shape {self.shape[1:]}, got {pixels.shape}")
+        return pixels
 
     def _pixels(self, row: int, content: bytes, draws: Float[np.ndarray, "4"] | None) -> np.ndarray:
         """The image that stands in the record of this row."""

@@ -15,6 +15,7 @@ from cnnjax.data import fingerprint, load, mean_image, prepared, records
 from cnnjax.data.decoding import Encoded, decode
 from cnnjax.data.images import Fitting
 from cnnjax.data.packing import pack
+from cnnjax.data.shards import Shards
 from cnnjax.errors import InputError
 from cnnjax.train.feed import choose
 from tests.data.prepared_sets import jpeg, prepare_own, rewrite
@@ -152,6 +153,31 @@ def test_images_are_cut_where_their_draws_say_and_as_those_of_a_packed_set(photo
     in_folder = sorted(range(12), key=lambda index: (index // 2 % 2, index))
     places = [in_folder.index(index) for index in order]
     np.testing.assert_array_equal(theirs.images.read(np.array(places), draws), found)
+
+
+@pytest.mark.parametrize("source", ["prepared", "packed"])
+def test_few_large_files_of_small_images_stand_in_memory(photographs, tmp_path, by_index, monkeypatch, source):
+    config = photographs(image_size=4)
+    if source == "packed":
+        for index in range(12):
+            for split in ("train", "test"):
+                path = tmp_path / "folder" / split / str(index % 2) / f"{index}.jpg"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(photograph(index))
+        pack(DataConfig(folder=str(tmp_path / "folder"), image_size=4), tmp_path / "packed")
+        config = dataclasses.replace(config, packed=str(tmp_path / "packed"))
+    images, most = load(config).train.images, 3 * max(len(photograph(index)) for index in range(12))
+    whole, read, sizes = images[:], Shards.read, []
+
+    def counted(shards, positions):
+        contents = read(shards, positions)
+        sizes.append(sum(map(len, contents)))
+        return contents
+
+    monkeypatch.setattr(Shards, "read", counted)
+    monkeypatch.setattr(records, "_ENCODED_BYTES", most)
+    np.testing.assert_array_equal(images[:], whole)
+    assert len(sizes) > 1 and max(sizes) <= 2 * most
 
 
 def test_a_set_is_read_once_for_its_labels(photographs, by_index, monkeypatch, tmp_path):
