@@ -90,7 +90,7 @@ def test_a_set_of_four_times_the_memory_that_is_left(made, new, tmp_path):
             "--train.epochs", "1", "--train.keep-epochs", "1", "--train.batch-size", "4",
         )  # fmt: skip
 
-    number = 160
+    number = 200
     few = runs.finish(new(), *options("few", 4), script=limited(0))
     taken = int(re.findall(r"most memory: (\d+) bytes", few.error)[-1])
     left = number * SIDE**2 // 4
