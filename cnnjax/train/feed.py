@@ -21,7 +21,7 @@ from cnnjax.errors import InputError
 from cnnjax.train import placement
 from cnnjax.train.memory import memory_left
 
-PORTION_BYTES = 1 << 26  # of images that a streamed portion has; two are at hand, and one is on the devices
+PORTION_BYTES = 1 << 26  # of images that a streamed portion has; one is read ahead, and one is on the devices
 PORTION_IMAGES = 1 << 13  # at most, so that the first batch of small images does not wait for many records
 
 
@@ -105,15 +105,23 @@ class Streamed:
         self._at: tuple[Any, int, Any] = (None, -1, None)  # of whom, an epoch, and its rows
         self._reader = concurrent.futures.ThreadPoolExecutor(1, "images")
         self._ahead: dict[tuple[int, int], concurrent.futures.Future] = {}  # by first step, and of whom
+        self._here: tuple[Any, Portion, int] | None = None  # of whom, what was asked for last, and its end
 
     def portion(self, hyper: Any, step: int) -> tuple[Portion, int]:
+        """Asked for steps of one portion again and again, it reads it once."""
         epoch, position = divmod(step, self.steps)
         position -= position % self._length
         first = epoch * self.steps + position
+        if self._here is None or self._here[0] is not hyper or self._here[1].first != first:
+            self._here = None  # its place on the devices is free before the next one comes
+            stop = min(first + self._length, (epoch + 1) * self.steps)
+            self._here = hyper, self._brought(hyper, first, stop), stop
+        return self._here[1:]
+
+    def _brought(self, hyper: Any, first: int, stop: int) -> Portion:
         read = self._ahead.pop((first, id(hyper)), None) or self._read(hyper, first)
         self._ahead = {}
         images, labels, masks = read.result()
-        stop = min(first + self._length, (epoch + 1) * self.steps)
         self._ahead[stop, id(hyper)] = self._read(hyper, stop)
         sharing = NamedSharding(self._mesh, P(placement.DATA))
         batch_size = masks.shape[1]
@@ -124,7 +132,7 @@ class Streamed:
             rows.astype(np.int32),
             masks,
             first,
-        ), stop
+        )
 
     def _read(self, hyper: Any, first: int) -> concurrent.futures.Future:
         epoch, position = divmod(first, self.steps)

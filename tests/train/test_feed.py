@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cnnjax.config import Config, DataConfig, Hyperparams, ModelConfig, TrainConfig
-from cnnjax.data import Split, checked_dataset, epoch_order, load, records
+from cnnjax.data import ImagesByIndex, Split, checked_dataset, epoch_order, load, records
 from cnnjax.data.images import Fitting
 from cnnjax.train import feed as feed_module
 from cnnjax.train import placement
@@ -54,6 +54,37 @@ def test_a_streamed_set_gives_the_batches_of_one_in_memory(steps):
         np.testing.assert_array_equal(mask, wanted[2])
         np.testing.assert_array_equal(images[counts], wanted[0][counts])
         np.testing.assert_array_equal(labels[counts], wanted[1][counts])
+
+
+def test_asked_step_by_step_it_gives_the_same_and_reads_each_portion_once():
+    images, reads, batch_of = Counted(IMAGES), [], make_batch_of()
+    feed = Streamed(Split(images, SPLIT.labels), BATCH, order, placement.make_mesh(), portion_bytes=4 * BATCH * 64)
+    resident = Resident(SPLIT, BATCH, order, jax.device_put)
+    for step in range(1, 12):
+        portion, end = feed.portion(CONFIG.hyper, step)
+        reads.append(end)
+        batch, wanted = (batch_of(one, step) for one in (portion, resident.portion(CONFIG.hyper, step)[0]))
+        counts = np.asarray(wanted.mask) > 0
+        np.testing.assert_array_equal(np.asarray(batch.images)[counts], np.asarray(wanted.images)[counts])
+    assert reads == [4] * 3 + [6] * 2 + [10] * 4 + [12] * 2
+    feed.portion(CONFIG.hyper, 12)  # what was read ahead has been read now
+    assert images.reads in (5, 6)
+
+
+class Counted(ImagesByIndex):
+    """Images that count how often they are read."""
+
+    name, sha256 = "counted", "0" * 64
+
+    def __init__(self, images):
+        self.shape, self._images, self.reads = images.shape, images, 0
+
+    def read(self, rows, draws=None):
+        self.reads += 1
+        return self._images[rows]
+
+    def mean(self):
+        return self._images.mean(axis=0, dtype=np.float32)
 
 
 def test_every_image_is_seen_once_an_epoch():
