@@ -270,8 +270,7 @@ def _row(
 
 def step_flops(case: Case) -> float:
     """Floating-point operations of a training step: forward, and twice that backward."""
-    rows = models.layers(case.network(), case.shape)
-    return 3 * 2 * case.batch * sum(row.multiply_adds for row in rows)
+    return case.batch * models.training_operations(models.layers(case.network(), case.shape))
 
 
 def machine(device: Device) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from cnnjax.config import ModelConfig
 from cnnjax.errors import InputError
 from cnnjax.figures import files, settings
 from cnnjax.figures import scaling as figure
+from cnnjax.train.throughput import PEAKS
 
 IMAGES, PAPER_EPOCHS, CLASSES, SIDE = 1_281_167, 70, 1000, 224
 NETWORKS = {"zfnet": "ZFNet", "resnet50": "ResNet-50"}
@@ -48,16 +49,16 @@ class Machine(NamedTuple):
 
 MACHINES = {
     "v100": Machine(
-        125, 0.2, 8, 25, 1.5, 5, 1300,
+        PEAKS["Tesla V100-SXM2-16GB"], 0.2, 8, 25, 1.5, 5, 1300,
         "NVIDIA: 125 TFLOP/s in mixed precision, NVLink 2 of 25 GB/s a direction; a network of 100 Gbit/s a host",
     ),
     "h100": Machine(
-        989, 0.3, 8, 450, 50, 5, 12_000,
+        PEAKS["NVIDIA H100 80GB HBM3"], 0.3, 8, 450, 50, 5, 12_000,
         "NVIDIA: 989 TFLOP/s in bfloat16, NVLink 4 of 450 GB/s a direction, a network of 400 Gbit/s a device; "
         "images as resized pixels, of which 2.4 GB a second are read for each device (of JPEGs about 2,500)",
     ),
     "tpu-v3": Machine(
-        61.5, 0.4, 2048, 70, 70, 2, 1500,
+        PEAKS["TPU v3"], 0.4, 2048, 70, 70, 2, 1500,
         "Google: 123 TFLOP/s in bfloat16 a chip of two cores, links of 70 GB/s through the whole pod",
     ),
     "two-cores": Machine(
@@ -152,7 +153,7 @@ def work_of(name: str) -> Work:
     """Traced from the network itself, at 224×224 and 1000 classes."""
     shape = (SIDE, SIDE, 3)
     rows = models.layers(models.build(ModelConfig(name), shape, CLASSES), shape)
-    return Work(6.0 * sum(row.multiply_adds for row in rows), 4 * sum(row.weights + row.biases for row in rows))
+    return Work(models.training_operations(rows), 4 * sum(row.weights + row.biases for row in rows))
 
 
 def step(work: Work, machine: Machine, devices: int, batch: int) -> Step:

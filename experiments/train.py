@@ -1,15 +1,16 @@
 """Train a network and keep its checkpoints, without any figure."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from cnnjax import cli, models, processes
 from cnnjax.cli import Arguments, Progress
 from cnnjax.data import Dataset, load
 from cnnjax.errors import InputError
 from cnnjax.models import foreign
-from cnnjax.train import run, weight_files
+from cnnjax.train import events, run, weight_files
 from cnnjax.train.feed import Kind, choose
 from experiments.import_weights import as_expected
 
@@ -24,6 +25,23 @@ class Options(processes.Together):
     feed: Kind = dataclasses.field(
         default="auto", metadata={"help": "images all on the devices, or as they are needed; auto: by their size"}
     )
+    log: Literal["tensorboard"] | None = dataclasses.field(
+        default=None, metadata={"help": "also write each epoch's numbers for TensorBoard, in WORKDIR/tensorboard"}
+    )
+    peak_teraflops: float | None = dataclasses.field(
+        default=None,
+        metadata={
+            "help": "of a device, 10^12 operations a second, of which throughput.jsonl tells the share; None: its "
+            "maker's number, where that is known here"
+        },
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.log is not None:
+            events.check_installed(f"--log {self.log}")
+        if self.peak_teraflops is not None and not 0 < self.peak_teraflops < math.inf:
+            raise InputError(f"--peak-teraflops must be a finite number > 0, got {self.peak_teraflops}")
 
 
 def prepared(arguments: Arguments, progress: Progress) -> tuple[Dataset, list[models.Layer]]:
@@ -93,6 +111,9 @@ def trained(arguments: Arguments, dataset: Dataset, rows: list[models.Layer], pr
         options.devices,
         streamed,
         lambda takes: progress.say(cli.memory_table(takes)),
+        operations=models.training_operations(rows),
+        peak_teraflops=options.peak_teraflops,
+        tensorboard=options.log == "tensorboard",
     )
     last = finished.metrics[-1]
     # A run that was not trained here may have none.

@@ -321,6 +321,7 @@ PLACES = (
     "checkpoints/epochs/2", "checkpoints/epochs/99", "checkpoints/epochs/x", "checkpoints/latest/3",
     "checkpoints/epochs/1/manifest.json", "checkpoints/epochs/1/config.json", "checkpoints/epochs/1/state",
     "checkpoints/epochs/1/state/_METADATA", "checkpoints/epochs/1/state/manifest.ocdbt", "checkpoints/epochs/²",
+    "throughput.jsonl", "tensorboard",
 )  # fmt: skip
 JUNK = st.lists(
     st.tuples(

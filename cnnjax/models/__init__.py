@@ -22,6 +22,7 @@ from cnnjax.models.layers import (
     looked_into,
     stage_outputs,
     stages,
+    training_operations,
 )
 from cnnjax.models.lenet import lenet
 from cnnjax.models.mlp import mlp
@@ -88,6 +89,7 @@ __all__ = [
     "looked_into",
     "stage_outputs",
     "stages",
+    "training_operations",
     "unheard",
 ]
 

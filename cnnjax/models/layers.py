@@ -30,6 +30,11 @@ def layers_of(network: Any, variables: Any, image_shape: tuple[int, ...]) -> lis
     return table(network.apply, shapes, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
 
 
+def training_operations(rows: Sequence[Layer]) -> float:
+    """Of a training step, an image: two a multiply-add, forward and twice that backward."""
+    return 6.0 * sum(row.multiply_adds for row in rows)
+
+
 def kernels_of(variables: Any, row: Layer) -> list[np.ndarray]:
     """The kernels that lead to this row, [*window, in channels, out channels]; of a sum or a concatenation, several."""
     parameters = parameters_of(variables)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from cnnjax import atomic, models, processes
 from cnnjax.atomic import check_tree, read_text, sealed, write_text
@@ -25,12 +26,15 @@ from cnnjax.models.building import dotted, is_of
 from cnnjax.settings import pinned
 from cnnjax.train import interruption, placement, weight_files
 from cnnjax.train.checkpoints import KINDS, Checkpoints, Damaged, Kept, Misfit, numbers, read_epoch, verify
+from cnnjax.train.events import Events
 from cnnjax.train.feed import choose
 from cnnjax.train.lock import locked
+from cnnjax.train.log import Log
 from cnnjax.train.memory import Memory
 from cnnjax.train.rematerialization import is_kept_by_compiler
 from cnnjax.train.shared import SharedCheckpoints
 from cnnjax.train.step import Network, TrainState, initial_state, make_preprocess
+from cnnjax.train.throughput import PEAKS, Meter, Work
 from cnnjax.train.training import Progress, Training, compiled, metrics_line
 
 _logger = logging.getLogger(__name__)
@@ -84,10 +88,15 @@ def run(
     devices: int | None = None,
     streamed: bool | None = None,
     tell_memory: Callable[[Memory], None] = lambda takes: None,
+    *,
+    operations: float | None = None,
+    peak_teraflops: float | None = None,
+    tensorboard: bool = False,
 ) -> Run:
     """Trains to the end of the last epoch, from wherever the run folder stands; a finished run is only loaded.
 
-    Kept epochs that are missing or damaged are made again, from the newest sound checkpoint before them.
+    Kept epochs that are missing or damaged are made again, from the newest sound checkpoint before them. How fast each
+    epoch was trained stands in throughput.jsonl.
 
     Args:
         progress: told how many of all steps are done.
@@ -95,6 +104,10 @@ def run(
         devices: that share each batch; None: as many of all as divide it.
         streamed: images are brought to the devices as they are needed; None: as `feed.choose` finds.
         tell_memory: told before the first step what the training takes on each device.
+        operations: of a training step, an image, of which throughput.jsonl tells the share of the devices' peak; None:
+            it does not.
+        peak_teraflops: of a device, 10^12 operations a second; None: its maker's number, where it is known here.
+        tensorboard: write events for TensorBoard too, which takes the extra `tensorboard`.
 
     Raises:
         InputError: if `workdir` holds a run of another config or is in use (nothing has been written then), if the
@@ -132,7 +145,12 @@ def run(
 
         texts = {"config.json": processes.by_first(begin)}
         checkpoints = SharedCheckpoints(own)
-        training = Training(config, programs, dataset, workdir, checkpoints, report, say, texts, start, tell_memory)
+        events = Events(workdir / "tensorboard") if tensorboard and processes.is_first() else None
+        meter = Meter(len(dataset.train), config.train.batch_size)
+        log = held.enter_context(Log(workdir, meter, _work(mesh, operations, peak_teraflops), events, say))
+        training = Training(
+            config, programs, dataset, workdir, checkpoints, report, say, texts, start, tell_memory, log
+        )
         try:
             # What turns out to be damaged when it is read is made anew.
             kept = _trained(training, checkpoints) or _trained(training, checkpoints)
@@ -143,11 +161,19 @@ def run(
         if kept is None:
             raise InputError(f"--workdir must keep what is written there, and {workdir} does not")
         checkpoints.drop_latest()
-        metrics = kept[config.train.epochs].texts["metrics.jsonl"]
-        if processes.is_first() and _text_or_none(workdir / "metrics.jsonl") != metrics:
-            write_text(workdir / "metrics.jsonl", metrics)
+        text = kept[config.train.epochs].texts["metrics.jsonl"]
+        if processes.is_first() and _text_or_none(workdir / "metrics.jsonl") != text:
+            write_text(workdir / "metrics.jsonl", text)
+        metrics = [json.loads(line) for line in text.splitlines()]
+        log.end(metrics)
     states = {epoch: checkpoint.state for epoch, checkpoint in kept.items()}
-    return Run(config, network, preprocess, states, [json.loads(line) for line in metrics.splitlines()])
+    return Run(config, network, preprocess, states, metrics)
+
+
+def _work(mesh: Mesh, operations: float | None, peak_teraflops: float | None) -> Work | None:
+    """Of a training on these devices; None where its work or their peak is not known."""
+    peak = PEAKS.get(mesh.devices.flat[0].device_kind) if peak_teraflops is None else peak_teraflops
+    return None if operations is None or peak is None else Work(operations, peak * mesh.size)
 
 
 def _trained(training: Training, checkpoints: SharedCheckpoints) -> dict[int, Kept] | None:
@@ -301,6 +327,7 @@ def _forget(workdir: Path) -> None:
     """Leaves nothing of a run that has not made its first checkpoint."""
     for name in ("config.json", "metrics.jsonl"):
         (workdir / name).unlink(missing_ok=True)
+    shutil.rmtree(workdir / "tensorboard", ignore_errors=True)  # where it was asked for
     shutil.rmtree(workdir / "checkpoints")
 
 

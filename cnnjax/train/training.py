@@ -23,6 +23,7 @@ from cnnjax.errors import InputError
 from cnnjax.train import interruption, placement
 from cnnjax.train.checkpoints import Checkpoints, Kept
 from cnnjax.train.feed import Feed, Resident, Streamed, in_its_own_order, portion_like, portions
+from cnnjax.train.log import Log
 from cnnjax.train.memory import Memory, check_memory, largest_that_fits, memory_left, needed, on_a_device
 from cnnjax.train.optimizers import learning_rate, scaled_at_first
 from cnnjax.train.shared import SharedCheckpoints
@@ -132,6 +133,7 @@ class Training:
         texts: Mapping[str, str],
         start: Callable[[TrainState], TrainState] | None = None,
         tell_memory: Callable[[Memory], None] = lambda takes: None,
+        log: Log | None = None,
     ):
         """`texts` are files of the run that are kept beside each state; `start` changes the random initial state."""
         self.tell_memory = tell_memory
@@ -141,7 +143,7 @@ class Training:
         self.kept_epochs: tuple[int, ...] = config.train.kept_epochs
         self.hyper: Any = programs.place(jax.tree.map(jnp.asarray, config.hyper))
         self._first_unsound = make_first_unsound(programs.network, config.train, programs.preprocess)
-        self.texts, self.start = dict(texts), start
+        self.texts, self.start, self.log = dict(texts), start, log
         self.state: TrainState | None = None
         self.step = 0  # of the state
         self.lines: list[str] = []  # of metrics.jsonl, for the epochs that the state has finished
@@ -238,6 +240,7 @@ class Training:
         if self.start is not None:
             self.state = self.programs.place(self.start(self.state))
         self._tell_of_scaling()
+        self._go_on_from_here()
 
     def _tell_of_scaling(self) -> None:
         told = scaled_at_first(self._state.params, float(self.hyper.filter_rms), self.config.train.freeze)
@@ -255,6 +258,11 @@ class Training:
     def _take(self, step: int, kept: Kept) -> None:
         self.state, self.step = self.programs.place(kept.state), step
         self.lines = kept.texts["metrics.jsonl"].splitlines(keepends=True)
+        self._go_on_from_here()
+
+    def _go_on_from_here(self) -> None:
+        if self.log is not None:
+            self.log.go_on_from(self.step, self.lines)
 
     def _texts(self) -> dict[str, str]:
         return {"metrics.jsonl": "".join(self.lines), **self.texts}
@@ -262,16 +270,20 @@ class Training:
     def _advance(self) -> None:
         """One chunk of steps, at most to the end of the portion."""
         step, total = self.step, self.config.train.epochs * self.steps_per_epoch
-        portion, end = self.programs.feeds()[0].portion(self.hyper, step)
-        stop = min(step + self.length, end)
         before = np.asarray(self._state.unsound)
+        asked = time.monotonic()
+        portion, end = self.programs.feeds()[0].portion(self.hyper, step)
+        jax.block_until_ready(portion)  # the chunk would wait for it, and what waits for images would look like work
+        stop = min(step + self.length, end)
         started = time.monotonic()
         self.state = self.programs.chunk(self.hyper, self._state, portion, step, stop)
-        more = np.asarray(self._state.unsound) - before
+        more = np.asarray(self._state.unsound) - before  # here the chunk has ended
+        seconds = time.monotonic() - started
         self.step = stop
+        if self.log is not None:
+            self.log.chunk(step, stop, started - asked, seconds)
         if more.any():
             self._answer_unsound(more)
-        seconds = time.monotonic() - started
         self.length = max(1, min(2 * self.length, round((stop - step) * CHUNK_SECONDS / max(seconds, 1e-6))))
         self.report("training", self.step, total)
 
@@ -321,6 +333,8 @@ class Training:
             self.lines.append(line)
             if processes.is_first():
                 append_text(self.workdir / "metrics.jsonl", line)
+            if self.log is not None:
+                self.log.epoch(line)
         if epoch in self.kept_epochs and epoch not in self.checkpoints.epochs():
             self.checkpoints.save_epoch(epoch, state, self._texts())
 

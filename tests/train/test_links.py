@@ -13,6 +13,7 @@ from tests.train.small import CONFIG
 
 PLACES = (
     *("lock", "config.json", "config.json.tmp", "metrics.jsonl", "metrics.jsonl.tmp", "figures", "figures/epoch-2"),
+    *("throughput.jsonl", "throughput.jsonl.tmp", "tensorboard", "tensorboard/events.out.tfevents.1"),
     *("figures/a.png.tmp", "parts", "parts/occlusion", "checkpoints", "checkpoints/tmp", "checkpoints/latest"),
     *("checkpoints/damaged", "checkpoints/epochs", "checkpoints/epochs/1", "checkpoints/epochs/1/manifest.json"),
     *("checkpoints/epochs/1/state", "checkpoints/epochs/1/state/manifest.ocdbt", "checkpoints/latest/30", "unknown"),

@@ -37,6 +37,12 @@ def test_a_run_stopped_anywhere_ends_like_the_uninterrupted_one_bit_for_bit(data
     resumed = running.run(config, dataset, tmp_path)
     same(resumed.states, finished.states)
     assert (tmp_path / "metrics.jsonl").read_bytes() == (workdir / "metrics.jsonl").read_bytes()
+    first, second = speeds(tmp_path)
+    assert (first["epoch"], second["epoch"]) == (1, 2) and (after != 9 or first["from_step"] > 0)
+
+
+def speeds(workdir):
+    return [json.loads(line) for line in (workdir / "throughput.jsonl").read_text().splitlines()]
 
 
 def test_what_a_run_folder_holds(whole):
@@ -47,6 +53,11 @@ def test_what_a_run_folder_holds(whole):
     record = json.loads((workdir / "config.json").read_text())
     assert running.read_config(workdir / "config.json") == CONFIG
     assert len(record["data"]["sha256"]) == 64 and record["versions"]["jax"] == jax.__version__
+    first, second = speeds(workdir)
+    assert (first["epoch"], second["epoch"]) == (1, 2) and first["from_step"] == second["from_step"] == 0
+    assert (first["steps"], second["steps"]) == (22, 23)  # the first step is told by itself
+    assert first["first_step_seconds"] > 0 and first["images_per_second"] > 0 and 0 <= first["waiting"] < 1
+    assert "peak_share" not in first
 
 
 def test_a_finished_run_is_not_trained_again(dataset, whole):

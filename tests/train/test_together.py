@@ -1,5 +1,6 @@
 """Two processes that train together, on one machine: one run, that either can end and any number go on with."""
 
+import json
 import os
 import re
 import signal
@@ -71,6 +72,8 @@ def test_two_are_one_and_say_what_one_says(alone, tmp_path):
     assert first == second == 0
     close(lines(tmp_path / "run"), alone)
     assert "test error" in told and "test error" not in other
+    speeds = [json.loads(line) for line in (tmp_path / "run" / "throughput.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in speeds] == [1, 2, 3]  # once, and not by each
 
 
 @pytest.mark.parametrize("asked", [0, 1])
