@@ -8,8 +8,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from cnnjax import cli
 from cnnjax.config import ModelConfig
 from cnnjax.data import ImagesByIndex, Split
+from cnnjax.errors import InputError
 from cnnjax.train import placement, training
 from cnnjax.train import run as running
 from cnnjax.train.checkpoints import Checkpoints
@@ -17,6 +19,7 @@ from cnnjax.train.feed import Streamed
 from cnnjax.train.log import Log
 from cnnjax.train.step import make_order
 from cnnjax.train.throughput import Meter, Work
+from experiments import train
 from tests.train import small
 
 CONFIG = dataclasses.replace(small.CONFIG, model=ModelConfig("mlp", dense=(8,)))
@@ -208,6 +211,12 @@ def test_a_torn_last_line_goes_without_a_word(tmp_path):
     said = []
     told(tmp_path, 3, said=said)
     assert [line["epoch"] for line in lines(tmp_path)] == [1, 2, 3] and said == []
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "nan", "inf"])
+def test_a_peak_that_is_none_is_refused(given):
+    with pytest.raises(InputError, match="^--peak-teraflops must be a finite number > 0, got "):
+        cli.parse([f"--peak-teraflops={given}"], train.Options())
 
 
 def test_the_peak_is_the_makers_or_the_given_one():

@@ -68,12 +68,14 @@ def alone(tmp_path_factory):
 
 
 def test_two_are_one_and_say_what_one_says(alone, tmp_path):
-    (first, told), (second, other) = ended(started(tmp_path / "run", 2, "--train.epochs", "3"))
+    both = started(tmp_path / "run", 2, "--train.epochs", "3", "--peak-teraflops", "0.05")
+    (first, told), (second, other) = ended(both)
     assert first == second == 0
     close(lines(tmp_path / "run"), alone)
     assert "test error" in told and "test error" not in other
     speeds = [json.loads(line) for line in (tmp_path / "run" / "throughput.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in speeds] == [1, 2, 3]  # once, and not by each
+    assert all(line["peak_teraflops"] == 0.1 and line["peak_share"] > 0 for line in speeds)  # of two devices
 
 
 @pytest.mark.parametrize("asked", [0, 1])
