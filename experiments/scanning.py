@@ -6,6 +6,7 @@ class mean and of a logistic regression on the raw input.
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,23 +15,30 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jax import lax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from cnnjax import cli, ops
 from cnnjax.atomic import write_text
 from cnnjax.cli import Progress
-from cnnjax.config import check_seed
-from cnnjax.data import Purpose, address, epoch_order, npz
+from cnnjax.config import Hyperparams, TrainConfig, check_seed
+from cnnjax.data import Dataset, Split, batches, checked_dataset, npz
 from cnnjax.data.published import read_idx
 from cnnjax.errors import InputError
 from cnnjax.ops import DenseLayer
+from cnnjax.train.feed import Resident, portions
+from cnnjax.train.step import Preprocess, initial_state, make_order, make_train_chunk
 
 
-class Split(NamedTuple):
-    inputs: Float[np.ndarray, "n *spatial channels"]
-    labels: Int[np.ndarray, " n"]
+class Signals(NamedTuple):
+    """The inputs of a study, each a byte a sample, in rows as the training loop takes images."""
+
+    dataset: Dataset
+    shape: tuple[int, ...]  # of one input: spatial, then channels
+    preprocess: Preprocess  # to the network's inputs, still in rows
+
+    def inputs(self, split: Split) -> Float[np.ndarray, "n inputs"]:
+        """The network's inputs, flattened."""
+        return np.asarray(self.preprocess(np.asarray(split.images))).reshape(len(split), -1)
 
 
 class Scan(NamedTuple):
@@ -42,8 +50,8 @@ class Scan(NamedTuple):
     pool: int = 1  # window and stride; 1: none
 
 
-class Network(NamedTuple):
-    """The weights. Behind the last scan the maximum over all positions, then scores for the classes."""
+class Weights(NamedTuple):
+    """Behind the last scan the maximum over all positions, then scores for the classes."""
 
     scans: tuple[tuple[DenseLayer, ...], ...]
     scores: tuple[DenseLayer, ...]
@@ -55,14 +63,13 @@ class Study:
 
     title: str
     files: tuple[str, ...]
-    read: Callable[[Sequence[Path]], tuple[Split, Split]]
+    read: Callable[[Sequence[Path]], Signals]
     scans: tuple[Scan, ...]
     epochs: int
     batch_size: int = 64
     learning_rate: float = 2e-3  # of AdamW, at its highest; it falls as a cosine
     weight_decay: float = 1e-2
     drop_rate: float = 0.0  # of what the class scores are made of
-    shift: int = 0  # largest random shift of a training input along each dimension; what leaves comes in again
     penalty: float = 1.0  # of the logistic regression's weights: 1/C
 
 
@@ -85,31 +92,56 @@ class Options:
         check_seed("--seed", self.seed)
 
 
-def read_sound(paths: Sequence[Path]) -> tuple[Split, Split]:
-    """Spoken digits at 8 kHz, each brought to a root mean square of 1 over its length; the published split."""
-    arrays = _arrays(paths[0], {"audio_mulaw": 2, "length": 1, "label": 1, "is_test": 1})
+SILENCE = 128  # the code of 0
+LEVELS = (np.arange(256) - SILENCE) / 127
+EXPANDED = np.sign(LEVELS) * (256 ** np.abs(LEVELS) - 1) / 255  # of mu-law
+
+
+def read_sound(paths: Sequence[Path]) -> Signals:
+    """Spoken digits at 8 kHz, in mu-law as they were published, with the published split.
+
+    Each is brought to a root mean square of 1 over its length, which ends with its last sample that is not silent.
+    """
+    arrays = _arrays(paths[0], {"audio_mulaw": 2, "label": 1, "is_test": 1})
     _check_lengths(paths[0], arrays)
-    code = arrays["audio_mulaw"].astype(np.float32) / 127
-    sound = np.sign(code) * (256 ** np.abs(code) - 1) / 255  # mu-law
-    power = np.sum(sound**2, axis=1) / np.maximum(arrays["length"], 1)
-    sound /= np.sqrt(np.maximum(power, 1e-12))[:, None]
+    if arrays["audio_mulaw"].dtype != np.int8:
+        raise InputError(f"{paths[0]}: audio_mulaw must be int8, got {arrays['audio_mulaw'].dtype}")
+    code = (arrays["audio_mulaw"].astype(np.int16) + SILENCE).astype(np.uint8)[:, :, None, None]
     is_test = arrays["is_test"].astype(bool)
-    train, test = ((sound[rows], arrays["label"][rows]) for rows in (~is_test, is_test))
-    return _standard(train, test, paths[0])
+    train, test = ((code[rows], arrays["label"][rows]) for rows in (~is_test, is_test))
+    return _signals(train, test, (code.shape[1], 1), paths[0], decoded)
 
 
-def read_images(paths: Sequence[Path]) -> tuple[Split, Split]:
+def decoded(code: UInt8[Array | np.ndarray, "batch length 1 1"]) -> Float[Array, "batch length 1 1"]:
+    """The sound of mu-law codes, at a root mean square of 1 up to its last sample that is not silent."""
+    sound = jnp.asarray(EXPANDED, jnp.float32)[code]
+    place = jnp.arange(1, code.shape[1] + 1)[:, None, None]
+    length = jnp.max(jnp.where(jnp.asarray(code) == SILENCE, 0, place), axis=1, keepdims=True)
+    power = jnp.sum(sound**2, axis=1, keepdims=True) / jnp.maximum(length, 1)
+    return sound / jnp.sqrt(jnp.maximum(power, 1e-12))
+
+
+def read_images(paths: Sequence[Path]) -> Signals:
     """Fashion-MNIST, whole."""
     arrays = [read_idx(path.read_bytes(), str(path)) for path in paths]
-    return _standard(arrays[:2], arrays[2:], paths[0])
+    train, test = ((images[..., None], labels) for images, labels in (arrays[:2], arrays[2:]))
+    return _signals(train, test, (*arrays[0].shape[1:], 1), paths[0])
 
 
-def read_volumes(paths: Sequence[Path]) -> tuple[Split, Split]:
-    """Shape masks of adrenal glands, the published training and test split; hyperplasia is class 1."""
+def read_volumes(paths: Sequence[Path]) -> Signals:
+    """Shape masks of adrenal glands, the published training and test split; hyperplasia is class 1.
+
+    The slices of a volume stand one below the other.
+    """
     names = {f"{split}_{what}": rank for split in ("train", "test") for what, rank in (("images", 4), ("labels", 2))}
     arrays = _arrays(paths[0], names)
-    train, test = ((arrays[f"{split}_images"], arrays[f"{split}_labels"].reshape(-1)) for split in ("train", "test"))
-    return _standard(train, test, paths[0])
+    shape = arrays["train_images"].shape[1:]
+
+    def of(split: str) -> tuple[np.ndarray, np.ndarray]:
+        volumes = arrays[f"{split}_images"]
+        return volumes.reshape(len(volumes), -1, volumes.shape[-1], 1), arrays[f"{split}_labels"].reshape(-1)
+
+    return _signals(of("train"), of("test"), (*shape, 1), paths[0])
 
 
 def _arrays(path: Path, ranks: dict[str, int]) -> dict[str, np.ndarray]:
@@ -130,21 +162,28 @@ def _check_lengths(path: Path, arrays: dict[str, np.ndarray]) -> None:
             )
 
 
-def _standard(train: Sequence[np.ndarray], test: Sequence[np.ndarray], path: Path) -> tuple[Split, Split]:
-    """Both splits with the training set's mean, one number, subtracted and divided by its standard deviation."""
-    for inputs, labels in (train, test):
-        if not len(inputs):
-            raise InputError(f"{path}: each split must hold at least 1 input, got 0")
-        if len(inputs) != len(labels):
-            raise InputError(f"{path}: each split must have a label an input, got {len(inputs)} and {len(labels)}")
-    if set(np.unique(train[1])) != set(range(int(train[1].max()) + 1)) or test[1].max() > train[1].max():
-        raise InputError(f"{path}: the training labels must be all of 0, 1, ..., got {np.unique(train[1]).tolist()}")
-    mean, deviation = np.mean(train[0]), max(float(np.std(train[0])), 1e-6)
-    train_split, test_split = (
-        Split(((inputs.astype(np.float32) - mean) / deviation).astype(np.float32)[..., None], labels.astype(np.int32))
-        for inputs, labels in (train, test)
-    )
-    return train_split, test_split
+def _as_numbers(images: UInt8[Array | np.ndarray, "..."]) -> Float[Array, "..."]:
+    return jnp.asarray(images).astype(jnp.float32)
+
+
+def _signals(
+    train: tuple[np.ndarray, np.ndarray],
+    test: tuple[np.ndarray, np.ndarray],
+    shape: tuple[int, ...],
+    path: Path,
+    decode: Callable[..., Array] = _as_numbers,
+) -> Signals:
+    """Both splits; the training set's mean, one number, is subtracted, and its standard deviation is 1."""
+    if not all(len(labels) for _, labels in (train, test)):
+        raise InputError(f"{path}: each split must hold at least 1 input, got 0")
+    found = np.unique(train[1])
+    if not np.array_equal(found, np.arange(len(found))):
+        raise InputError(f"{path}: the training labels must be all of 0, 1, ..., got {found.tolist()}")
+    dataset = checked_dataset(str(path), [str(label) for label in found], train=train, test=test)
+    numbers = np.asarray(decode(train[0]))
+    mean, deviation = (np.float32(of(numbers, dtype=np.float64)) for of in (np.mean, np.std))
+    scale = max(deviation, np.float32(1e-6))
+    return Signals(dataset, shape, lambda images: (decode(images) - mean) / scale)
 
 
 STUDIES = {
@@ -166,120 +205,124 @@ STUDIES = {
 }  # fmt: skip
 
 
-def initial_network(seed: int, scans: Sequence[Scan], dimensions: int, channels: int, classes: int) -> Network:
-    """Random weights (He et al. 2015), biases of 0."""
+@dataclasses.dataclass(frozen=True)
+class Scanned:
+    """The scans of a study, and scores for its classes, as the training loop takes a network."""
 
-    def mlp(number: int, sizes: Sequence[int]) -> tuple[DenseLayer, ...]:
-        keys = jax.random.split(address(seed, Purpose.INIT, number), len(sizes) - 1)
-        return tuple(
-            DenseLayer(jax.random.normal(key, (inputs, units)) * np.sqrt(2 / inputs), jnp.zeros(units))
-            for key, inputs, units in zip(keys, sizes[:-1], sizes[1:], strict=True)
-        )
+    scans: tuple[Scan, ...]
+    shape: tuple[int, ...]  # of one input: spatial, then channels
+    classes: int
 
-    layers = []
-    for number, scan in enumerate(scans):
-        layers.append(mlp(number, (scan.window**dimensions * channels, *scan.units)))
-        channels = scan.units[-1]
-    return Network(tuple(layers), mlp(len(scans), (channels, classes)))
+    def init(self, key: PRNGKeyArray, images: Float[Array, "batch height width channels"]) -> dict[str, Weights]:
+        """Random weights (He et al. 2015), biases of 0."""
+
+        def mlp(number: int, sizes: Sequence[int]) -> tuple[DenseLayer, ...]:
+            keys = jax.random.split(jax.random.fold_in(key, number), len(sizes) - 1)
+            return tuple(
+                DenseLayer(jax.random.normal(key, (inputs, units)) * np.sqrt(2 / inputs), jnp.zeros(units))
+                for key, inputs, units in zip(keys, sizes[:-1], sizes[1:], strict=True)
+            )
+
+        *spatial, channels = self.shape
+        layers = []
+        for number, scan in enumerate(self.scans):
+            layers.append(mlp(number, (scan.window ** len(spatial) * channels, *scan.units)))
+            channels = scan.units[-1]
+        return {"params": Weights(tuple(layers), mlp(len(self.scans), (channels, self.classes)))}
+
+    def apply(
+        self,
+        variables: dict[str, Any],
+        images: Float[Array, "batch height width channels"],
+        *,
+        train: bool = False,
+        dropout_rate: Any = 0.0,
+        rngs: Any = None,
+        mutable: Sequence[str] = (),
+        **_: Any,  # of layers that it does not have
+    ) -> tuple[Any, dict]:
+        """The scores and no feature maps; with what has changed, which is nothing, where something may."""
+        weights = variables["params"]
+        seen = features(weights, self.scans, images.reshape(-1, *self.shape))
+        if train:
+            seen = ops.dropout(rngs["dropout"], seen, dropout_rate)
+        scores = ops.apply_mlp(weights.scores, seen)
+        return ((scores, {}), {}) if mutable else (scores, {})
 
 
 def features(
-    network: Network, scans: Sequence[Scan], inputs: Float[Array, "batch *spatial channels"], scan_form=ops.scan_mlp
+    weights: Weights, scans: Sequence[Scan], inputs: Float[Array, "batch *spatial channels"], scan_form=ops.scan_mlp
 ) -> Float[Array, "batch units"]:
     """Scan after scan, then for each unit of the last: does what it looks for occur anywhere?"""
-    for layers, scan in zip(network.scans, scans, strict=True):
+    for layers, scan in zip(weights.scans, scans, strict=True):
         inputs = jax.nn.relu(scan_form(layers, inputs, scan.window, strides=scan.strides))
         if scan.pool > 1:
             inputs = ops.max_pool(inputs, scan.pool)
     return ops.max_pool(inputs, inputs.shape[1:-1]).reshape(len(inputs), -1)
 
 
-def shifted(
-    key: PRNGKeyArray, inputs: Float[Array, "batch *spatial channels"], largest: int
-) -> Float[Array, "batch *spatial channels"]:
-    """Each input moved around by its own whole number of pixels, up to `largest` along each spatial dimension."""
-    if largest == 0:
-        return inputs
-    axes = tuple(range(inputs.ndim - 2))  # of one input
-    steps = jax.random.randint(key, (len(inputs), len(axes)), -largest, largest + 1)
-    return jax.vmap(lambda one, step: jnp.roll(one, step, axes))(inputs, steps)
+CHUNK_STEPS = 20  # between two movements of the bar
 
 
-def make_train_chunk(study: Study, seed: int, optimizer: optax.GradientTransformation, n: int) -> Callable[..., Any]:
-    """Returns the pure chunk (state, inputs, labels, epoch, start, stop) -> (state, the last step's mean loss).
-
-    The state is (network, optimizer state); `start` and `stop` count the steps within the epoch and are traced.
-    """
-
-    def loss(network: Network, place, inputs, labels, mask):
-        key = address(seed, Purpose.DROPOUT, *place)
-        inputs = shifted(address(seed, Purpose.AUGMENT, *place), inputs, study.shift)
-        seen = ops.dropout(key, features(network, study.scans, inputs), study.drop_rate)
-        losses = optax.softmax_cross_entropy_with_integer_labels(ops.apply_mlp(network.scores, seen), labels)
-        return jnp.sum(losses * mask) / jnp.sum(mask)
-
-    def train_chunk(state, inputs, labels, epoch, start, stop):
-        order, masks = epoch_order(seed, epoch, n, study.batch_size)
-
-        def body(step, carry):
-            (network, optimizer_state), _ = carry
-            batch = (inputs[order[step]], labels[order[step]], masks[step])
-            value, gradient = jax.value_and_grad(loss)(network, (epoch, step), *batch)
-            updates, optimizer_state = optimizer.update(gradient, optimizer_state, network)
-            return (optax.apply_updates(network, updates), optimizer_state), value
-
-        return lax.fori_loop(start, stop, body, (state, jnp.float32(0)))
-
-    return train_chunk
-
-
-def train(study: Study, split: Split, epochs: int, seed: int, progress: Progress) -> tuple[Network, float]:
-    """The trained network and its last loss."""
-    chunk_steps = 20  # between two movements of the bar
-    inputs, labels = jnp.asarray(split.inputs), jnp.asarray(split.labels)
-    steps = -(-len(labels) // study.batch_size)
-    rate = optax.cosine_decay_schedule(study.learning_rate, epochs * steps)
-    optimizer = optax.adamw(rate, weight_decay=study.weight_decay)
-    classes = int(split.labels.max()) + 1
-    network = initial_network(seed, study.scans, inputs.ndim - 2, inputs.shape[-1], classes)
-    state, loss = (network, optimizer.init(network)), jnp.inf
-    train_chunk = ops.jit(make_train_chunk(study, seed, optimizer, len(labels)))
-    for epoch in range(epochs):
-        for start in range(0, steps, chunk_steps):
-            stop = min(start + chunk_steps, steps)
-            state, loss = train_chunk(state, inputs, labels, epoch, start, stop)
-            jax.block_until_ready(loss)
-            progress(f"train on {study.title}", epoch * steps + stop, epochs * steps)
-    return state[0], float(loss)
+def train(
+    study: Study, signals: Signals, epochs: int, seed: int, progress: Progress
+) -> tuple[Scanned, dict[str, Any], float]:
+    """The network, its trained variables, and the mean loss of the last epoch."""
+    split = signals.dataset.train
+    network = Scanned(study.scans, signals.shape, signals.dataset.num_classes)
+    config = TrainConfig(epochs=epochs, batch_size=study.batch_size, optimizer="adamw", schedule="cosine")
+    hyper = Hyperparams(
+        learning_rate=study.learning_rate, weight_decay=study.weight_decay, dropout_rate=study.drop_rate,
+        filter_rms=math.inf, flip=0.0, seed=seed,
+    )  # fmt: skip
+    hyper = jax.tree.map(jnp.asarray, hyper)
+    chunk = ops.jit(make_train_chunk(network, config, signals.preprocess, len(split)), donate_argnums=1)
+    feed = Resident(split, study.batch_size, ops.jit(make_order(config, len(split))), jax.device_put)
+    state = initial_state(network, config, hyper, split.image_shape)
+    steps = epochs * feed.steps
+    for start in range(0, steps, CHUNK_STEPS):
+        stop = min(start + CHUNK_STEPS, steps)
+        for part in portions(feed, hyper, start, stop):
+            state = chunk(hyper, state, *part)
+        jax.block_until_ready(state)
+        progress(f"train on {study.title}", stop, steps)
+    if int(state.step) < steps:  # it stands still where its loss is not finite
+        raise InputError(f"--data: the training on {study.title} must stay finite, and its step {state.step} is not")
+    return network, {"params": state.params}, float(state.metrics.loss / state.metrics.count)
 
 
-def class_scores(study: Study, network: Network, inputs: np.ndarray) -> Float[np.ndarray, "n classes"]:
-    def one(signal):
-        return ops.apply_mlp(network.scores, features(network, study.scans, signal[None]))[0]
+def class_scores(network: Scanned, variables: dict[str, Any], signals: Signals) -> Float[np.ndarray, "n classes"]:
+    """Of the test inputs."""
+    test = signals.dataset.test
+    scores = ops.jit(lambda variables, images: network.apply(variables, signals.preprocess(images))[0])
+    return np.concatenate([scores(variables, batch.images) for batch in batches(test, 100)])[: len(test)]
 
-    # in blocks: all test inputs at once would need gigabytes
-    return np.asarray(ops.jit(lambda inputs: lax.map(one, inputs, batch_size=100))(inputs))
 
-
-def nearest_mean(train: Split, inputs: np.ndarray) -> Float[np.ndarray, "n classes"]:
+def nearest_mean(
+    seen: Float[np.ndarray, "seen size"], labels: Int[np.ndarray, " seen"], inputs: Float[np.ndarray, "n size"]
+) -> Float[np.ndarray, "n classes"]:
     """Minus half the squared distance to each class's mean, up to a term that all classes share."""
-    flat, samples = (part.reshape(len(part), -1) for part in (train.inputs, inputs))
-    means = np.stack([flat[train.labels == label].mean(axis=0) for label in range(train.labels.max() + 1)])
-    return samples @ means.T - 0.5 * np.sum(means**2, axis=1)
+    means = np.stack([seen[labels == label].mean(axis=0) for label in range(labels.max() + 1)])
+    return inputs @ means.T - 0.5 * np.sum(means**2, axis=1)
 
 
-def logistic_regression(train: Split, inputs: np.ndarray, penalty: float) -> Float[np.ndarray, "n classes"]:
+def logistic_regression(
+    seen: Float[np.ndarray, "seen size"],
+    labels: Int[np.ndarray, " seen"],
+    inputs: Float[np.ndarray, "n size"],
+    penalty: float,
+) -> Float[np.ndarray, "n classes"]:
     from sklearn.linear_model import LogisticRegression
 
     model = LogisticRegression(C=1 / penalty, max_iter=1000, tol=1e-3)
-    model.fit(train.inputs.reshape(len(train.inputs), -1), train.labels)
-    scores = model.decision_function(inputs.reshape(len(inputs), -1))
+    model.fit(seen, labels)
+    scores = model.decision_function(inputs)
     return np.stack([-scores, scores], axis=1) if scores.ndim == 1 else scores
 
 
-def majority(train: Split, inputs: np.ndarray) -> Float[np.ndarray, "n classes"]:
-    """The same for every input: how often each class occurs."""
-    return np.tile(np.bincount(train.labels) / len(train.labels), (len(inputs), 1))
+def majority(labels: Int[np.ndarray, " seen"], count: int) -> Float[np.ndarray, "n classes"]:
+    """The same for each of `count` inputs: how often each class occurs."""
+    return np.tile(np.bincount(labels) / len(labels), (count, 1))
 
 
 class Errors(NamedTuple):
@@ -298,9 +341,9 @@ def errors(scores: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]
     return Errors(float(wrong.mean()), float(np.mean(by_class)), auc)
 
 
-def run_study(study: Study, splits: tuple[Split, Split], options: Options, progress: Progress) -> dict[str, Any]:
+def run_study(study: Study, signals: Signals, options: Options, progress: Progress) -> dict[str, Any]:
     """The network and the baselines, trained and tested: one entry of results.json."""
-    train_split, test = splits
+    train_split, test = signals.dataset.train, signals.dataset.test
 
     def measured(method: str, scores: Callable[[], np.ndarray]) -> dict[str, Any]:
         started = time.perf_counter()
@@ -309,22 +352,23 @@ def run_study(study: Study, splits: tuple[Split, Split], options: Options, progr
 
     epochs = options.epochs or study.epochs
     started = time.perf_counter()
-    network, loss = train(study, train_split, epochs, options.seed, progress)
+    network, variables, loss = train(study, signals, epochs, options.seed, progress)
     training_seconds = time.perf_counter() - started
-    ours = measured("scanned network", lambda: class_scores(study, network, test.inputs))
+    ours = measured("scanned network", lambda: class_scores(network, variables, signals))
     ours["seconds"] += training_seconds
     rows = [ours]
+    seen, labels, inputs = signals.inputs(train_split), train_split.labels, signals.inputs(test)
     baselines: dict[str, Callable[[], np.ndarray]] = {
-        "logistic regression": lambda: logistic_regression(train_split, test.inputs, study.penalty),
-        "nearest class mean": lambda: nearest_mean(train_split, test.inputs),
-        "most frequent class": lambda: majority(train_split, test.inputs),
+        "logistic regression": lambda: logistic_regression(seen, labels, inputs, study.penalty),
+        "nearest class mean": lambda: nearest_mean(seen, labels, inputs),
+        "most frequent class": lambda: majority(labels, len(test)),
     }
     for method in progress.over(f"baselines, {study.title}", list(baselines)):
         rows.append(measured(method, baselines[method]))
-    weights = sum(leaf.size for leaf in jax.tree.leaves(network))
     return {
-        "data": study.title, "train": len(train_split.labels), "test": len(test.labels), "epochs": epochs,
-        "weights": weights, "scans": [scan._asdict() for scan in study.scans], "last_loss": loss, "rows": rows,
+        "data": study.title, "train": len(train_split), "test": len(test), "epochs": epochs,
+        "weights": sum(leaf.size for leaf in jax.tree.leaves(variables)),
+        "scans": [scan._asdict() for scan in study.scans], "train_loss": loss, "rows": rows,
     }  # fmt: skip
 
 
@@ -333,12 +377,12 @@ def main(options: Options, progress: Progress) -> None:
     for path in (options.data / file for study in studies.values() for file in study.files):
         if not path.is_file():
             raise InputError(f"--data must hold {path.relative_to(options.data)}, and {path} is not there")
-    splits = {
+    signals = {
         name: study.read([options.data / file for file in study.files])
         for name, study in zip(studies, progress.over("read", list(studies.values())), strict=True)
     }
     options.out.mkdir(parents=True, exist_ok=True)
-    results = {name: run_study(study, splits[name], options, progress) for name, study in studies.items()}
+    results = {name: run_study(study, signals[name], options, progress) for name, study in studies.items()}
     write_text(options.out / "results.json", json.dumps({"seed": options.seed, **results}, indent=1) + "\n")
     progress.say(result_table(results))
 
