@@ -5,6 +5,7 @@ checkpoint would have to keep, and where one portion ends changes no bit.
 """
 
 import concurrent.futures
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -103,6 +104,11 @@ class Streamed:
         self._length = max(1, min(self.steps, portion_bytes // of_a_step, PORTION_IMAGES // batch_size))
         self._share = batch_size // mesh.shape[placement.DATA]  # images of a step that a device has
         self._at: tuple[Any, int, Any] = (None, -1, None)  # of whom, an epoch, and its rows
+        # On one device nothing is bound to it, and programs that have met the images would be compiled once more if
+        # these were.
+        sharing = NamedSharding(mesh, P(placement.DATA))
+        of_processes = functools.partial(jax.make_array_from_process_local_data, sharing)
+        self._bring: Callable[..., Array] = jax.device_put if mesh.size == 1 else of_processes
         self._reader = concurrent.futures.ThreadPoolExecutor(1, "images")
         self._ahead: dict[tuple[int, int], concurrent.futures.Future] = {}  # by first step, and of whom
         self._here: tuple[Any, Portion, int] | None = None  # of whom, what was asked for last, and its end
@@ -123,16 +129,9 @@ class Streamed:
         self._ahead = {}
         images, labels, masks = read.result()
         self._ahead[stop, id(hyper)] = self._read(hyper, stop)
-        sharing = NamedSharding(self._mesh, P(placement.DATA))
         batch_size = masks.shape[1]
         rows = np.arange(self._length, dtype=np.int32)[:, None] * self._share + np.arange(batch_size) % self._share
-        return Portion(
-            jax.make_array_from_process_local_data(sharing, images),
-            jax.make_array_from_process_local_data(sharing, labels),
-            rows.astype(np.int32),
-            masks,
-            first,
-        )
+        return Portion(self._bring(images), self._bring(labels), rows.astype(np.int32), masks, first)
 
     def _read(self, hyper: Any, first: int) -> concurrent.futures.Future:
         epoch, position = divmod(first, self.steps)

@@ -103,7 +103,8 @@ def test_what_another_asks_for_is_in_that_ones_order():
     assert not np.array_equal(first.images, theirs.images)
 
 
-def test_a_streamed_training_is_the_one_in_memory_to_the_bit():
+def test_a_streamed_training_is_the_one_in_memory_to_the_bit(caplog):
+    """And its steps are compiled once, whatever the portions."""
     dataset = checked_dataset(
         "made", ("a", "b", "c"), train=(IMAGES, SPLIT.labels), test=(IMAGES[:9], SPLIT.labels[:9])
     )
@@ -115,8 +116,11 @@ def test_a_streamed_training_is_the_one_in_memory_to_the_bit():
         if is_streamed:
             train = streamed(4)
         state = made.init(CONFIG.hyper)
-        for part in portions(train, CONFIG.hyper, 0, 18):
-            state = made.chunk(CONFIG.hyper, state, *part)
+        caplog.clear()
+        with jax.log_compiles():
+            for part in portions(train, CONFIG.hyper, 0, 18):
+                state = made.chunk(CONFIG.hyper, state, *part)
+        assert sum("Compiling jit(train_chunk)" in line for line in caplog.messages) == 1
         ends.append((state, evaluated(made.evaluate, test, CONFIG.hyper, state)))
     jax.tree.map(np.testing.assert_array_equal, *ends)
     assert float(ends[0][1].count) == 9
