@@ -1,7 +1,7 @@
 """How fast a training goes: images a second, the share of the time that waits for data, the share of the peak.
 
-Measured of the training steps alone: tests and checkpoints count in nothing here. The first step of a process waits for
-the first images and for the compiler. Its seconds are told by themselves, and it counts in nothing else.
+Measured of the training steps alone: tests and checkpoints count in nothing here. The first step of a process may wait
+for the compiler and for the first images. Its seconds are told by themselves, and it counts in nothing else.
 """
 
 from typing import Any, NamedTuple
