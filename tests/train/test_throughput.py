@@ -91,7 +91,7 @@ def loop_of(dataset, workdir, checkpoints, clock, feed_of):
     evaluate.lower = programs.evaluate.lower
     slowed = programs._replace(chunk=chunk, evaluate=evaluate, feeds=lambda: feeds)
     log = Log(workdir, Meter(len(dataset.train), CONFIG.train.batch_size), Work(1e6, 1.0), None, print)
-    return training.Training(CONFIG, slowed, dataset, workdir, checkpoints, lambda *_: None, print, {}, None, log)
+    return training.Training(CONFIG, slowed, dataset, workdir, checkpoints, lambda *_: None, print, {}, log=log)
 
 
 def lines(workdir):
