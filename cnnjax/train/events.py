@@ -1,4 +1,7 @@
-"""TensorBoard's events, by tensorboardX: neither TensorFlow nor PyTorch is needed to write them."""
+"""TensorBoard's events, by tensorboardX: neither TensorFlow nor PyTorch is needed to write them.
+
+Where PyTorch is installed the library loads it, which takes seconds: it is imported when there is something to write.
+"""
 
 import importlib.util
 import os
