@@ -39,7 +39,7 @@ def test_a_batch_that_does_not_fit_and_the_largest_that_does(new):
     said = runs.one_line(runs.end(runs.begin(workdir, *more, "1400", script=limited(4_000_000_000))))
     size = re.search(r"MB are left: (\d+) is the largest batch that fits; or train.accumulate [24]", said)
     assert size is not None and 350 <= int(size[1]) < 1400
-    count("no memory for a batch", "refused, and what fits named")
+    count("no memory for a batch", "refused")
 
 
 def photograph(label: int) -> bytes:
