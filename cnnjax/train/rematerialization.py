@@ -49,8 +49,8 @@ def in_segments(function: Callable[..., Any], count: int) -> Callable[..., Any]:
 
 
 @functools.cache
-def is_kept_by_compiler() -> bool:
-    """Whether XLA on this backend computes segments again: of jaxlib 0.10 on a CPU it finds out that it need not."""
+def computes_again() -> bool:
+    """Whether XLA on this backend computes segments again; that of jaxlib 0.10 on a CPU finds that it need not."""
 
     def chain(x: jax.Array) -> jax.Array:
         for _ in range(16):

@@ -31,7 +31,7 @@ from cnnjax.train.feed import choose
 from cnnjax.train.lock import locked
 from cnnjax.train.log import Log
 from cnnjax.train.memory import Memory
-from cnnjax.train.rematerialization import is_kept_by_compiler
+from cnnjax.train.rematerialization import computes_again
 from cnnjax.train.shared import SharedCheckpoints
 from cnnjax.train.step import Network, TrainState, initial_state, make_preprocess
 from cnnjax.train.throughput import PEAKS, Meter, Work
@@ -56,7 +56,7 @@ def build(config: Config, dataset: Dataset) -> models.ConvNet | models.KnownNetw
         rule = f"at most the number of training images ({len(dataset.train)})"
         raise InputError(f"train.batch_size must be {rule}, got {config.train.batch_size}")
     segments = config.train.rematerialize
-    if segments > 1 and not is_kept_by_compiler():
+    if segments > 1 and not computes_again():
         rule = "must be 1 with this jaxlib on a CPU, whose compiler keeps the activations of all segments"
         raise InputError(f"train.rematerialize {rule}, got {segments}")
     network = models.build(config.model, dataset.image_shape, dataset.num_classes)

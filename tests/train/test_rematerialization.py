@@ -12,7 +12,7 @@ from cnnjax.config import Config, Hyperparams, ModelConfig, TrainConfig
 from cnnjax.data import Batch, checked_dataset
 from cnnjax.errors import InputError
 from cnnjax.train import run
-from cnnjax.train.rematerialization import in_segments, is_kept_by_compiler
+from cnnjax.train.rematerialization import computes_again, in_segments
 from cnnjax.train.step import initial_state, make_preprocess, make_train_step
 
 
@@ -62,7 +62,7 @@ def test_a_training_step_is_the_same_in_less_memory(name, width):
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *(getattr(s, part) for s in states)
         )
-    if is_kept_by_compiler():
+    if computes_again():
         assert compiled[1] < 0.75 * compiled[0]
     else:
         assert compiled[1] >= compiled[0]
@@ -72,7 +72,7 @@ def test_a_compiler_that_keeps_everything_is_refused(monkeypatch):
     images, labels = np.zeros((4, 8, 8, 1), np.uint8), np.arange(4) % 2
     dataset = checked_dataset("made", ("a", "b"), train=(images, labels), test=(images, labels))
     config = Config(model=ModelConfig("mlp"), train=TrainConfig(batch_size=4, rematerialize=3))
-    monkeypatch.setattr(run, "is_kept_by_compiler", lambda: False)
+    monkeypatch.setattr(run, "computes_again", lambda: False)
     with pytest.raises(InputError, match=r"train.rematerialize must be 1 with this jaxlib on a CPU, .*, got 3"):
         run.build(config, dataset)
     run.build(dataclasses.replace(config, train=TrainConfig(batch_size=4)), dataset)
