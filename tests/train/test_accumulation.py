@@ -65,7 +65,7 @@ def test_each_part_is_normalized_by_itself(count, seen):
 
 
 def test_parts_drop_units_of_their_own():
-    """Of eight images that are alike, each a part: were the same units dropped in all, each had the loss of the first."""
+    """Of eight images alike, each a part: were the same units dropped in all, each had the loss of the first."""
     hyper = dataclasses.replace(HYPER, flip=0.0, shift=0.0, contrast=0.0, dropout_rate=0.5)
     images = np.repeat(batch_of(8).images[:1], 8, 0)
     alike, first = (Batch(images, np.zeros(8, np.int32), batch_of(count).mask) for count in (8, 1))
