@@ -144,7 +144,7 @@ class PhotosConfig:
 class DataConfig:
     """Which images, and what is done to them before the network sees them."""
 
-    name: str = "photos"  # photos, digits, or any name in TensorFlow Datasets; unused with folder, npz or packed
+    name: str = "photos"  # objects, photos, digits or a set of TensorFlow Datasets; unused with folder, npz, packed
     folder: str | None = None  # class-per-folder images; train/ and test/ inside, or a seeded split
     npz: str | None = None  # a file with x_train, y_train, x_test, y_test
     packed: str | None = None  # a folder that experiments.pack has filled, of any size

@@ -59,7 +59,7 @@ class Place:
 class Images(Place):
     """Where the images of a run are now; or with --network, which they are, and what that network takes."""
 
-    name: str | None = None  # with --network: photos, digits, or any name in TensorFlow Datasets
+    name: str | None = None  # with --network: objects, photos, digits, or any name in TensorFlow Datasets
     image_size: int | None = None  # with --network: side in pixels; shorter side scaled, centre cut
     channels: Literal[1, 3] | None = None  # with --network: grey or RGB; none: as the images are
     shorter_side: int | None = None  # with --network: scaled to this first; none: image_size

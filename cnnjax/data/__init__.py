@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from cnnjax.config import DataConfig
-from cnnjax.data import catalogue, digits, folder, npz, packed, photos
+from cnnjax.data import catalogue, digits, folder, npz, objects, packed, photos
 from cnnjax.data.augment import augment
 from cnnjax.data.batches import Batch, batches, epoch_order
 from cnnjax.data.dataset import Dataset, ImagesByIndex, Split, checked_dataset, fingerprint, mean_image
@@ -43,7 +43,11 @@ _logger = logging.getLogger(__name__)
 Progress = Callable[[str, int, int], None]  # (description, done, total)
 
 # The sets that need neither files nor a network.
-EMBEDDED: dict[str, Callable[[DataConfig], Dataset]] = {"photos": photos.load, "digits": digits.load}
+EMBEDDED: dict[str, Callable[[DataConfig], Dataset]] = {
+    "objects": objects.load,
+    "photos": photos.load,
+    "digits": digits.load,
+}
 
 
 def load(config: DataConfig, progress: Progress | None = None) -> Dataset:
