@@ -19,8 +19,6 @@ import dataclasses
 import io
 import json
 import math
-import os
-import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -32,7 +30,6 @@ from cnnjax import cli, ops
 from cnnjax.atomic import write_text
 from cnnjax.cli import Progress
 from cnnjax.data.dataset import ImagesByIndex, array_sha256
-from cnnjax.data.decoding import Encoded, decode_splits, sizes
 from cnnjax.data.files import printable, read_regular
 from cnnjax.data.images import Fitting, fit_arrays
 from cnnjax.data.splits import of_all_classes
@@ -41,8 +38,8 @@ from cnnjax.figures import classify as figure
 from cnnjax.figures import confusion as confusion_figure
 from cnnjax.figures import files
 from cnnjax.figures.texts import shortened
-from cnnjax.paths import expanded
 from cnnjax.visualize import classification
+from experiments import pictures
 from experiments.challenge import ERRORS
 from experiments.looking import RunOptions, Trained, open_run, studying
 
@@ -68,14 +65,6 @@ class Options(RunOptions):
                 raise InputError(f"--{name} must be from 1 to {most}, got {getattr(self, name)}")
         if self.labels is not None and not self.images:
             raise InputError(f"--labels must be of --images; those of the test split are known, got {self.labels}")
-
-
-class Found(NamedTuple):
-    """An image file."""
-
-    path: Path
-    name: str  # from the folder that was given
-    folder: str | None  # the folder a class that it is in
 
 
 class Images(NamedTuple):
@@ -142,16 +131,6 @@ def scaled_side(trained: Trained, views: str) -> int | None:
     return own if own and own > height else round(classification.ENLARGED * height)
 
 
-def fitting_of(trained: Trained, side: int | None) -> Fitting:
-    """What is done to a file: as to the run's own images, up to the cut where ten views are to be cut from it."""
-    height, width, channels = trained.dataset.image_shape
-    own = Fitting.of(trained.config.data, upright=True)
-    size = side or (height if height == width else None)
-    return own._replace(
-        image_size=size, channels=channels, shorter_side=own.shorter_side and (side or own.shorter_side)
-    )
-
-
 def of_test_split(trained: Trained, side: int | None) -> Images:
     split = trained.dataset.test
     names = [str(number) for number in range(len(split))]
@@ -161,86 +140,17 @@ def of_test_split(trained: Trained, side: int | None) -> Images:
 
 def given(trained: Trained, options: Options, side: int | None, progress: Progress) -> Images:
     """The images of `--images`, decoded, with their labels. Raises InputError naming what is wrong."""
-    found = find(options.images)
+    found = pictures.find(options.images, "--images")
     names = trained.class_names
     labels = labels_of_file(options.labels, found, names) if options.labels else labels_of_folders(found, names)
     if labels is None and any(one.folder for one in found):
         progress.say("no folder has the name of a class of the network: errors are not measured")
-    height, width, _ = trained.dataset.image_shape
-    encoded = [Encoded(printable(str(one.path)), partial(read_regular, one.path)) for one in found]
-    small = [
-        one.name for one, size in zip(encoded, sizes(encoded), strict=True) if size and min(size) < min(height, width)
-    ]
-    if small:
-        named = f"{len(small):,} of {len(encoded):,} images, as {small[0]},"
-        progress.say(f"{named} must be enlarged: less than {min(height, width)} pixels at the shorter side")
-    decoded = decode_splits(
-        {"images": (len(encoded), encoded)}, fitting_of(trained, side), _on_disk, progress, name="images",
-        source="--images",
-    )  # fmt: skip
-    pixels = decoded["images"]
-    if side is None and pixels.shape[1:3] != (height, width):
-        raise InputError(
-            f"--images must be of {height}×{width} px, as the run's, got {pixels.shape[1]}×{pixels.shape[2]}"
-        )
+    pixels = pictures.decoded(trained.config.data, trained.dataset.image_shape, found, "--images", progress, side=side)
     of = shortened(", ".join(map(printable, options.images)), 80)
     return Images(pixels, None, [printable(one.name) for one in found], labels, of)
 
 
-def _on_disk(split: str, shape: tuple[int, ...]) -> np.ndarray:
-    """An array in a file that is gone when this process is, so that any number of images can be decoded."""
-    with tempfile.TemporaryFile() as file:  # the array holds it open itself
-        if hasattr(os, "posix_fallocate"):  # a mapped file on a full disk ends the process, not the call
-            os.posix_fallocate(file.fileno(), 0, math.prod(shape))
-        return np.memmap(file, np.uint8, "w+", shape=shape)
-
-
-def find(given: Sequence[str]) -> list[Found]:
-    """The image files, in the order of `given` and of their names; names that begin with a dot are not seen.
-
-    Raises:
-        InputError: there is no such file, a folder holds none or both files and folders, or a file is found twice.
-    """
-    found: list[Found] = []
-    for text in given:
-        path = expanded(text)
-        if not text or not path.exists():
-            raise InputError(f"--images must be files or folders that exist, got {text!r}")
-        if not path.is_dir():
-            found.append(Found(path, path.name, None))
-            continue
-        inside = _inside(path)
-        folders = [one for one in inside if one.is_dir()]
-        if folders and len(folders) < len(inside):
-            file = next(one for one in inside if not one.is_dir())
-            raise InputError(
-                f"--images: {text} must hold images or a folder a class, and has {folders[0].name} and {file.name}"
-            )
-        for folder in folders:
-            for one in _inside(folder):
-                if one.is_dir():
-                    raise InputError(
-                        f"--images: the folder {folder} must hold images only, and has the folder {one.name}"
-                    )
-                found.append(Found(one, f"{folder.name}/{one.name}", folder.name))
-        if not folders:
-            found += [Found(one, one.name, None) for one in inside]
-    seen: set[Path] = set()
-    for one in found:
-        if (real := one.path.resolve()) in seen:
-            raise InputError(f"--images must name each image once, got {one.path} twice")
-        seen.add(real)
-    return found
-
-
-def _inside(folder: Path) -> list[Path]:
-    found = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    if not found:
-        raise InputError(f"--images must hold images, and the folder {folder} holds none")
-    return found
-
-
-def labels_of_folders(found: Sequence[Found], names: Sequence[str]) -> np.ndarray | None:
+def labels_of_folders(found: Sequence[pictures.Picture], names: Sequence[str]) -> np.ndarray | None:
     """The class of each image by the folder that it is in; None if no folder is called as a class.
 
     Raises:
@@ -253,12 +163,12 @@ def labels_of_folders(found: Sequence[Found], names: Sequence[str]) -> np.ndarra
         if one.folder not in names:
             where = f"in the folder {one.folder}" if one.folder else "in no folder a class"
             raise InputError(
-                f"--images must be in folders named as classes of the network, all or none, and {one.path} is {where}"
+                f"--images must be in folders named as classes of the network, all or none, and {one.name} is {where}"
             )
-    return np.array([_index(str(one.folder), names, str(one.path.parent)) for one in found], np.int32)
+    return np.array([_index(str(one.folder), names, f"the folder of {one.name}") for one in found], np.int32)
 
 
-def labels_of_file(path: Path, found: Sequence[Found], names: Sequence[str]) -> np.ndarray:
+def labels_of_file(path: Path, found: Sequence[pictures.Picture], names: Sequence[str]) -> np.ndarray:
     """The class of each image by the CSV file.
 
     Raises:

@@ -184,7 +184,7 @@ def test_a_published_file_that_is_a_pipe_is_refused_at_once(tmp_path):
     [
         (
             "fashion_minst",
-            r"must be photos, digits or NAME.* in TensorFlow Datasets, got 'fashion_minst'; did you mean fashion_mnist",
+            r"must be objects, photos, digits or NAME.*, got 'fashion_minst'; did you mean fashion_mnist",
         ),
         ("photo", "did you mean photos"),
         ("qqqqqq", "got 'qqqqqq'$"),

@@ -16,8 +16,9 @@ from cnnjax.data import Split, load
 from cnnjax.errors import InputError
 from cnnjax.train import run
 from experiments import challenge, classify
-from experiments.classify import Found, Options
+from experiments.classify import Options
 from experiments.looking import open_run
+from experiments.pictures import Picture
 from tests.experiments.test_filter_evolution import Quiet
 
 NAMES = ("cat", "dog", "7", "dog")
@@ -175,7 +176,7 @@ def test_with_a_shorter_side_files_are_scaled_to_it_and_cut_as_the_run_is(traine
 
 
 def found_of(*names):
-    return [Found(None, name, None) for name in names]  # pyright: ignore[reportArgumentType]
+    return [Picture(name, None, None) for name in names]  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize(
