@@ -151,18 +151,28 @@ def test_code_stands_only_where_a_test_runs_it():
     assert CODE["README.md"] == CODE["docs/code.md"]
 
 
-def test_the_code_of_a_network_of_ones_own_runs_as_it_stands(tmp_path, monkeypatch):
-    definition, looked_into = CODE["docs/networks.md"]
+def test_the_network_of_ones_own_is_one(tmp_path, monkeypatch):
+    definition, _ = CODE["docs/networks.md"]
     (tmp_path / "my_network.py").write_text(definition)
     monkeypatch.chdir(tmp_path)
     network, _ = foreign.from_file("my_network.py:net")
     variables = network.init(jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32))
     logits, maps = network.apply(variables, np.zeros((2, 8, 8, 1), np.float32))
     assert logits.shape == (2, 10) and len(maps) == 2
-    named = {}
-    exec(definition, named)
-    images = np.random.default_rng(0).integers(0, 256, (9, 12, 12, 1), np.uint8)
-    exec(looked_into, {"network": named["net"](nnx.Rngs(0)), "images": images})
+
+
+@pytest.mark.long
+def test_the_code_that_looks_into_it_runs_as_it_stands(tmp_path, monkeypatch):
+    class Net(nnx.Module):  # smaller: the study takes the time
+        def __init__(self, rngs):
+            self.conv, self.dense = nnx.Conv(3, 4, (3, 3), rngs=rngs), nnx.Linear(4, 2, rngs=rngs)
+
+        def __call__(self, x):
+            return self.dense(nnx.relu(self.conv(x)).mean((1, 2)))
+
+    monkeypatch.chdir(tmp_path)
+    images = np.random.default_rng(0).integers(0, 256, (9, 12, 12, 3), np.uint8)
+    exec(CODE["docs/networks.md"][1], {"network": Net(nnx.Rngs(0)), "images": images})
     assert list(Path("runs/Net/figures").rglob("*.png"))
 
 
