@@ -2,7 +2,8 @@
 
 Every rival is a process of its own, idle while another works; they take turns, round by round, and medians count.
 `--device` chooses where all of them work, `--suite` what is measured; `--json FILE` and `--markdown FILE` keep the
-rows, written anew after every case, `--figure FILE` draws those of suite `sweep`. PyTorch is the `bench` extra;
+rows, written anew after every case, in a page that is there between its markers `benchmark`; `--figure FILE` draws
+those of suite `sweep`. PyTorch is the `bench` extra;
 without it its rows are left out.
 
 A GPU has suites of its own, the most important cases first, for a card that is at hand for some minutes only:
@@ -28,6 +29,7 @@ import numpy as np
 from cnnjax import cli, models
 from cnnjax.atomic import write_text
 from cnnjax.errors import InputError
+from experiments import pages
 from experiments.rivals.cases import CASES, Case, Device, cases_of
 from experiments.rivals.member_forms import FORMS
 from experiments.rivals.process import Rival, warm_up
@@ -124,7 +126,7 @@ class Options:
     rounds: int = 7
     seconds: float = math.inf  # no case is begun that would not end in this time
     json: str | None = None  # a file for the rows
-    markdown: str | None = None  # a file for the table
+    markdown: str | None = None  # a page for the table
     figure: str | None = None  # a .png of suite sweep: members an hour by engine and number of members
     only: str = ""  # cases whose name holds this text
     rehearse: bool = False  # the GPU's suites at tiny sizes on a CPU, their times of no meaning
@@ -314,6 +316,8 @@ def processor() -> str:
 def main(options: Options, progress: cli.Progress) -> None:
     if options.device == "gpu" and device_there() != "gpu":
         raise InputError("--device must be one that is there (cpu), got gpu")
+    if options.markdown:
+        pages.check(Path(options.markdown), "benchmark", "--markdown")
     about = machine(options.where)
     progress.say(", ".join(f"{key}: {value}" for key, value in about.items()))
     if importlib.util.find_spec("torch") is None:
@@ -381,7 +385,7 @@ def keep(options: Options, about: dict[str, Any], rows: list[dict[str, Any]], le
         found = {"machine": about, "rows": rows, "left_out": left_out}
         write_text(Path(options.json), json.dumps(found, indent=1) + "\n")
     if options.markdown:
-        write_text(Path(options.markdown), markdown(rows, about))
+        pages.write(Path(options.markdown), "benchmark", markdown(rows, about))
 
 
 def draw(path: Path, rows: list[dict[str, Any]], about: dict[str, Any]) -> None:

@@ -27,6 +27,7 @@ from cnnjax.errors import InputError
 from cnnjax.ops import DenseLayer
 from cnnjax.train.feed import Resident, portions
 from cnnjax.train.step import Preprocess, initial_state, make_order, make_train_chunk
+from experiments import pages
 
 
 class Signals(NamedTuple):
@@ -82,6 +83,7 @@ class Options:
     out: Path = Path("runs/scanning")  # where results.json goes
     epochs: int | None = None  # instead of each network's own
     seed: int = 0  # of the weights, the order and the dropout
+    markdown: Path | None = None  # a page: between its markers "scanning" a table, with the rows of what was run
 
     def __post_init__(self):
         for name in self.only:
@@ -377,6 +379,8 @@ def main(options: Options, progress: Progress) -> None:
     for path in (options.data / file for study in studies.values() for file in study.files):
         if not path.is_file():
             raise InputError(f"--data must hold {path.relative_to(options.data)}, and {path} is not there")
+    if options.markdown is not None:
+        pages.check(options.markdown, "scanning", "--markdown")
     signals = {
         name: study.read([options.data / file for file in study.files])
         for name, study in zip(studies, progress.over("read", list(studies.values())), strict=True)
@@ -384,7 +388,30 @@ def main(options: Options, progress: Progress) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     results = {name: run_study(study, signals[name], options, progress) for name, study in studies.items()}
     write_text(options.out / "results.json", json.dumps({"seed": options.seed, **results}, indent=1) + "\n")
+    if options.markdown is not None:
+        known = pages.between(options.markdown, "scanning") if options.markdown.exists() else ""
+        pages.write(options.markdown, "scanning", page_table(results, options.seed, known))
     progress.say(result_table(results))
+
+
+METHODS = ("scanned network", "logistic regression", "nearest class mean", "most frequent class")
+
+
+def page_table(results: dict[str, dict[str, Any]], seed: int, known: str) -> str:
+    """A row a data set; in `known`, such a table, the rows of others stay."""
+
+    def cell(row: dict[str, Any]) -> str:
+        return f"{100 * row['error']:.1f} %" + ("" if row["auc"] is None else f" (AUC {row['auc']:.3f})")
+
+    rows = {
+        line.split(":")[0]: line for line in known.splitlines() if line.startswith(tuple(f"| {n}" for n in STUDIES))
+    }
+    for name, result in results.items():
+        about = f"{name}: {result['data']}, {result['train']:,} to train, {result['test']:,} to test, seed {seed}"
+        by_method = {row["method"]: cell(row) for row in result["rows"]}
+        rows[f"| {name}"] = f"| {about} | {' | '.join(by_method[method] for method in METHODS)} |"
+    order = [rows[f"| {name}"] for name in STUDIES if f"| {name}" in rows]
+    return "\n".join([f"| test errors | {' | '.join(METHODS)} |", "| --- | --: | --: | --: | --: |", *order])
 
 
 def result_table(results: dict[str, dict[str, Any]]) -> Any:

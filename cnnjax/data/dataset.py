@@ -149,8 +149,9 @@ def checked_dataset(
     Args:
         name: stands in error messages, run folders and figures.
         class_names: the name of each label, at least two.
-        train, test: uint8 images [n, height, width, 1 or 3], in memory or by index, and integer labels [n]; labels
-            become int32.
+        train: uint8 images [n, height, width, 1 or 3], in memory or by index, and integer labels [n]; labels become
+            int32.
+        test: as `train`.
 
     Raises:
         InputError: for the first rule that is broken, with the index of the first bad label.

@@ -67,11 +67,11 @@ def fit(
 
     16-bit grey keeps its upper 8 bits, 12-bit grey too; alpha is dropped.
 
-    Args:
-        crop, draws: where there are draws, uniform in [0, 1), the square is cut as `random_box` says; a size must be
-            asked for then.
-
     With a `shorter_side` the pixels are those of torchvision's Resize and CenterCrop of a PIL image.
+
+    Args:
+        crop: how the square is cut where there are draws, as `random_box` says.
+        draws: uniform in [0, 1); a size must be asked for then.
 
     Raises:
         ValueError: for a mode that has no fixed white (32-bit integers, floats, numbers with a sign) or cannot be

@@ -95,7 +95,7 @@ class Survey(NamedTuple):
 
 
 def parse_name(text: str) -> SetName | None:
-    """The parts of NAME[/CONFIG][:VERSION], each of which can stand in a path and lead nowhere else, or None."""
+    """The parts of `NAME[/CONFIG][:VERSION]`, each of which can stand in a path and lead nowhere else, or None."""
     match = _NAME.fullmatch(text)
     return SetName(**match.groupdict()) if match else None
 

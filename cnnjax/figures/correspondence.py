@@ -32,7 +32,8 @@ def draw(
 
     Args:
         shown: grey levels, 0 to 255; NaN where an image lacks the part.
-        names, columns: of the images and of what is covered.
+        names: of the images.
+        columns: what is covered.
         table: the names in SERIES: mean and two deviations; NaN where there is none. "p": [parts, layers].
         spread: which of the deviations, 1 or 2, is drawn.
     """

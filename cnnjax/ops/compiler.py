@@ -28,7 +28,7 @@ _ONEDNN: dict[str, Any] = {"xla_cpu_experimental_onednn_custom_call": True}
 # For a program that runs once, of which LLVM makes as little as it can, with the same bits.
 _ONCE: dict[str, Any] = {"xla_backend_optimization_level": 1}
 
-# jaxlib whose default options compute wrong sums on a CPU: those of which the reproducer in README was run.
+# jaxlib whose default options compute wrong sums on a CPU: those of which the reproducer in docs/operations.md was run.
 WRONG_BY_DEFAULT = ("0.10.2", "0.11.0", "0.11.1", "0.11.2", "0.12.0", "0.12.0.1")
 
 _options_were_asked_for = False  # by the user of this package, in any way

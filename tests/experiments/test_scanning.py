@@ -89,6 +89,28 @@ def test_the_study_trains_each_network_and_writes_its_errors(data, tmp_path):
     assert len(said) == 1 and said[0].row_count == 12
 
 
+def test_a_page_gets_the_rows_of_what_was_run_and_keeps_the_others(tmp_path):
+    def result(title: str, error: float, auc: float | None):
+        rows = [{"method": method, "error": error, "auc": auc} for method in scanning.METHODS]
+        return {"data": title, "train": 1200, "test": 10, "rows": rows}
+
+    both = {"sound": result("digits", 0.25, None), "volume": result("glands", 0.5, 0.75)}
+    first = scanning.page_table(both, 0, "")
+    second = scanning.page_table({"sound": result("digits", 0.125, None)}, 3, first)
+    title, ruled, sound, volume = second.splitlines()
+    assert [title, ruled, volume] == [line for line in first.splitlines() if "digits" not in line]
+    assert sound == "| sound: digits, 1,200 to train, 10 to test, seed 3 |" + " 12.5 % |" * 4
+    assert volume == "| volume: glands, 1,200 to train, 10 to test, seed 0 |" + " 50.0 % (AUC 0.750) |" * 4
+
+
+def test_a_page_without_markers_is_refused_before_anything_is_read(data, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("words\n")
+    with pytest.raises(InputError, match="^--markdown must have <!-- scanning -->"):
+        scanning.main(scanning.Options(data=data, out=tmp_path / "new", markdown=page), Quiet())
+    assert page.read_text() == "words\n" and not (tmp_path / "new").exists()
+
+
 def test_sound_is_decoded_and_split_as_published(tmp_path):
     sound = write_sound(tmp_path)
     signals = scanning.read_sound([tmp_path / "spoken_digits.npz"])

@@ -1,10 +1,12 @@
-"""What was tried and how it came out, for the table in README.md."""
+"""What was tried and how it came out, for the table in docs/faults.md."""
 
 import collections
 import re
 from pathlib import Path
 
-README = Path(__file__).parents[2] / "README.md"
+from experiments import pages
+
+PAGE = Path(__file__).parents[2] / "docs" / "faults.md"
 OUTCOMES = ("mended", "refused", "harmless")
 COUNTS: dict[str, collections.Counter] = {}
 
@@ -15,22 +17,30 @@ def count(fault: str, outcome: str, times: int = 1) -> None:
     COUNTS.setdefault(fault, collections.Counter())[outcome] += times
 
 
-def table(seed: int) -> str:
-    lines = [
-        f"| fault (seed {seed}) | times | mended by the same command, bit for bit | refused by one line | harmless |",
-        "| --- | --: | --: | --: | --: |",
-    ]
-    for fault, found in COUNTS.items():
-        cells = [f"{found[outcome]:,}" if found[outcome] else "" for outcome in OUTCOMES]
-        lines.append(f"| {fault} | {found.total():,} | {' | '.join(cells)} |")
+def column(counts: dict[str, collections.Counter]) -> dict[str, str]:
+    """By fault what became of it, as "3,405 refused, 595 harmless"."""
+    return {
+        fault: ", ".join(f"{found[outcome]:,} {outcome}" for outcome in OUTCOMES if found[outcome])
+        for fault, found in counts.items()
+    }
+
+
+def columns_of(table: str) -> dict[int, dict[str, str]]:
+    """The columns of a table that `table_of` made, by seed."""
+    title, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.strip().splitlines()]
+    seeds = [int(re.fullmatch(r"seed (\d+)", cell)[1]) for cell in title[1:]]
+    return {seed: {row[0]: row[place] for row in rows if row[place]} for place, seed in enumerate(seeds, 1)}
+
+
+def table_of(columns: dict[int, dict[str, str]]) -> str:
+    """A row a fault, a column a seed."""
+    seeds, faults = sorted(columns), list(dict.fromkeys(fault for column in columns.values() for fault in column))
+    lines = [f"| fault | {' | '.join(f'seed {seed}' for seed in seeds)} |", f"| {'--- | ' * (1 + len(seeds))}".rstrip()]
+    lines += [f"| {fault} | {' | '.join(columns[seed].get(fault, '') for seed in seeds)} |" for fault in faults]
     return "\n".join(lines)
 
 
-def write(seed: int) -> None:
-    """Puts the table between the markers in README.md, in the place of the one of the same seed, beside the others."""
-    before, between, after = re.split(
-        r"(?<=<!-- faults -->\n)(.*)(?=<!-- /faults -->)", README.read_text(), flags=re.DOTALL
-    )
-    found = {title[1]: text for text in between.strip().split("\n\n") if (title := re.match(r".*\(seed (\d+)\)", text))}
-    tables = found | {str(seed): table(seed)}
-    README.write_text(before + "\n\n".join(tables[key] for key in sorted(tables, key=int)) + "\n" + after)
+def write(seed: int, page: Path = PAGE) -> None:
+    """Puts the column of this seed into the table of the page, in the place of the one of the same seed."""
+    columns = columns_of(pages.between(page, "faults")) | {seed: column(COUNTS)}
+    pages.write(page, "faults", table_of(columns))

@@ -53,7 +53,7 @@ SUMS = {
     "ones @": lambda xp, y: xp.ones(y.shape[0]) @ y.reshape(y.shape[0], -1),
 }
 PROGRAMS = list(itertools.product(FACTORS, ROWS, SUMS))
-WRONG_BY_DEFAULT = ("1", "ones @", "all")  # README's reproducer
+WRONG_BY_DEFAULT = ("1", "ones @", "all")  # the reproducer in docs/operations.md
 
 
 def error(program, rows, columns, dtype, onednn):

@@ -1,4 +1,4 @@
-"""Which op works under which transformation: computed here, and the table in README must say the same."""
+"""Which op works under which transformation: computed here, and the table in docs/operations.md must say the same."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import pytest
 from cnnjax import ops
 from tests.cases import some
 
-README = Path(__file__).parent.parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent.parent / "docs" / "operations.md"
 BEGIN, END = "<!-- ops -->\n", "<!-- /ops -->"
 
 
@@ -114,11 +114,11 @@ def test_every_op_works_under_every_transformation(name):
         check(op, x)
 
 
-def test_readme_names_each_op_and_each_transformation():
+def test_the_page_names_each_op_and_each_transformation():
     lines = [f"| op | {' | '.join(CHECKS)} |", f"| --- {'| :-: ' * len(CHECKS)}|"]
     for name in OPS:
         lines.append(f"| `{name}` {'| ✓ ' * len(CHECKS)}|".replace("`conv, by its kernel`", "`conv`, by its kernel"))
-    assert "\n".join(lines) + "\n" in README.read_text().split(BEGIN)[1].split(END)[0]
+    assert "\n".join(lines) + "\n" in PAGE.read_text().split(BEGIN)[1].split(END)[0]
 
 
 def test_every_op_takes_the_arrays_of_numpy():
