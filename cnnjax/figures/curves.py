@@ -9,14 +9,14 @@ from jaxtyping import Float, Int
 from cnnjax.figures import settings
 from cnnjax.figures.convergence import MARKERS
 from cnnjax.figures.invariance import COLOURS
-from cnnjax.figures.texts import broken, shortened
+from cnnjax.figures.texts import filled, shortened
 
 MEASURES = {"loss": "loss", "error": "error, %"}  # what has a panel, and the name of its axis
 STYLES = {"test": "-", "validation": "--", "train": ":"}  # of the images' split
 _SPLIT_COLOURS = {"test": COLOURS[0], "validation": COLOURS[1], "train": COLOURS[4]}  # of a single training
 _OF_TRAIN = "train: mean over the epoch, of images as they are augmented, with dropout"
-_MOST_LETTERS = 34  # in a line of the legend
-_LINE_INCHES = 0.17  # of the legend
+_MOST_LETTERS = 120  # of a name in the legend
+_LEGEND_INCHES, _LINE_INCHES = 2.2, 0.17  # width of the legend's text, height of a line
 
 
 class Curves(NamedTuple):
@@ -61,7 +61,7 @@ def draw(every: Sequence[Curves], measures: Sequence[str], title: str, notes: Se
     """
     from matplotlib.figure import Figure
 
-    names = [broken(shortened(one.name, 3 * _MOST_LETTERS), _MOST_LETTERS) for one in every]
+    names = [filled(shortened(one.name, _MOST_LETTERS), _LEGEND_INCHES, 8) for one in every]
     lines = sum(name.count("\n") + 1 for name in names) + len(STYLES) + 1
     figure = Figure(
         figsize=(4.4 * len(measures) + 2.6, max(4.0, 1.2 + _LINE_INCHES * lines) + 0.2 * len(notes) + 0.2),
