@@ -10,6 +10,7 @@ import math
 import re
 import types
 import typing
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
@@ -385,22 +386,28 @@ WITHOUT_EFFECT = (
 
 def differences(ours: Config, theirs: Config) -> list[str]:
     """One text a field that differs and matters: "train.epochs: 8 here, 64 there"; in the order of the fields."""
+    return [f"{name}: {here} here, {there} there" for name, (here, there) in varying([ours, theirs]).items()]
 
-    def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-        return {
-            path: leaf
-            for name, value in tree.items()
-            for path, leaf in (
-                flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-            ).items()
-        }
 
-    here, there = flat(to_json(ours)), flat(to_json(theirs))
-    return [
-        f"{name}: {_brief(here[name])} here, {_brief(there[name])} there"
-        for name in here
-        if here[name] != there[name] and name not in WITHOUT_EFFECT
-    ]
+def varying(configs: Sequence[Config]) -> dict[str, list[str]]:
+    """The fields that differ between any of the configs and matter, by dotted name; the value of each as text."""
+    every = [_flat(to_json(config)) for config in configs]
+    return {
+        name: [_brief(one[name]) for one in every]
+        for name in every[0]
+        if any(one[name] != every[0][name] for one in every) and name not in WITHOUT_EFFECT
+    }
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """By dotted name."""
+    return {
+        path: leaf
+        for name, value in tree.items()
+        for path, leaf in (
+            _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        ).items()
+    }
 
 
 def _brief(value: Any) -> str:

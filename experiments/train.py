@@ -1,14 +1,16 @@
-"""Train a network and keep its checkpoints, without any figure."""
+"""Train a network and keep its checkpoints; its learning curves are in WORKDIR/figures/curves.png."""
 
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from cnnjax import cli, models, processes
 from cnnjax.cli import Arguments, Progress
 from cnnjax.data import Dataset, load
 from cnnjax.errors import InputError
+from cnnjax.figures import curves, files, settings
 from cnnjax.models import foreign
 from cnnjax.train import events, run, weight_files
 from cnnjax.train.feed import Kind, choose
@@ -47,6 +49,7 @@ class Options(processes.Together):
 def prepared(arguments: Arguments, progress: Progress) -> tuple[Dataset, list[models.Layer]]:
     """The data, and the table of the network's layers; nothing has been written yet."""
     config = arguments.config
+    settings.check()
     allow_code(arguments)
     run.check(arguments.workdir, config)
     dataset = load(config.data, progress)
@@ -95,7 +98,7 @@ def allow_code(arguments: Arguments) -> None:
 
 
 def trained(arguments: Arguments, dataset: Dataset, rows: list[models.Layer], progress: Progress) -> run.Run:
-    """Shows the table of layers and trains; or goes on, or finds the run finished."""
+    """Shows the table of layers and trains, or goes on, or finds the run finished; draws its learning curves."""
     config = arguments.config
     title = f"{config.model.name} on {dataset.name}, {config.train.batch_size} images a step"
     progress.say(cli.layer_table(rows, title))
@@ -115,11 +118,22 @@ def trained(arguments: Arguments, dataset: Dataset, rows: list[models.Layer], pr
         peak_teraflops=options.peak_teraflops,
         tensorboard=options.log == "tensorboard",
     )
+    if processes.is_first():
+        draw_curves(arguments.workdir, f"{config.model.name} on {dataset.name}", finished.metrics)
     last = finished.metrics[-1]
     # A run that was not trained here may have none.
     error = f"test error {100 * last['test_error']:.2f} % " if "test_error" in last else ""
     progress.say(f"{dataset.name}: {error}after epoch {last['epoch']}, in {arguments.workdir}")
     return finished
+
+
+def draw_curves(workdir: Path, title: str, metrics: Sequence[Mapping[str, Any]]) -> None:
+    """Writes figures/curves.png of a run; of one that was trained elsewhere, without numbers, nothing."""
+    of_run = curves.curves_of(workdir.name, metrics)
+    measures = curves.measures_of([of_run])
+    if measures:
+        drawing = curves.draw([of_run], measures, f"Learning curves: {title}")
+        files.save(files.make_folder(workdir, "figures") / "curves.png", drawing, **curves.arrays([of_run]))
 
 
 def started(arguments: Arguments, progress: Progress) -> Arguments:

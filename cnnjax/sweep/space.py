@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cnnjax.config import Config, Hyperparams, ModelConfig, TrainConfig
+from cnnjax.config import Config, Hyperparams, ModelConfig, TrainConfig, from_json, to_json
 from cnnjax.errors import InputError
 
 MOST_WITHOUT_CONSENT = 10**5
@@ -186,6 +186,25 @@ def member(number: int, values: dict[str, Any], base: Config) -> Member:
     except InputError as error:
         raise InputError(f"member {number}: {error}") from None
     return Member(number, values, config)
+
+
+def from_record(number: int, values: Any, base: Config) -> Member:
+    """The member whose values a sweep has recorded as JSON has them.
+
+    Raises:
+        InputError: they are no values of a member.
+    """
+    tree = to_json(base)
+    known = axes()
+    if not isinstance(values, dict) or not values.keys() <= known.keys():
+        raise InputError(f"member {number} must have values by axis, as a sweep writes them, got {str(values)[:200]}")
+    for name, value in values.items():
+        part, _, field = name.rpartition(".")
+        tree[part or "hyper"][field] = value
+    config = from_json(tree)
+    parts = {name: name.rpartition(".") for name in values}
+    own = {name: getattr(getattr(config, part or "hyper"), field) for name, (part, _, field) in parts.items()}
+    return Member(number, own, config)
 
 
 def by_program(members: Sequence[Member]) -> list[list[Member]]:

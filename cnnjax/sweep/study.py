@@ -1,7 +1,8 @@
 """A sweep in its folder: which members are trained together, until when, and what is kept of them.
 
 sweep.json       config, members, and how they are trained: everything needed to repeat the sweep
-members.csv      a row a member: its values, what became of it, its errors by epoch
+members.csv      a row a member: its values, what became of it, its last numbers, its errors by epoch
+curves.csv       a row a member, epoch and split: loss and errors
 chunks/R-G-K/    chunk K of group G in rung R: metrics.jsonl and checkpoints, with a member axis
 
 Every result is read from the checkpoints, whose digests are compared. Beside its arrays each holds sweep.json and
@@ -9,9 +10,7 @@ chunk.json, which say whose it is, metrics.jsonl, and seconds.json: how long the
 """
 
 import contextlib
-import csv
 import functools
-import io
 import itertools
 import json
 import math
@@ -32,7 +31,8 @@ from cnnjax.errors import InputError
 from cnnjax.settings import pinned
 from cnnjax.sweep import engine
 from cnnjax.sweep.engine import Group, MembersTraining
-from cnnjax.sweep.space import Member, by_program
+from cnnjax.sweep.space import Member, by_program, from_record
+from cnnjax.sweep.tables import curves_table, members_table
 from cnnjax.sweep.waiting import PATIENCE_SECONDS, Watch, held_since
 from cnnjax.train import run
 from cnnjax.train.checkpoints import KINDS, Checkpoints, Damaged, Kept, of_texts, read, verify
@@ -77,6 +77,7 @@ class Result(NamedTuple):
     metrics: list[dict[str, Any]]  # a line an epoch, as a run's own
     seconds: float  # its share of the time of its chunks
     parts: "list[Part]"
+    diverged: tuple[int, int] | None = None  # epoch and step, counted from 1
 
 
 class Sweep(NamedTuple):
@@ -139,6 +140,20 @@ def begun_with(workdir: Path) -> list[Any] | None:
     if not isinstance(values, list) or not values:
         raise InputError(f"{workdir / 'sweep.json'} must have a list of members, as a sweep writes it")
     return values
+
+
+def recorded(workdir: Path) -> tuple[list[Member], str]:
+    """The members of the sweep in `workdir`, and the SHA-256 of its data.
+
+    Raises:
+        InputError: there is none, or its record is not as a sweep writes it.
+    """
+    values = begun_with(workdir)
+    if values is None:
+        raise InputError(f"{workdir} must be a sweep's folder, and has no sweep.json")
+    record = _record(workdir)
+    config = _config_of(record, workdir)
+    return [from_record(number, one, config) for number, one in enumerate(values)], record["data"]["sha256"]
 
 
 def _begun(workdir: Path) -> bool:
@@ -240,6 +255,7 @@ def run_sweep(
         results = [trainer.result(member) for member in members]
         if not join:
             write_text(workdir / "members.csv", members_table(results))
+            write_text(workdir / "curves.csv", curves_table(results))
     return Sweep(config, results, plans, trainer.state_of)
 
 
@@ -486,27 +502,13 @@ class _Trainer:
 
     def result(self, member: Member) -> Result:
         parts = self.parts[member.number]
-        last, end = parts[-1].last, self._end(member, parts[-1])
+        last, end, diverged = parts[-1].last, self._end(member, parts[-1]), None
         if end.unsound[parts[-1].place]:
             steps = -(-len(self.dataset.train) // member.config.train.batch_size)
             epoch, step = divmod(int(end.step[parts[-1].place]), steps)
+            diverged = epoch + 1, step + 1
             became = f"diverged at epoch {epoch + 1}, step {step + 1} of {steps}"
         else:
             became = "finished" if last == self.config.train.epochs else f"stopped at epoch {last}"
         seconds = sum(self._end(member, part).seconds / part.length for part in parts)
-        return Result(member, became, self.metrics_of(member), seconds, parts)
-
-
-def members_table(results: Sequence[Result]) -> str:
-    """members.csv: the axes' values, the state, seconds, and the test error at the end of each epoch."""
-    epochs = sorted({line["epoch"] for result in results for line in result.metrics})
-    names = list(results[0].member.values)
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["member", *names, "state", "seconds", *(f"test_error_{epoch}" for epoch in epochs)])
-    for result in results:
-        errors = {line["epoch"]: line["test_error"] for line in result.metrics}
-        values = ["x".join(map(str, v)) if isinstance(v, tuple) else v for v in result.member.values.values()]
-        row = [result.member.number, *values, result.state, f"{result.seconds:.2f}"]
-        writer.writerow(row + [f"{errors[epoch]:.6f}" if epoch in errors else "" for epoch in epochs])
-    return file.getvalue()
+        return Result(member, became, self.metrics_of(member), seconds, parts, diverged)

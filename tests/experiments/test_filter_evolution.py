@@ -31,6 +31,7 @@ def test_the_study_writes_every_figure_with_its_numbers(tmp_path):
     folder = tmp_path / "run" / "figures"
     names = {path.name for path in folder.iterdir()}
     pictures = {"filters_conv1.png", "evolution_conv1.png", "evolution_conv2.png", "convergence.png", "evolution.gif"}
+    pictures.add("curves.png")
     assert names == pictures | {name.rsplit(".", 1)[0] + ".npz" for name in pictures}
     with Image.open(folder / "evolution.gif") as picture:
         assert picture.n_frames == 3  # epochs 0, 1, 2

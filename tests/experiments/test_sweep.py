@@ -48,7 +48,7 @@ def test_a_sweep_leaves_a_table_and_every_figure_with_its_numbers(swept):
     assert [(float(row["learning_rate"]), float(row["momentum"])) for row in rows] == [
         (1e-3, 0.5), (1e-3, 0.9), (1e-1, 0.5), (1e-1, 0.9)
     ]  # fmt: skip
-    assert sorted(row["state"] for row in rows) == ["finished"] * 2 + ["stopped at epoch 1"] * 2
+    assert sorted(row["state"] for row in rows) == ["finished"] * 2 + ["stopped"] * 2
     names = {path.name for path in (folder / "sweep" / "figures").iterdir()}
     assert {"curves.png", "curves.npz", "filters.png", "filters.npz"} <= names
     assert {name[:-4] for name in names if name.endswith(".png")} == {n[:-4] for n in names if n.endswith(".npz")}
@@ -194,7 +194,7 @@ def test_where_all_members_diverge_there_is_no_best(tmp_path):
     assert "no member has finished: all 2 diverged" in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sweep"]
     with open(tmp_path / "sweep" / "members.csv") as file:
-        assert all(row["state"].startswith("diverged at epoch 2, step ") for row in csv.DictReader(file))
+        assert all((row["state"], row["diverged_epoch"]) == ("diverged", "2") for row in csv.DictReader(file))
 
 
 def test_bad_input_is_one_line_and_status_2(tmp_path):

@@ -1,6 +1,5 @@
 import csv
 import dataclasses
-import io
 import json
 import math
 import os
@@ -15,7 +14,7 @@ import pytest
 
 from cnnjax.config import ModelConfig
 from cnnjax.errors import InputError
-from cnnjax.sweep import study
+from cnnjax.sweep import study, tables
 from cnnjax.sweep.study import Halving
 from cnnjax.train import run
 from cnnjax.train.lock import locked
@@ -152,29 +151,33 @@ def test_halving_trains_fewer_steps_and_goes_on_where_it_was(dataset, whole, tmp
             assert result.metrics == full.results[result.member.number].metrics
 
 
-def test_the_table_has_a_row_a_member(whole):
+def test_the_tables_have_every_number(whole):
+    """A row a member in one; in the other a row a member, epoch and split, from which its metrics come back."""
     finished, workdir, _ = whole
     rows = list(csv.DictReader((workdir / "members.csv").read_text().splitlines()))
     assert list(rows[0]) == [
-        "member", "learning_rate", "seed", "state", "seconds", "test_error_0", "test_error_1", "test_error_2"
+        "member", "learning_rate", "seed", "state", "diverged_epoch", "diverged_step", "seconds", "final_epoch",
+        *(f"final_{split}_{name}" for split in ("train", "test") for name in ("loss", "error", "error_top5")),
+        "test_error_0", "test_error_1", "test_error_2",
     ]  # fmt: skip
     for number, (row, result) in enumerate(zip(rows, finished.results, strict=True)):
-        assert int(row["member"]) == number and row["state"] == result.state
+        assert int(row["member"]) == number and row["state"] == result.state.split()[0]
         assert float(row["learning_rate"]) == result.member.config.hyper.learning_rate
         assert int(row["seed"]) == result.member.config.hyper.seed and float(row["seconds"]) > 0
+        last = result.metrics[-1]
+        assert int(row["final_epoch"]) == last["epoch"] == (2 if row["state"] == "finished" else 1)
+        shown = {name.removeprefix("final_"): float(text) for name, text in row.items() if name.startswith("final_")}
+        del shown["epoch"]
+        assert shown == pytest.approx({name: value for name, value in last.items() if name != "epoch"}, abs=1e-6)
         errors = [line["test_error"] for line in result.metrics] + [None] * (3 - len(result.metrics))
         for epoch, error in enumerate(errors):
             text = row[f"test_error_{epoch}"]
             assert text == "" if error is None else float(text) == pytest.approx(error, abs=1e-6)
-
-
-def test_the_table_writes_tuples_as_an_axis_takes_them():
-    (member,) = sweeps.members(CONFIG, model__dense=[(4, 8)])
-    result = study.Result(member, "finished", [{"epoch": 0, "test_error": 0.5}], 1.25, [])
-    assert list(csv.reader(io.StringIO(study.members_table([result])))) == [
-        ["member", "model.dense", "state", "seconds", "test_error_0"],
-        ["0", "4x8", "finished", "1.25", "0.500000"],
-    ]
+    curves = tables.read_curves(workdir / "curves.csv")
+    assert list(curves) == list(range(6))
+    for result in finished.results:
+        for ours, theirs in zip(curves[result.member.number], result.metrics, strict=True):
+            assert ours == pytest.approx(theirs, abs=1e-6)
 
 
 def test_another_sweep_in_the_folder_is_refused_naming_what_differs(dataset, whole):
