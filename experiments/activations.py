@@ -19,7 +19,7 @@ from cnnjax.figures import files
 from cnnjax.visualize.activations import Activations
 from cnnjax.visualize.evolution import Strongest, choose_maps
 from experiments.looking import (
-    RunOptions,
+    PictureOptions,
     Trained,
     open_run,
     require_at_most,
@@ -31,7 +31,7 @@ from experiments.looking import (
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(RunOptions):
+class Options(PictureOptions):
     """Which network, and what to see of it."""
 
     layers: tuple[str, ...] = ()  # which layers; none: the convolutions

@@ -35,7 +35,16 @@ from cnnjax.visualize.attribution import (
     smooth_grad,
 )
 from cnnjax.visualize.evolution import in_groups
-from experiments.looking import Parts, RunOptions, Trained, open_run, require_at_most, studying
+from experiments.looking import (
+    Parts,
+    PictureOptions,
+    Trained,
+    example_images,
+    looked_at,
+    open_run,
+    require_at_most,
+    studying,
+)
 
 COLOURED = ("guided backpropagation", "deconvnet")  # drawn as they are, signed; their shapes are the point
 
@@ -43,10 +52,10 @@ Maps = Callable[[Any, Any, Any, Any], jax.Array]  # (variables, images, classes,
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(RunOptions):
+class Options(PictureOptions):
     """What is left open by the papers is named."""
 
-    images: tuple[int, ...] | None = None  # indices of test images; none: the first of each class, ten at most
+    images: tuple[int | str, ...] | None = None  # test images by number, or files; none: ten, a seeded choice
     explain: Literal["answer", "label"] = "answer"  # the class whose logit is explained: the network's, or the true one
     layer: str | None = None  # the convolution of Grad-CAM; none: the last one
     steps: int = 32  # of integrated gradients, from the mean image
@@ -61,16 +70,19 @@ class Options(RunOptions):
                 raise InputError(f"--{name.replace('_', '-')} must be at least {bound}, got {getattr(self, name)}")
         require_at_most(self, steps=10**6, samples=10**6)
         check_seed("--seed", self.seed)
+        if self.images is not None and not self.images:
+            raise InputError("--images must name at least one image, got none")
         if not np.isfinite(self.noise):
             raise InputError(f"--noise must be a finite number, got {self.noise}")
 
 
 def main(options: Options, progress: Progress, opened: Trained | None = None) -> list[Path]:
     """`opened` is the run at that epoch, where it is open already. Returns the pictures."""
-    trained = opened or open_run(options, progress)
+    trained, images = looked_at(opened or open_run(options, progress), options.images or (), progress)
     methods = defined(trained, make_methods(trained, options), progress)
-    chosen = chosen_images(trained, options.images)
-    settings = {**dataclasses.asdict(options), "run": None, "epoch": None, "data": None, "images": chosen}
+    chosen = np.array(images or example_images(trained, 10, progress))
+    elsewhere = dict.fromkeys(("run", "epoch", "data", "on"))
+    settings = {**dataclasses.asdict(options), **elsewhere, "images": chosen}
     with studying(trained, "attribution", settings, progress) as parts:
         explained = classes(trained, chosen, options)
         maps = {
@@ -82,8 +94,8 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
         names = trained.class_names
         labels = trained.targets(trained.dataset.test)[chosen]
         rows = [
-            names[said] if said == label else f"{names[said]}\n(is {names[label]})"
-            for said, label in zip(explained, labels, strict=True)
+            trained.called(index, said) if said == label else f"{names[said]}\n(is {trained.called(index, label)})"
+            for index, said, label in zip(chosen, explained, labels, strict=True)
         ]
         drawing = figure.draw(
             trained.dataset.test.images[chosen],
@@ -195,18 +207,6 @@ def defined(trained: Trained, methods: dict[str, Maps], progress: Progress) -> d
             progress.say(f"{name} is left out: {error}")
             left_out.add(name)
     return {name: method for name, method in methods.items() if name not in left_out}
-
-
-def chosen_images(trained: Trained, images: tuple[int, ...] | None) -> np.ndarray:
-    labels = trained.dataset.test.labels
-    if images is None:
-        return np.array([np.argmax(labels == label) for label in np.unique(labels)[:10]])
-    for index in images:
-        if not 0 <= index < len(labels):
-            raise InputError(f"--images must be indices of the {len(labels)} test images, from 0, got {index}")
-    if not images:
-        raise InputError("--images must name at least one image, got none")
-    return np.array(images)
 
 
 def classes(trained: Trained, chosen: np.ndarray, options: Options) -> np.ndarray:

@@ -41,7 +41,7 @@ from cnnjax.figures.texts import shortened
 from cnnjax.visualize import classification
 from experiments import pictures
 from experiments.challenge import ERRORS
-from experiments.looking import RunOptions, Trained, open_run, studying
+from experiments.looking import PictureOptions, Trained, open_run, studying
 
 CHALLENGE = 5  # classes that an image may be given in the challenge
 MOST_PAIRS = 25  # confusions in the figure
@@ -50,7 +50,7 @@ MOST_BYTES = 2**26  # of the views of a part
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(RunOptions):
+class Options(PictureOptions):
     """Which images, and how."""
 
     images: tuple[str, ...] = ()  # image files, or folders of them or of a folder a class; none: the test split
@@ -63,6 +63,8 @@ class Options(RunOptions):
         for name, most in (("top", 20), ("shown", 60)):
             if not 1 <= getattr(self, name) <= most:
                 raise InputError(f"--{name} must be from 1 to {most}, got {getattr(self, name)}")
+        if self.images and self.on is not None:
+            raise InputError(f"--on must not be given with --images, got {self.on}")
         if self.labels is not None and not self.images:
             raise InputError(f"--labels must be of --images; those of the test split are known, got {self.labels}")
 
@@ -133,6 +135,8 @@ def scaled_side(trained: Trained, views: str) -> int | None:
 
 def of_test_split(trained: Trained, side: int | None) -> Images:
     split = trained.dataset.test
+    if trained.pictures:
+        return Images(split.images, side, list(trained.pictures), None, f"the pictures of {trained.place}")
     names = [str(number) for number in range(len(split))]
     labels = split.labels if trained.class_names == trained.dataset.class_names else None
     return Images(split.images, side, names, labels, f"the test images of {trained.dataset.name}")

@@ -36,7 +36,7 @@ from cnnjax.figures import correspondence as figure
 from cnnjax.figures import files
 from cnnjax.visualize.correspondence import Zeros, cover, delta, hamming, make_look, permutation_p, random_boxes
 from experiments.invariance import fill
-from experiments.looking import RunOptions, Trained, open_run, require_at_most, studying
+from experiments.looking import PictureOptions, Trained, examples, open_run, require_at_most, studying
 
 COLUMNS = ("image", "part", "top", "left", "height", "width")
 PLACES = {"centre": (1 / 2, 1 / 2), "top": (1 / 4, 1 / 2), "bottom": (3 / 4, 1 / 2)}
@@ -52,11 +52,11 @@ MOST_BOXES = 10_000  # of one part in all its images: each is compared with each
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(RunOptions):
+class Options(PictureOptions):
     """Table 1; what the paper leaves open is named."""
 
     boxes: Path | None = None  # CSV with the columns image,part,top,left,height,width; none: fixed places
-    images: int | None = None  # without boxes: test images of each class, the first ones; none: 5, or what all have
+    images: int | None = None  # without boxes: test images of each class, a seeded choice; none: 5, or what all have
     classes: int = 10  # without boxes: how many classes (the first ones, of those with 2 test images and more)
     side: float = 0.25  # without boxes: side of a box, as a share of the image's
     layers: tuple[str, str] | None = None  # none: outputs of the last convolution and of the last dense layer
@@ -105,7 +105,7 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
         return [maps[layer] for layer in layers]
 
     look = make_look(outputs, background, group=trained.group)
-    elsewhere = dict.fromkeys(("run", "epoch", "data", "boxes"))
+    elsewhere = dict.fromkeys(("run", "epoch", "data", "on", "boxes"))
     settings = dataclasses.asdict(options) | elsewhere | {"regions": _all_of(regions)}
     with studying(trained, "correspondence", settings, progress) as parts:
         found, drawn = {}, {}
@@ -214,7 +214,7 @@ def chosen_layers(trained: Trained, options: Options) -> tuple[str, str]:
 
 
 def boxes_of_places(trained: Trained, options: Options) -> Regions:
-    """The same places in the first test images of the first classes."""
+    """The same places in test images of the first classes, in the order of `examples`."""
     split, names = trained.dataset.test, trained.dataset.class_names
     shape = split.images.shape[1:3]
     numbers = np.bincount(split.labels, minlength=len(names))
@@ -227,7 +227,10 @@ def boxes_of_places(trained: Trained, options: Options) -> Regions:
             raise InputError(
                 f"--images must be at most {numbers[label]}, the test images of {names[label]!r}, got {images}"
             )
-    chosen = np.concatenate([np.flatnonzero(split.labels == label)[:images] for label in classes])
+    order = examples(trained)
+    order = np.concatenate([order, np.setdiff1d(np.arange(len(split)), order)])
+    of_class = split.labels[order]
+    chosen = np.concatenate([order[of_class == label][:images] for label in classes])
     sides = [max(1, round(options.side * length)) for length in shape]
     corners = {
         part: [round(middle * length - side / 2) for middle, length, side in zip(at, shape, sides, strict=True)]
@@ -236,7 +239,7 @@ def boxes_of_places(trained: Trained, options: Options) -> Regions:
     boxes = {part: np.tile([*corner, *sides], (len(chosen), 1)) for part, corner in corners.items()}
     return Regions(
         split.images[chosen],
-        [f"{names[split.labels[index]]} ({index})" for index in chosen],
+        [trained.called(index, int(split.labels[index])) for index in chosen],
         split.labels[chosen],
         {part: (np.arange(len(chosen)), of_part) for part, of_part in boxes.items()},
         np.tile([0, 0, *shape], (len(chosen), 1)),

@@ -25,17 +25,17 @@ from cnnjax.errors import InputError
 from cnnjax.figures import files
 from cnnjax.figures import invariance as figure
 from cnnjax.visualize.invariance import TRANSFORMATIONS, Interpolation, Response, claims, make_respond, warp
-from experiments.looking import RunOptions, Trained, open_run, studying
+from experiments.looking import PictureOptions, Trained, example_images, looked_at, open_run, studying
 
 Range = tuple[float, float, int]
 SHOWN = 5  # values of each transformation at which the images themselves are drawn
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(RunOptions):
+class Options(PictureOptions):
     """Figure 5; what the paper leaves open is named."""
 
-    images: tuple[int, ...] | None = None  # indices in the test split; none: the first image of the first five classes
+    images: tuple[int | str, ...] | None = None  # test images by number, or files; none: five, a seeded choice
     low: str | None = None  # layer; none: the output of the first, after pool and norm (the paper's layer 1)
     high: str | None = None  # layer; none: the last before the logits (the paper's layer 7)
     translation: Range | None = None  # FROM TO STEPS, px; none: ±60/224 of the height as the paper, in whole pixels
@@ -66,10 +66,10 @@ class Options(RunOptions):
 
 def main(options: Options, progress: Progress, opened: Trained | None = None) -> list[Path]:
     """`opened` is the run at that epoch, where it is open already. Returns the pictures."""
-    trained = opened or open_run(options, progress)
+    trained, numbers = looked_at(opened or open_run(options, progress), options.images or (), progress)
     layers, values = chosen_layers(trained, options), amounts(trained, options)
     split = dataclasses.replace(trained.dataset.test, labels=trained.targets(trained.dataset.test))
-    images = chosen_images(split.labels, options.images)
+    images = numbers or example_images(trained, 5, progress)
     background = fill(trained, options.fill)
 
     def outputs(variables: Any, images: jax.Array):
@@ -87,7 +87,8 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
         whole: dict[str, Response] = jax.tree.map(lambda *parts: np.stack(parts), *found)
         return {f"{name}/{field}": part for name, of in whole.items() for field, part in of._asdict().items()}
 
-    settings = {**dataclasses.asdict(options), "run": None, "epoch": None, "data": None, "images": images}
+    elsewhere = dict.fromkeys(("run", "epoch", "data", "on"))
+    settings = {**dataclasses.asdict(options), **elsewhere, "images": images}
     with studying(trained, "invariance", settings, progress) as parts:
         unit = "" if options.distance == "raw" else ",\nshare of the norm"
         chosen = parts.get("images", lambda: responses(images))
@@ -98,7 +99,7 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
             name: warped(split.images[list(images)], name, at, background, options.interpolation)
             for name, at in shown.items()
         }
-        names = [f"{trained.class_names[split.labels[index]]} ({index})" for index in images]
+        names = [trained.called(index, split.labels[index]) for index in images]
         drawing = figure.draw(
             pictures, shown, values, *curves(chosen, values, options.distance), names, layers, unit, trained.target
         )
@@ -143,15 +144,6 @@ def amounts(trained: Trained, options: Options) -> dict[str, np.ndarray]:
         "rotation": options.rotation,
     }
     return {name: np.linspace(*of, dtype=np.float32) for name, of in ranges.items()}
-
-
-def chosen_images(labels: np.ndarray, images: tuple[int, ...] | None) -> tuple[int, ...]:
-    if images is None:
-        return tuple(int(np.argmax(labels == label)) for label in np.unique(labels)[:5])
-    for index in images:
-        if not 0 <= index < len(labels):
-            raise InputError(f"--images must be indices of the {len(labels)} test images, from 0, got {index}")
-    return images
 
 
 def fill(trained: Trained, name: str) -> np.ndarray | None:

@@ -7,13 +7,14 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Float32, Int, Int32
 
 import cnnjax
 from cnnjax import models, ops
@@ -21,6 +22,8 @@ from cnnjax.atomic import replacing, write_text
 from cnnjax.cli import Progress
 from cnnjax.config import Config, DataConfig, ModelConfig, to_json
 from cnnjax.data import Dataset, Split, batches, checked_dataset, fingerprint, load, scale_of
+from cnnjax.data.files import printable
+from cnnjax.data.splits import of_all_classes, random_state
 from cnnjax.errors import InputError
 from cnnjax.figures import files
 from cnnjax.figures.settings import check as check_matplotlib
@@ -30,6 +33,7 @@ from cnnjax.train.lock import locked
 from cnnjax.train.step import Preprocess, make_preprocess
 from cnnjax.visualize.activations import Activations, tile_activations
 from cnnjax.visualize.evolution import FeatureMaps, Strongest, group_size, make_look, strongest_activations, unbounded
+from experiments import pictures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +90,13 @@ class RunOptions(NetworkOptions):
     data: Images = Images()  # where the run's images are now
 
 
+@dataclasses.dataclass(frozen=True)
+class PictureOptions(RunOptions):
+    """Which network and which images, for a study that looks at test images."""
+
+    on: Path | None = None  # a folder or .zip archive of pictures to look at instead of the run's test images
+
+
 class Trained(NamedTuple):
     """A network with the weights of one epoch, and the data that it was trained on."""
 
@@ -99,6 +110,9 @@ class Trained(NamedTuple):
     folder: Path  # the run's
     code: str = ""  # SHA-256 of the file that the network is written in, if it is somebody's own
     is_own: bool = False  # of no run: its folder is made
+    pictures: tuple[str, ...] = ()  # names of the test images where a user has named them, beside the run's own
+    place: str = ""  # the folder in that of the figures where what is drawn of these goes
+    order: Int[np.ndarray, " images"] | None = None  # `examples`, where they are known
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -122,7 +136,20 @@ class Trained(NamedTuple):
     @property
     def target(self) -> str:
         """What `targets` are, in words."""
-        return "true class" if self.class_names == self.dataset.class_names else "network's answer"
+        knows = self.class_names == self.dataset.class_names and not self.pictures
+        return "true class" if knows else "network's answer"
+
+    def called(self, index: int, label: int) -> str:
+        """What a test image is called in a figure: its class and its number, or its file."""
+        return f"{self.class_names[label]} ({self.pictures[index] if self.pictures else index})"
+
+    def probabilities(self, split: Split) -> Float32[np.ndarray, "images classes"]:
+        """Of each class, by the softmax of the logits."""
+        of = ops.jit(
+            lambda variables, images: jax.nn.softmax(self.network.apply(variables, self.preprocess(images))[0])
+        )
+        found = [np.asarray(of(self.variables, batch.images)) for batch in batches(split, self.group)]
+        return np.concatenate(found)[: len(split)]
 
     def answers(self, split: Split) -> Int32[np.ndarray, " images"]:
         """The class that the network finds most probable for each image."""
@@ -138,7 +165,7 @@ class Trained(NamedTuple):
     @property
     def figures(self) -> Path:
         """Where the study's figures go."""
-        return self.folder / "figures" / f"epoch-{self.epoch}"
+        return self.folder / "figures" / f"epoch-{self.epoch}" / self.place
 
     def layer(self, name: str, option: str = "--layer") -> models.Layer:
         """The row of the table of layers. Raises InputError listing the layers that exist."""
@@ -169,6 +196,97 @@ def open_run(options: RunOptions, progress: Progress) -> Trained:
         InputError: no run folder, no checkpoints, an epoch that was not kept, or data that are not there any more or no
             longer the same.
     """
+    trained = _open_run(options, progress)
+    on = options.on if isinstance(options, PictureOptions) else None
+    return trained if on is None else with_pictures(trained, [str(on)], "--on", progress)
+
+
+def with_pictures(trained: Trained, given: Sequence[str], option: str, progress: Progress) -> Trained:
+    """The same network, whose test images are these pictures; as their classes count the network's own answers.
+
+    Args:
+        given: files, folders or archives, as `experiments.pictures.find` takes them.
+        option: that named them, for errors.
+    """
+    found = pictures.find(given, option)
+    pixels = pictures.decoded(trained.config.data, trained.dataset.image_shape, found, option, progress)
+    split = Split(pixels, np.zeros(len(pixels), np.int32))
+    if trained.class_names == trained.dataset.class_names:
+        split = Split(pixels, trained.answers(split))
+    stem = Path(given[0]).stem if len(given) == 1 else "pictures"
+    return trained._replace(
+        dataset=dataclasses.replace(trained.dataset, test=split),
+        pictures=tuple(printable(picture.name) for picture in found),
+        place="on-" + re.sub(r"[^A-Za-z0-9_-]+", "-", stem)[:60],
+        order=None,
+    )
+
+
+def looked_at(trained: Trained, images: Sequence[int | str], progress: Progress) -> tuple[Trained, tuple[int, ...]]:
+    """The network and the numbers of the test images that `--images` names: numbers, or files of pictures.
+
+    Raises:
+        InputError: a number that no test image has, both numbers and files, or a file that is no picture.
+    """
+    named = [image for image in images if isinstance(image, str)]
+    if named and len(named) < len(images):
+        raise InputError(
+            f"--images must be numbers of test images or files, not both, got {' '.join(map(str, images))}"
+        )
+    if named:
+        trained = with_pictures(trained, named, "--images", progress)
+        return trained, tuple(range(len(trained.dataset.test)))
+    numbers, last = tuple(image for image in images if isinstance(image, int)), len(trained.dataset.test) - 1
+    for number in numbers:
+        if not 0 <= number <= last:
+            raise InputError(f"--images must be files, or numbers of test images from 0 to {last}, got {number}")
+    return trained, numbers
+
+
+# Of the test images that examples are chosen from, and the deviation of an image's grey levels below which it is blank.
+MOST_EXAMPLES, LEAST_CONTRAST = 1000, 16.0
+
+
+def examples(trained: Trained, seed: int = 0) -> Int[np.ndarray, " images"]:
+    """Test images in the order in which the figures take them, so that the same ones stand in all of them.
+
+    First those that are rightly classified with confidence (above the median of their class) and are not blank, then
+    the other right ones that are not blank, then the rest; in each of the three the classes take turns. The order of
+    classes, and of images in a class, is a seeded choice.
+    """
+    if trained.order is not None and seed == 0:
+        return trained.order
+    test, random = trained.dataset.test, random_state(seed, 0)
+    rows = of_all_classes(test.labels, MOST_EXAMPLES)
+    images, labels = np.asarray(test.images[rows]), trained.targets(test)[rows]
+    probabilities = trained.probabilities(Split(images, labels))
+    confidence = probabilities[np.arange(len(rows)), labels]
+    good = (np.argmax(probabilities, axis=1) == labels) & (
+        images.mean(axis=-1, dtype=np.float32).std(axis=(1, 2)) >= LEAST_CONTRAST
+    )
+    place = np.empty(len(rows), np.int64)
+    place[random.permutation(len(rows))] = np.arange(len(rows))
+    level = np.where(good, 1, 2)
+    for label in np.unique(labels[good]):
+        of_class = np.flatnonzero(good & (labels == label))
+        level[of_class[confidence[of_class] >= np.median(confidence[of_class])]] = 0
+    class_order = random.permutation(len(trained.class_names))
+    turn = np.empty(len(rows), np.int64)
+    for one in {*zip(level.tolist(), labels.tolist(), strict=True)}:
+        of_both = np.flatnonzero((level == one[0]) & (labels == one[1]))
+        turn[of_both[np.argsort(place[of_both])]] = np.arange(len(of_both))
+    return rows[np.lexsort((class_order[labels], turn, level))]
+
+
+def example_images(trained: Trained, count: int, progress: Progress, seed: int = 0) -> tuple[int, ...]:
+    """The first `count` of `examples`; it is said which."""
+    chosen = tuple(examples(trained, seed)[:count].tolist())
+    listed = ", ".join(trained.pictures[number] if trained.pictures else str(number) for number in chosen)
+    progress.say(f"images {listed}: a seeded choice of different classes, of those that are rightly classified")
+    return chosen
+
+
+def _open_run(options: RunOptions, progress: Progress) -> Trained:
     if options.network is not None and not is_of_code(options.run):
         return open_own(options, progress)
     described = [f"--data.{name.replace('_', '-')}" for name in options.data.described()]

@@ -23,14 +23,23 @@ from cnnjax.figures import files
 from cnnjax.figures import occlusion as occlusion_figure
 from cnnjax.visualize.evolution import Strongest, make_projector, tile_units
 from cnnjax.visualize.occlusion import Activity, bootstrap_interval, corners_along, falls, make_respond, occlusion
-from experiments.looking import RunOptions, Trained, maps_of, open_run, strongest_of, studying
+from experiments.looking import (
+    PictureOptions,
+    Trained,
+    example_images,
+    looked_at,
+    maps_of,
+    open_run,
+    strongest_of,
+    studying,
+)
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(RunOptions):
+class Options(PictureOptions):
     """Which network, and what to cover."""
 
-    images: tuple[int, ...] = ()  # which test images; none: a seeded choice of rightly classified ones
+    images: tuple[int | str, ...] = ()  # test images by number, or files; none: a seeded choice
     random_images: int = 3  # how many that choice takes, of different classes
     layer: str | None = None  # whose strongest map is watched; none: the last convolution, as the paper
     activity: Activity = "sum"  # how active a map is, from its positions: the paper's total, or the maximum
@@ -62,7 +71,7 @@ class Settings(NamedTuple):
 
 def main(options: Options, progress: Progress, opened: Trained | None = None) -> list[Path]:
     """`opened` is the run at that epoch, where it is open already. Returns the pictures."""
-    trained = opened or open_run(options, progress)
+    trained, images = looked_at(opened or open_run(options, progress), options.images, progress)
     test = trained.dataset.test
     settings, labels = checked_settings(options, trained), trained.targets(test)
     with studying(
@@ -97,7 +106,7 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
         found = Strongest(**parts.get("search", search))
         projector = make_projector(maps_of(trained, (settings.layer,)), settings.layer, trained.preprocess)
         rows = []
-        chosen = options.images or tested[chosen_images(key, compared, options.random_images)].tolist()
+        chosen = images or example_images(trained, options.random_images, progress, options.seed)
         for number in progress.over("covering", chosen):
 
             def cover(number=number) -> dict[str, Any]:
@@ -131,14 +140,10 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
 
 def checked_settings(options: Options, trained: Trained) -> Settings:
     """The settings, every one of them checked against the run."""
-    test = trained.dataset.test
     if options.layer is None and not trained.shown:
         raise InputError(f"--layer must be given for a network without convolutions: {', '.join(trained.layers)}")
     layer = options.layer or trained.shown[-1]
     trained.layer(layer)
-    for number in options.images:
-        if not 0 <= number < len(test):
-            raise InputError(f"--images must be from 0 to {len(test) - 1}, got {number}")
     if options.others > len(trained.dataset.train):
         raise InputError(
             f"--others must be at most the {len(trained.dataset.train)} training images, got {options.others}"
@@ -164,14 +169,6 @@ def projections(
     units = np.concatenate([place[None], found.unit[:, watched]])
     every, maps, fields = np.arange(len(images)), np.full(len(images), watched), trained.layers[layer].fields
     return tile_units(projector, trained.variables, images, every, units, maps, fields, group=trained.group)[0]
-
-
-def chosen_images(key: Any, compared: dict[str, np.ndarray], count: int) -> list[int]:
-    """A seeded choice of rightly classified ones of those compared, of different classes as long as there are any."""
-    order = np.asarray(jax.random.permutation(key, len(compared["labels"])))
-    right = order[np.argmax(compared["whole"], axis=1)[order] == compared["labels"][order]]
-    firsts = np.sort(np.unique(compared["labels"][right], return_index=True)[1])
-    return [*right[firsts], *np.delete(right, firsts)][:count]
 
 
 def sentence(

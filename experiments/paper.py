@@ -31,7 +31,7 @@ from experiments import (
     occlusion,
     probes,
 )
-from experiments.looking import RunOptions, Trained, open_run
+from experiments.looking import RunOptions, Trained, examples, open_run
 
 Study = Callable[[RunOptions, Progress, Trained], list[Path]]  # the pictures that it has drawn
 
@@ -80,7 +80,7 @@ class Options(RunOptions):
 
 def main(options: Options, progress: Progress) -> None:
     trained = open_run(options, progress)  # so that what cannot be looked into is refused before anything is written
-    rows = []
+    trained, rows = trained._replace(order=examples(trained)), []
     for name in progress.over("studies", list(options.only)):
         title, study = STUDIES[name]
         progress.say(f"{name} – {title}")

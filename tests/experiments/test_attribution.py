@@ -58,7 +58,7 @@ def test_maximization_rises_above_the_training_images(run):
 @pytest.mark.parametrize(
     ("study", "changes", "message"),
     [
-        (attribution, {"images": (0, 10**6)}, "--images must be indices of the"),
+        (attribution, {"images": (0, 10**6)}, "--images must be files, or numbers of test images from 0 to"),
         (attribution, {"images": ()}, "--images must name at least one image, got none"),
         (attribution, {"layer": "fc9"}, "--layer must be one of conv1"),
         (attribution, {"samples": 0}, "--samples must be at least 1, got 0"),

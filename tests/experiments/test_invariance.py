@@ -94,8 +94,8 @@ def test_a_network_without_convolutions_has_its_first_and_last_dense_layer(folde
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"images": (3, 100_000)}, "--images must be indices of the .* test images, from 0, got 100000"),
-        ({"images": (-1,)}, "--images must be indices .* got -1"),
+        ({"images": (3, 100_000)}, "--images must be files, or numbers of test images from 0 to .*, got 100000"),
+        ({"images": (-1,)}, "--images must be files, or numbers .* got -1"),
         ({"low": "conv9"}, "--low must be one of conv1, pool1, .*, got 'conv9'"),
         ({"high": "conv0"}, "--high must be one of conv1, pool1, .*, got 'conv0'"),
     ],

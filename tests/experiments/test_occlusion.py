@@ -10,7 +10,7 @@ from cnnjax.data import Split
 from cnnjax.errors import InputError
 from experiments import occlusion
 from experiments.looking import open_run
-from experiments.occlusion import Options, chosen_images
+from experiments.occlusion import Options
 from tests.experiments.test_activations import trained
 from tests.experiments.test_filter_evolution import Quiet
 
@@ -66,19 +66,9 @@ def test_of_a_split_in_order_of_its_classes_images_of_all_are_compared_and_chose
         assert len({int(arrays[name]) for name in covered}) == 2
 
 
-def test_images_are_chosen_of_different_classes_and_rightly_classified():
-    labels = np.array([0, 0, 0, 1, 1, 2])
-    whole = np.eye(3)[[0, 0, 1, 1, 1, 2]]  # the third is wrong
-    compared = {"labels": labels, "whole": whole}
-    key = occlusion.address(0, occlusion.Purpose.ORDER)
-    first = chosen_images(key, compared, 3)
-    assert sorted(labels[first]) == [0, 1, 2] and first == chosen_images(key, compared, 3)
-    assert sorted(chosen_images(key, compared, 99)) == [0, 1, 3, 4, 5]
-
-
 @pytest.mark.parametrize(("changes", "said"), [
     ({"layer": "conv9"}, "--layer must be one of conv1, "),
-    ({"images": (0, 10**6)}, "--images must be from 0 to "),
+    ({"images": (0, 10**6)}, "--images must be files, or numbers of test images from 0 to "),
     ({"side": 8}, "side must be from 1 to 7 pixels for an image of 8, got 8"),
     ({"step": 0}, "step must be at least 1 pixel, got 0"),
     ({"others": 10**6}, "--others must be at most the "),
