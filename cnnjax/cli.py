@@ -37,7 +37,7 @@ def run(
     main: Callable[[Arguments, "Progress"], Any],
     options: Any = None,
     *,
-    config: str = "photos",
+    config: str = "objects",
     workdir: str = "runs/{}",
     take: Callable[[list[str]], tuple[Any, list[str]]] = lambda arguments: (None, arguments),
 ) -> None:
@@ -151,7 +151,7 @@ def parse(
     arguments: Sequence[str],
     options: Any = None,
     *,
-    config: str = "photos",
+    config: str = "objects",
     workdir: str = "runs/{}",
     prog: str | None = None,
     description: str | None = None,

@@ -17,7 +17,7 @@ from cnnjax.errors import InputError
 from cnnjax.figures import activations as activations_figure
 from cnnjax.figures import files
 from cnnjax.visualize.activations import Activations
-from cnnjax.visualize.evolution import Strongest, choose_maps
+from cnnjax.visualize.evolution import Strongest, choose_maps, sees_nothing
 from experiments.looking import (
     PictureOptions,
     Trained,
@@ -76,7 +76,9 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
         pictures = []
         for layer in progress.over("projecting", layers):
             strongest = Strongest(*(found[f"{layer} {part}"] for part in Strongest._fields))
-            maps = options.maps or choose_maps(strongest.at_rank(0), options.random_maps, options.maps_seed)
+            first = strongest.at_rank(0)
+            blank = sees_nothing(split.images, first, trained.layers[layer].fields)
+            maps = options.maps or choose_maps(first, options.random_maps, options.maps_seed, blank)
             pictures.append(draw(trained, tiles_of(trained, layer, strongest, maps, split), layer, searched))
         progress.say(f"figures in {trained.figures}")
     return pictures

@@ -34,6 +34,7 @@ from cnnjax.visualize.evolution import (
     choose_maps,
     group_size,
     make_look,
+    sees_nothing,
     strongest_activations,
     tile_evolution,
     unbounded,
@@ -153,7 +154,9 @@ def main(arguments: Arguments, progress: Progress) -> list[Path]:
         strongest[epoch] = {layer: of_layer.at_rank(0) for layer, of_layer in found.items()}
     evolutions = {}
     for layer in progress.over("projecting", layers):
-        chosen = choose_maps(strongest[epochs[-1]][layer], options.maps, options.maps_seed)
+        final = strongest[epochs[-1]][layer]
+        blank = sees_nothing(dataset.train.images, final, shown[layer].fields)
+        chosen = choose_maps(final, options.maps, options.maps_seed, blank)
         of_layer = {epoch: strongest[epoch][layer] for epoch in epochs}
         evolutions[layer] = tile_evolution(
             feature_maps, layer, variables, of_layer, chosen, dataset.train.images, seen.preprocess,

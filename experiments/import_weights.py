@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from cnnjax import cli, models
 from cnnjax.cli import Arguments, Progress
 from cnnjax.config import Config, DataConfig, PhotosConfig, TrainConfig, check_class_names, from_json
-from cnnjax.data import Dataset, load
+from cnnjax.data import Dataset, load, objects
 from cnnjax.data.files import read_regular
 from cnnjax.errors import InputError
 from cnnjax.models import foreign, weights
@@ -127,12 +127,12 @@ def told_by(file: WeightFile) -> Config | None:
 
 
 def with_patches(config: Config, given: frozenset[str]) -> Config:
-    """Where no images are named, patches of the embedded photographs that are large enough."""
+    """Where no images are named, and the embedded objects are too small, patches of the embedded photographs."""
     size = config.data.shorter_side or config.data.image_size or 0
-    if config.data.name != "photos" or size <= config.data.photos.tile or any(n.startswith("--data.") for n in given):
+    if config.data.name != "objects" or size <= objects.SIDE or any(n.startswith("--data.") for n in given):
         return config
     photos = PhotosConfig(patch_size=size, tile=size, shorter_side=3 * size, train_patches=100, test_patches=50)
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, photos=photos))
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, name="photos", photos=photos))
 
 
 def class_names(path: Path) -> tuple[str, ...]:

@@ -32,7 +32,15 @@ from cnnjax.train import run, weight_files
 from cnnjax.train.lock import locked
 from cnnjax.train.step import Preprocess, make_preprocess
 from cnnjax.visualize.activations import Activations, tile_activations
-from cnnjax.visualize.evolution import FeatureMaps, Strongest, group_size, make_look, strongest_activations, unbounded
+from cnnjax.visualize.evolution import (
+    LEAST_CONTRAST,
+    FeatureMaps,
+    Strongest,
+    group_size,
+    make_look,
+    strongest_activations,
+    unbounded,
+)
 from experiments import pictures
 
 
@@ -76,7 +84,7 @@ class Images(Place):
 class NetworkOptions:
     """Which network: that of a run, or one of your own."""
 
-    run: Path = Path("runs/photos")  # the folder of a trained run
+    run: Path = Path("runs/objects")  # the folder of a trained run
     epoch: int | None = None  # one of the epochs that the run has kept; none: its last
     network: str | None = None  # FILE.py:NAME, code that is run: your own network instead
     weights: Path | None = None  # of --network, .safetensors or .npz: arrays by their paths in it
@@ -243,8 +251,7 @@ def looked_at(trained: Trained, images: Sequence[int | str], progress: Progress)
     return trained, numbers
 
 
-# Of the test images that examples are chosen from, and the deviation of an image's grey levels below which it is blank.
-MOST_EXAMPLES, LEAST_CONTRAST = 1000, 16.0
+MOST_EXAMPLES = 1000  # test images that examples are chosen from
 
 
 def examples(trained: Trained, seed: int = 0) -> Int[np.ndarray, " images"]:

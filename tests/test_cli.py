@@ -52,7 +52,7 @@ def test_a_python_file_is_a_config_too(tmp_path):
     [
         (
             ["--config", "photo"],
-            "--config must be one of architectures, cifar10, digits, fashion_mnist, photos, .* got 'photo'",
+            "--config must be one of architectures, cifar10, digits, fashion_mnist, objects, photos, .* got 'photo'",
         ),
         (["--config"], "--config must be followed by"),
         (["--workdir", "a[1]"], "--workdir must be a name without"),

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from cnnjax import ops
 from cnnjax.geometry import ReceptiveField
@@ -20,6 +20,7 @@ from cnnjax.tracing.relus import unbounded_maps_of
 from cnnjax.tracing.table import Layer
 from cnnjax.visualize.deconvnet import project
 
+LEAST_CONTRAST = 16.0  # of an image that shows something, in grey levels
 GROUP = 64  # images in a forward pass or a projection: they stay in the cache; 128 took longer an image
 MOST_BYTES = 2**30  # of all feature maps of a group
 
@@ -179,15 +180,38 @@ def _regrouped(batches: Iterable[Any], size: int) -> Iterator[tuple[np.ndarray, 
         yield np.stack(group + [np.zeros_like(group[0])] * missing), (np.arange(size) < size - missing)
 
 
-def choose_maps(final: Strongest, count: int, seed: int) -> Int[np.ndarray, " rows"]:
-    """A seeded random choice of `count` maps, in order, out of those alive at the last epoch; dead ones fill up.
+def choose_maps(
+    final: Strongest, count: int, seed: int, blank: Bool[np.ndarray, " maps"] | None = None
+) -> Int[np.ndarray, " rows"]:
+    """A seeded random choice of `count` maps, in order, of those alive at the last epoch; dead ones fill up.
 
     The same rows then stand for all epochs. Source: figure 4 shows a random subset; paper silent on dead maps.
+
+    Args:
+        blank: maps that are taken only where there are too few others, from `sees_nothing`.
     """
     generator = np.random.default_rng(seed)
     order = generator.permutation(len(final.value))
-    alive_first = np.concatenate([order[final.value[order] > 0], order[final.value[order] <= 0]])
-    return np.sort(alive_first[:count])
+    dead = final.value[order] <= 0
+    last = np.zeros(len(order)) if blank is None else blank[order]
+    return np.sort(order[np.argsort(2 * dead + last, kind="stable")][:count])
+
+
+def sees_nothing(
+    images: Any, strongest: Strongest, fields: Fields, least: float = LEAST_CONTRAST
+) -> Bool[np.ndarray, " maps"]:
+    """Whether what a map's strongest unit sees of its image has nearly one colour.
+
+    Args:
+        images: the data set from which `strongest` was taken, one activation a map.
+        least: the deviation of the grey levels in a channel, of 255, below which that is so in all channels.
+    """
+    patches = (
+        crop(images[image : image + 1][0].astype(np.float32), fields, unit)
+        for image, unit in zip(np.asarray(strongest.image), np.asarray(strongest.unit), strict=True)
+    )
+    seen = (patch[~np.isnan(patch[..., 0])] for patch in patches)  # a unit at the border may see nothing but padding
+    return np.array([len(pixels) == 0 or pixels.std(axis=0).max() < least for pixels in seen])
 
 
 def tile_evolution(

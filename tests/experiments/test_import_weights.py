@@ -228,11 +228,15 @@ def test_a_training_that_starts_from_a_file_takes_what_it_expects(tmp_path, fold
 
 
 def test_without_images_named_they_are_large_patches_of_the_photographs():
-    config = dataclasses.replace(cli.load_config("photos"), data=DataConfig(image_size=200, shorter_side=220))
-    photos = import_weights.with_patches(config, frozenset()).data.photos
+    config = dataclasses.replace(
+        cli.load_config("objects"), data=DataConfig("objects", image_size=200, shorter_side=220)
+    )
+    data = import_weights.with_patches(config, frozenset()).data
+    photos = data.photos
+    assert data.name == "photos"
     assert (photos.patch_size, photos.tile, photos.shorter_side) == (220, 220, 660)
     assert import_weights.with_patches(config, frozenset({"--data.name"})) == config
-    small = dataclasses.replace(config, data=DataConfig(image_size=32))
+    small = dataclasses.replace(config, data=DataConfig("objects", image_size=32))
     assert import_weights.with_patches(small, frozenset()) == small
 
 

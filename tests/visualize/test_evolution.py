@@ -15,6 +15,7 @@ from cnnjax.visualize.evolution import (
     group_size,
     in_groups,
     make_look,
+    sees_nothing,
     strongest_activations,
     tile_evolution,
     unbounded,
@@ -52,6 +53,17 @@ def test_the_strongest_activation_by_a_plain_loop_whatever_the_batch(split, batc
     assert found["fc2"].unit.shape == (3, 0)
 
 
+def test_a_map_whose_unit_sees_one_colour_sees_nothing():
+    images = np.zeros((3, 6, 6, 1), np.uint8)
+    images[1, :3] = 255  # an edge in the upper half
+    images[2] = 255
+    fields = (ReceptiveField(size=3, jump=1, start=0.0),) * 2
+    unit = np.array([[2, 2], [2, 2], [5, 5], [2, 2], [9, 9]])  # the last sees padding only
+    strongest = Strongest(np.ones(5), np.array([0, 1, 1, 2, 1]), unit)
+    assert sees_nothing(images, strongest, fields).tolist() == [True, False, True, True, True]
+    assert sees_nothing(images, strongest, None).tolist() == [True, False, False, True, False]
+
+
 def test_padding_of_the_last_batch_never_wins(split):
     negative = make_look(lambda variables, images: {"conv1": images - 100}, preprocess)
     found = strongest_activations(negative, None, batches(split, 8))
@@ -64,6 +76,10 @@ def test_maps_are_chosen_by_the_seed_and_dead_ones_only_to_fill_up():
         assert set(choose_maps(strongest, 3, seed)) <= {1, 3, 4, 6}
         assert {1, 3, 4, 6} <= set(choose_maps(strongest, 6, seed))
         assert list(choose_maps(strongest, 99, seed)) == list(range(7))
+        blank = np.isin(np.arange(7), [3, 6])
+        assert list(choose_maps(strongest, 2, seed, blank)) == [1, 4]
+        assert set(choose_maps(strongest, 3, seed, blank)) - {1, 4} <= {3, 6}
+        assert list(choose_maps(strongest, 4, seed, blank)) == [1, 3, 4, 6]
     np.testing.assert_array_equal(choose_maps(strongest, 3, 1), choose_maps(strongest, 3, 1))
     assert len({tuple(choose_maps(strongest, 3, seed)) for seed in range(20)}) > 1
 
