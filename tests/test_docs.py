@@ -2,11 +2,13 @@
 
 import dataclasses
 import importlib
+import json
 import re
 import shlex
 import subprocess
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -188,6 +190,21 @@ def test_the_code_runs_as_it_stands():
     exec(definition.rpartition("jax.jit(total)")[0], names)
     call, _, said = f"ops.jit(total){right}".partition("  # ")
     assert float(eval(call, names)) == float(re.match(r"[\d,]+", said)[0].replace(",", ""))
+
+
+def test_the_notebook_runs_and_a_sweep_in_it_is_short(monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    notebook = json.loads((ROOT / "docs" / "vmap_over_hyperparameters.ipynb").read_text())
+    code = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    names: dict[str, Any] = {}
+    for cell in code:
+        exec(cell, names)
+    errors = names["errors"]
+    assert errors.shape == (8, 2) and errors.min() < 0.08 and errors[-1].min() > 0.5
+    assert max(jax.tree.leaves(names["difference"])) < 1e-3
+    (sweep,) = [cell for cell in code if "meshgrid" in cell]
+    assert len(sweep.splitlines()) <= 5
+    assert notebook["nbformat"] == 4 and len({cell["id"] for cell in notebook["cells"]}) == len(notebook["cells"])
 
 
 def test_readme_is_short():

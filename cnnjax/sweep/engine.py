@@ -103,9 +103,8 @@ def programs(group: Group, dataset: Dataset, sequential: bool, devices: int = 1)
         order = jax.vmap(order, in_axes=(group.axes, None), out_axes=(0, None))
     chunk = make_train_chunk(network, config.train, preprocess, len(dataset.train))
     evaluate = make_evaluate(network, config.train, preprocess)
-    used = next(count for count in range(min(devices, jax.device_count()), 0, -1) if devices % count == 0)
-    mesh = Mesh(np.array(jax.devices()[: 1 if sequential else used]), ("member",))
-    spread = _alone if sequential else functools.partial(_over_members, mesh=mesh)
+    mesh = member_mesh(1 if sequential else devices)
+    spread = _alone if sequential else functools.partial(over_members, mesh=mesh)
     init = spread(init, (group.axes,))
     shared: Any = Portion(*[None] * 5)  # pyright: ignore[reportArgumentType]
     chunk = spread(chunk, (group.axes, 0, shared._replace(rows=group.axes.seed), None, None))
@@ -138,8 +137,18 @@ def _alone(function: Callable[..., Any], axes: tuple) -> Callable[..., Any]:
     return of_one
 
 
-def _over_members(function: Callable[..., Any], axes: tuple, mesh: Mesh) -> Callable[..., Any]:
-    """`jax.vmap`, and each device its share of the members."""
+def member_mesh(members: int) -> Mesh:
+    """The most devices among which so many members can be divided evenly."""
+    used = next(count for count in range(min(members, jax.device_count()), 0, -1) if members % count == 0)
+    return Mesh(np.array(jax.devices()[:used]), ("member",))
+
+
+def over_members(function: Callable[..., Any], axes: tuple, mesh: Mesh) -> Callable[..., Any]:
+    """`jax.vmap`, and each device its share of the members.
+
+    Args:
+        axes: of the arguments, as `jax.vmap` takes them.
+    """
     mapped = jax.vmap(function, in_axes=axes)
     if mesh.size == 1:
         return mapped
