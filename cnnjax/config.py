@@ -157,7 +157,8 @@ class DataConfig:
     train_crop: Literal["centre", "random", "resized"] = "centre"  # of a training image; resized: Szegedy 2015
     channels: Literal[1, 3] | None = None  # grey or RGB; None: as the images are, mixed modes refused
     test_fraction: float = 0.2  # of each class, where a folder has no test/ of its own
-    split_seed: int = 0  # of a split that is made here
+    validation_fraction: float = 0.0  # of the training images, taken out for validation, each class in proportion
+    split_seed: int = 0  # of a split that is made here, and of which images are for validation
     unit: float = 64.0  # grey levels that count as 1 at the network's input; the paper uses 1
     mean: tuple[float, ...] | None = None  # grey levels, one a channel, that are subtracted; None: the mean image
     deviation: tuple[float, ...] | None = None  # grey levels that count as 1, one a channel; None: unit
@@ -191,6 +192,8 @@ class DataConfig:
                 shorter,
             )
         _require(0 < self.test_fraction < 1, "data.test_fraction", "between 0 and 1", self.test_fraction)
+        fraction = self.validation_fraction
+        _require(0 <= fraction < 1, "data.validation_fraction", "at least 0 and below 1", fraction)
         _require(self.unit > 0 and math.isfinite(self.unit), "data.unit", "a finite number > 0", self.unit)
         for name, least in (("mean", -math.inf), ("deviation", 0.0)):
             value = getattr(self, name)

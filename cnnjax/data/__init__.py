@@ -16,6 +16,7 @@ from cnnjax.data.dataset import Dataset, ImagesByIndex, Split, checked_dataset, 
 from cnnjax.data.files import printable
 from cnnjax.data.randomness import Purpose, address
 from cnnjax.data.scale import Scale, scale_of
+from cnnjax.data.validation import with_validation
 from cnnjax.errors import InputError
 
 __all__ = [
@@ -53,6 +54,8 @@ EMBEDDED: dict[str, Callable[[DataConfig], Dataset]] = {
 def load(config: DataConfig, progress: Progress | None = None) -> Dataset:
     """The data set that the config names: `folder`, `packed` or `npz`, else an embedded set, else TensorFlow Datasets.
 
+    With `validation_fraction` some of its training images are its validation images instead.
+
     A warning is logged, in one line, for classes without a training image: the network has an output for each.
 
     Args:
@@ -62,6 +65,8 @@ def load(config: DataConfig, progress: Progress | None = None) -> Dataset:
         InputError: one line that says what to mend.
     """
     dataset = _load(config, progress)
+    if config.validation_fraction:
+        dataset = with_validation(dataset, config)
     unseen = sorted(set(range(dataset.num_classes)) - set(np.unique(dataset.train.labels).tolist()))
     if unseen:
         named = ", ".join(dataset.class_names[label] for label in unseen[:5]) + (", ..." if unseen[5:] else "")

@@ -126,6 +126,7 @@ class Dataset:
     class_names: tuple[str, ...]
     train: Split
     test: Split
+    validation: Split | None = None  # images that would else be of the training; `validation.with_validation`
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -211,7 +212,8 @@ def fingerprint(dataset: Dataset) -> str:
     The name of the set is left out, so the same arrays from another place have the same fingerprint. Of images by index
     their own `sha256` counts, and none is read.
     """
-    arrays = [dataset.train.images, dataset.train.labels, dataset.test.images, dataset.test.labels]
+    splits = [dataset.train, dataset.test, *([] if dataset.validation is None else [dataset.validation])]
+    arrays = [array for split in splits for array in (split.images, split.labels)]
     whole = hashlib.sha256(repr(dataset.class_names).encode())
     for array in arrays:
         whole.update(f"{array.dtype.str}{array.shape}".encode())

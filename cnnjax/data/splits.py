@@ -9,6 +9,8 @@ from jaxtyping import Int, Int64
 
 from cnnjax.errors import InputError
 
+_VALIDATION = 1 << 20  # in an address, where a split has a class or a photograph, which are fewer
+
 
 def random_state(seed: int, *address: int) -> np.random.RandomState:
     """A generator that is a function of (seed, address): independent streams for different addresses.
@@ -47,6 +49,41 @@ def stratified_split(
         test.append(random_state(seed, int(label)).permutation(members)[:count])
     test_indices = np.sort(np.concatenate(test))
     return np.setdiff1d(np.arange(len(labels)), test_indices), test_indices
+
+
+def validation_rows(
+    labels: Int[np.ndarray, " n"], *, fraction: float, seed: int, name: str
+) -> tuple[Int64[np.ndarray, " rest"], Int64[np.ndarray, " chosen"]]:
+    """Rows of the images that stay in the training and of those for validation, both rising.
+
+    round(n * fraction) images are chosen, at least 1, of each class in proportion: its whole part first, and what is
+    left goes to the classes with the largest remainders. Each class keeps an image in the training, so that of one with
+    a single image none is chosen.
+
+    Args:
+        fraction: in (0, 1).
+        seed: as `random_state` takes it.
+        name: of the data set, for the error.
+
+    Raises:
+        InputError: no class has two images.
+    """
+    classes, counts = np.unique(labels, return_counts=True)
+    exact = counts * fraction
+    quota = np.floor(exact).astype(np.int64)
+    wanted = max(1, round(len(labels) * fraction)) - quota.sum()
+    ties = random_state(seed, _VALIDATION).permutation(len(classes))
+    order = np.lexsort((ties, quota - exact))
+    quota[order[quota[order] < counts[order] - 1][:wanted]] += 1
+    if not quota.any():
+        raise InputError(f"data.validation_fraction must be 0 for {name}, of which no class has 2 training images")
+    by_class = np.split(np.argsort(labels, kind="stable"), np.cumsum(counts)[:-1])
+    drawn = [
+        random_state(seed, _VALIDATION, 1 + int(label)).permutation(rows)[:count]
+        for label, rows, count in zip(classes, by_class, quota, strict=True)
+    ]
+    chosen = np.sort(np.concatenate(drawn))
+    return np.setdiff1d(np.arange(len(labels)), chosen), chosen
 
 
 def of_all_classes(labels: Int[np.ndarray, " n"], count: int) -> Int64[np.ndarray, " rows"]:

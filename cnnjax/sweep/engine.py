@@ -29,7 +29,7 @@ from cnnjax.data.scale import scale_of
 from cnnjax.environment import usable_cores
 from cnnjax.errors import InputError
 from cnnjax.sweep.space import Member
-from cnnjax.train.feed import Feed, Portion, Resident, in_its_own_order
+from cnnjax.train.feed import Feeds, Portion, Resident, in_its_own_order
 from cnnjax.train.memory import memory_left
 from cnnjax.train.optimizers import scaled_at_first
 from cnnjax.train.run import build
@@ -114,9 +114,12 @@ def programs(group: Group, dataset: Dataset, sequential: bool, devices: int = 1)
     place, order = functools.partial(jax.device_put, device=everywhere), ops.jit(order)
 
     @functools.cache
-    def feeds() -> tuple[Feed, Feed]:
-        size = config.train.batch_size
-        return Resident(dataset.train, size, order, place), in_its_own_order(dataset.test, size, place)
+    def feeds() -> Feeds:
+        size, validation = config.train.batch_size, None
+        if dataset.validation is not None:
+            validation = in_its_own_order(dataset.validation, size, place)
+        train = Resident(dataset.train, size, order, place)
+        return Feeds(train, in_its_own_order(dataset.test, size, place), validation)
 
     jitted = ops.jit(init, runs_once=True), jitted_chunk, ops.jit(evaluate)
     return Programs(network, preprocess, *jitted, feeds, place)

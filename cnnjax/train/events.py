@@ -12,7 +12,7 @@ from typing import Any
 
 from cnnjax.errors import InputError
 
-SPLITS = ("train", "test")
+SPLITS = ("train", "validation", "test")
 
 
 def check_installed(option: str) -> None:

@@ -61,6 +61,14 @@ class Feed(Protocol):
         ...
 
 
+class Feeds(NamedTuple):
+    """Those of a training; without validation images there is none of them."""
+
+    train: Feed
+    test: Feed
+    validation: Feed | None = None
+
+
 class Resident:
     """The feed of a split that is on the devices as a whole, each epoch in its own order."""
 
@@ -192,10 +200,10 @@ def choose(dataset: Dataset, kind: Kind = "auto") -> Choice:
     Raises:
         InputError: all are to be on the devices, and they lie on disk.
     """
-    splits = dataset.train, dataset.test
+    splits = [dataset.train, dataset.test, *([] if dataset.validation is None else [dataset.validation])]
     size = sum(split.images.nbytes for split in splits)
     on_disk = not all(split.in_memory for split in splits)
-    told = f"{len(dataset.train):,} + {len(dataset.test):,} images, {size / 1e6:,.0f} MB"
+    told = f"{' + '.join(f'{len(split):,}' for split in splits)} images, {size / 1e6:,.0f} MB"
     if kind == "resident" and on_disk:
         raise InputError(f"--feed must be streamed for {dataset.name}, whose images lie on disk ({told})")
     left = memory_left()

@@ -55,6 +55,9 @@ def build(config: Config, dataset: Dataset) -> models.ConvNet | models.KnownNetw
     if config.train.batch_size > len(dataset.train):
         rule = f"at most the number of training images ({len(dataset.train)})"
         raise InputError(f"train.batch_size must be {rule}, got {config.train.batch_size}")
+    if config.data.validation_fraction and dataset.validation is None:
+        rule = "must be 0 for a data set that was made without it (cnnjax.data.load takes it)"
+        raise InputError(f"data.validation_fraction {rule}, got {config.data.validation_fraction}")
     segments = config.train.rematerialize
     if segments > 1 and not computes_again():
         rule = "must be 1 with this jaxlib on a CPU, whose compiler keeps the activations of all segments"

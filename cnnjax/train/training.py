@@ -18,11 +18,11 @@ from cnnjax import ops, processes
 from cnnjax.atomic import append_text, write_text
 from cnnjax.config import Config
 from cnnjax.data.batches import in_order
-from cnnjax.data.dataset import Dataset
+from cnnjax.data.dataset import Dataset, Split
 from cnnjax.errors import InputError
 from cnnjax.train import interruption, placement
 from cnnjax.train.checkpoints import Checkpoints, Kept
-from cnnjax.train.feed import Feed, Resident, Streamed, in_its_own_order, portion_like, portions
+from cnnjax.train.feed import Feed, Feeds, Resident, Streamed, in_its_own_order, portion_like, portions
 from cnnjax.train.log import Log
 from cnnjax.train.memory import Memory, check_memory, largest_that_fits, memory_left, needed, on_a_device
 from cnnjax.train.optimizers import learning_rate, scaled_at_first
@@ -54,7 +54,7 @@ class Programs(NamedTuple):
     init: Callable[..., TrainState]  # (hyper)
     chunk: Callable[..., TrainState]  # (hyper, state, portion, start, stop); gives its state away
     evaluate: Callable[..., Metrics]  # (hyper, state, portion, start, stop)
-    feeds: Callable[[], tuple[Feed, Feed]]  # of the training and of the test images; one and the same at each call
+    feeds: Callable[[], Feeds]  # one and the same at each call
     place: Callable[..., Any] = jax.device_put  # brings arrays to where the programs run, everywhere
     # (hyper, state, batch size) -> bytes that a step or a test batch of that size takes on a device
     needed_by: Callable[[Any, Any, int], float] | None = None
@@ -83,13 +83,21 @@ def compiled(
     place = jax.device_put if mesh.size == 1 else functools.partial(placement.everywhere, mesh=mesh)
 
     @functools.cache
-    def feeds() -> tuple[Feed, Feed]:
+    def feeds() -> Feeds:
         size = config.train.batch_size
-        if not streamed:
-            return Resident(dataset.train, size, order, place), in_its_own_order(dataset.test, size, place)
-        of_test = in_order(len(dataset.test), size)
-        train = Streamed(dataset.train, size, order, mesh, training=True)
-        return train, Streamed(dataset.test, size, lambda *_: of_test, mesh)
+
+        def as_it_is(split: Split) -> Feed:
+            if not streamed:
+                return in_its_own_order(split, size, place)
+            rows = in_order(len(split), size)
+            return Streamed(split, size, lambda *_: rows, mesh)
+
+        if streamed:
+            train = Streamed(dataset.train, size, order, mesh, training=True)
+        else:
+            train = Resident(dataset.train, size, order, place)
+        validation = None if dataset.validation is None else as_it_is(dataset.validation)
+        return Feeds(train, as_it_is(dataset.test), validation)
 
     def needed_by(hyper: Any, state: TrainState, batch_size: int) -> float:
         train = dataclasses.replace(config.train, batch_size=batch_size)
@@ -206,7 +214,7 @@ class Training:
         It is for a step, for a test batch, and for a copy of the state that is saved while they run.
         """
         programs = self.programs.chunk, self.programs.evaluate
-        portions = [feed.portion(self.hyper, 0)[0] for feed in self.programs.feeds()]
+        portions = [feed.portion(self.hyper, 0)[0] for feed in self.programs.feeds()[:2]]
         saved = sum(leaf.nbytes for leaf in jax.tree.leaves(self.state))
         takes = [
             needed(program, self.hyper, self.state, portion, 0, 1)
@@ -272,7 +280,7 @@ class Training:
         step, total = self.step, self.config.train.epochs * self.steps_per_epoch
         before = np.asarray(self._state.unsound)
         asked = time.monotonic()
-        portion, end = self.programs.feeds()[0].portion(self.hyper, step)
+        portion, end = self.programs.feeds().train.portion(self.hyper, step)
         jax.block_until_ready(portion)  # the chunk would wait for it, and what waits for images would look like work
         stop = min(step + self.length, end)
         started = time.monotonic()
@@ -323,13 +331,7 @@ class Training:
         if position:
             return
         if self._writes_metrics_of(epoch):
-            of_its_classes = self.config.model.classes is None  # else the labels say nothing of the outputs
-            test = (
-                evaluated(self.programs.evaluate, self.programs.feeds()[1], self.hyper, state)
-                if of_its_classes
-                else zero_metrics()
-            )
-            line = metrics_line(epoch, state.metrics, test)
+            line = metrics_line(epoch, state.metrics, *map(self._seen, self.programs.feeds()[1:]))
             self.lines.append(line)
             if processes.is_first():
                 append_text(self.workdir / "metrics.jsonl", line)
@@ -337,6 +339,13 @@ class Training:
                 self.log.epoch(line)
         if epoch in self.kept_epochs and epoch not in self.checkpoints.epochs():
             self.checkpoints.save_epoch(epoch, state, self._texts())
+
+    def _seen(self, feed: Feed | None) -> Metrics:
+        """Over the images of the feed as they are; nothing where there is none, or their labels are of other classes
+        than the network's outputs."""
+        if feed is None or self.config.model.classes is not None:
+            return zero_metrics()
+        return evaluated(self.programs.evaluate, feed, self.hyper, self._state)
 
     def _writes_metrics_of(self, epoch: int) -> bool:
         """Whether the line of this epoch, which has just ended, is still to be written."""
@@ -353,14 +362,15 @@ def evaluated(evaluate: Callable[..., Metrics], feed: Feed, hyper: Any, state: T
     return functools.reduce(functools.partial(jax.tree.map, jnp.add), sums)
 
 
-def metrics_line(epoch: int, train: Metrics, test: Metrics) -> str:
-    """A line of metrics.jsonl: means over the epoch's training batches (none for epoch 0) and over the test split.
+def metrics_line(epoch: int, train: Metrics, test: Metrics, validation: Metrics | None = None) -> str:
+    """A line of metrics.jsonl: means over the epoch's training batches (none for epoch 0) and over the other splits.
 
     Where the metrics are those of several members, each mean is a list; null where a member has none, or where it is
     no number that JSON has.
     """
     line: dict[str, Any] = {"epoch": epoch}
-    for split, sums in (("train", train), ("test", test)):
+    validation = zero_metrics() if validation is None else validation
+    for split, sums in (("train", train), ("validation", validation), ("test", test)):
         count = np.asarray(sums.count, float)
         for name, total in (("loss", sums.loss), ("error", sums.errors), ("error_top5", sums.errors_top5)):
             if count.any():

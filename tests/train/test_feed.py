@@ -112,7 +112,7 @@ def test_a_streamed_training_is_the_one_in_memory_to_the_bit(caplog):
     ends = []
     for is_streamed in (False, True):
         made = compiled(CONFIG, network, preprocess, dataset, streamed=is_streamed)
-        train, test = made.feeds()
+        train, test, _ = made.feeds()
         if is_streamed:
             train = streamed(4)
         state = made.init(CONFIG.hyper)

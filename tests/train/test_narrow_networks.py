@@ -84,7 +84,7 @@ def test_a_narrow_form_of_a_known_network_tells_the_digits_apart(name):
     hyper = jax.tree.map(jnp.asarray, config.hyper)
     state = programs.init(hyper)
     assert sum(leaf.size for leaf in jax.tree.leaves(state.params)) <= 300_000
-    seen, unseen = programs.feeds()
+    seen, unseen, _ = programs.feeds()
     for part in portions(seen, hyper, 0, train.epochs * -(-len(dataset.train) // train.batch_size)):
         state = programs.chunk(hyper, state, *part)
     assert int(state.unsound) == 0

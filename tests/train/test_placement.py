@@ -43,7 +43,7 @@ def trained(devices, is_streamed, parts=1):
     preprocess = make_preprocess(np.full((8, 8, 1), 128.0), 64.0)
     programs = compiled(config, build(config, dataset), preprocess, dataset, mesh, is_streamed)
     hyper = programs.place(jax.tree.map(jnp.asarray, CONFIG.hyper))
-    feed, test = programs.feeds()
+    feed, test, _ = programs.feeds()
     if is_streamed:
         order = jax.jit(make_order(CONFIG.train, COUNT))
         feed = Streamed(dataset.train, BATCH, order, mesh, portion_bytes=2 * BATCH * 64)

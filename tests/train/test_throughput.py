@@ -75,8 +75,8 @@ STEP, TEST = 3.0, 100.0  # seconds of a step, and of a test
 def loop_of(dataset, workdir, checkpoints, clock, feed_of):
     """Two epochs of CONFIG on this clock; `feed_of` makes the feed of the training out of the usual one."""
     programs = training.compiled(CONFIG, running.build(CONFIG, dataset), lambda images: images / 16.0, dataset)
-    train, test = programs.feeds()
-    feeds = feed_of(train), test
+    feeds = programs.feeds()
+    feeds = feeds._replace(train=feed_of(feeds.train))
 
     def chunk(hyper, state, portion, start, stop):
         clock.now += STEP * (stop - start)
