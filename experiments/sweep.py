@@ -9,7 +9,7 @@ numbers START:STOP, or drawn: log:LOW:HIGH, uniform:LOW:HIGH.
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,11 @@ from cnnjax.data.dataset import Dataset
 from cnnjax.errors import InputError
 from cnnjax.figures import files, settings
 from cnnjax.figures import sweep as figure
-from cnnjax.sweep import engine, results, space, study
+from cnnjax.sweep import engine, ranking, results, space, study
+from cnnjax.sweep.ranking import Setting
 from cnnjax.sweep.study import Halving, Sweep
 from cnnjax.train import run
-from experiments.train import allow_code, check_heard, hyperparameters, say_if_held
+from experiments.train import allow_code, check_heard, draw_curves, hyperparameters, say_if_held
 
 
 def _help(text: str, default: Any = None) -> Any:
@@ -144,14 +145,15 @@ def main(arguments: Arguments, progress: Progress) -> None:
     for plan in swept.plans:
         size_text = f"{plan.size} members at a time" if plan.size else "one member after another"
         progress.say(f"{size_text} ({'; '.join(plan.reasons)})")
-    ranked = sorted(swept.results, key=rank)
-    progress.say(best_table(ranked[:10], len(ranked)))
-    draw(files.make_folder(arguments.workdir, "figures"), swept, dataset, progress)
-    progress.say(f"table and figures in {arguments.workdir}")
-    if ranked[0].state != "finished":
-        progress.say(f"no member has finished: all {len(ranked)} diverged")
+    settings_found = ranking.ranked(swept.results, swept.criterion)
+    progress.say(best_table(settings_found, swept.criterion))
+    draw(files.make_folder(arguments.workdir, "figures"), swept, settings_found)
+    draw_filters(arguments.workdir / "figures", swept, dataset, settings_found)
+    progress.say(f"tables and figures in {arguments.workdir}")
+    for line in said_of(settings_found, swept.criterion):
+        progress.say(line)
     if options.best is not None:
-        write_best(options.best, swept, ranked[0], dataset, progress)
+        write_best(options.best, swept, settings_found[0].results[0], dataset, progress)
 
 
 def check_networks(
@@ -169,9 +171,25 @@ def check_networks(
         say_if_held(network, progress)
 
 
-def rank(result: study.Result) -> tuple[bool, float]:
-    """What members are sorted by: those that finished before those that did not, and then by test error."""
-    return result.state != "finished", result.metrics[-1]["test_error"]
+def said_of(found: Sequence[Setting], criterion: str) -> list[str]:
+    """What is to be known of the best setting: its error with its spread, and once that of the test images."""
+    winner, states = found[0], [result.state for one in found for result in one.results]
+    if not winner.error.count:
+        diverged = sum(state.startswith("diverged") for state in states)
+        rest = f"{diverged} diverged, {len(states) - diverged} were stopped"
+        return [f"no member has finished: {f'all {diverged} diverged' if diverged == len(states) else rest}"]
+    over = f" over {winner.error.count} seeds" if winner.error.count > 1 else ""
+    told = f"best setting: {named(winner.values)}: {figure.split_of(criterion)} error {winner.error.percent()}{over}"
+    if criterion == "test_error":
+        rule = "--data.validation-fraction 0.1 leaves the test images unseen"
+        return [told, f"ranked by the test error, which is no fair choice: that of the best is too good; {rule}"]
+    finished = [result for result in winner.results if result.state == "finished"]
+    test = ranking.spread([result.metrics[-1]["test_error"] for result in finished])
+    return [f"{told}; its test error, by which nothing was chosen: {test.percent()}"]
+
+
+def named(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {figure.text_of(value)}" for name, value in values.items()) or "the only one"
 
 
 def check_best(best: Path | None, workdir: Path, configs: list[Config] | None) -> None:
@@ -202,46 +220,55 @@ def check_best(best: Path | None, workdir: Path, configs: list[Config] | None) -
 
 
 def write_best(folder: Path, swept: Sweep, best: study.Result, dataset: Dataset, progress: Progress) -> None:
-    """The best member as an ordinary run.
+    """The best member as an ordinary run, with its learning curves.
 
     Raises:
-        InputError: it has diverged, and with it all others.
+        InputError: it has not finished, and so no other has.
     """
     if best.state != "finished":
-        raise InputError(f"--best must have a member that finished, and all diverged; {folder} is not written")
-    states = {epoch: swept.state_of(best.member, epoch) for epoch in best.member.config.train.kept_epochs}
-    run.export(folder, best.member.config, dataset, states, best.metrics, progress.say)
+        raise InputError(f"--best must have a member that finished, and none did; {folder} is not written")
+    config = best.member.config
+    states = {epoch: swept.state_of(best.member, epoch) for epoch in config.train.kept_epochs}
+    run.export(folder, config, dataset, states, best.metrics, progress.say)
+    draw_curves(folder, f"{config.model.name} on {dataset.name}", best.metrics)
     progress.say(f"member {best.member.number} is in {folder}")
 
 
-def best_table(ranked: list[study.Result], count: int) -> Any:
-    names = list(ranked[0].member.values)
-    lines = [
+def best_table(found: Sequence[Setting], criterion: str) -> Any:
+    """The ten best settings."""
+    rows = [
         (
-            result.member.number, *(figure.text_of(value) for value in result.member.values.values()), result.state,
-            f"{100 * result.metrics[-1]['test_error']:.2f} %", f"{result.seconds:.1f}",
+            _numbers([result.member.number for result in one.results]), *map(figure.text_of, one.values.values()),
+            one.results[0].state if len(one.results) == 1 else f"{one.error.count} of {len(one.results)} finished",
+            one.error.percent() if one.error.count else "", f"{sum(result.seconds for result in one.results):.1f}",
         )
-        for result in ranked
+        for one in found[:10]
     ]  # fmt: skip
-    return cli.table(f"the best of {count} members", ("member", *names, "state", "test error", "seconds"), lines)
+    columns = ("members", *found[0].values, "state", f"{figure.split_of(criterion)} error", "seconds")
+    return cli.table(f"the best of {len(found)} settings", columns, rows)
 
 
-def draw(folder: Path, swept: Sweep, dataset: Dataset, progress: Progress) -> None:
-    """Every figure of the sweep; those of errors leave out members that were stopped before the last epoch.
+def _numbers(numbers: list[int]) -> str:
+    listed = sorted(numbers)
+    return ", ".join(map(str, listed)) if len(listed) <= 4 else f"{listed[0]}, … {listed[-1]}"
+
+
+def draw(folder: Path, swept: Sweep, found: Sequence[Setting]) -> None:
+    """Every figure of errors; all but the curves leave out members that were stopped before the last epoch.
 
     A member that diverged counts with the error of the weights at which it stands still.
     """
-    names = list(swept.results[0].member.values)
+    names, split = list(swept.results[0].member.values), figure.split_of(swept.criterion)
     epochs = list(range(swept.config.train.epochs + 1))
     errors = np.full((len(swept.results), len(epochs)), np.nan)
     for row, result in zip(errors, swept.results, strict=True):
         for line in result.metrics:
-            row[line["epoch"]] = line["test_error"]
+            row[line["epoch"]] = line[swept.criterion]
     finished = [result for result in swept.results if len(result.metrics) == len(epochs)]
-    final = np.array([result.metrics[-1]["test_error"] for result in finished])
+    final = np.array([result.metrics[-1][swept.criterion] for result in finished])
     columns = [[result.member.values[name] for result in finished] for name in names]
     varied = [index for index, column in enumerate(columns) if len(set(column)) > 1]
-    main_axis = _main_axis(names, columns, final, varied)
+    main_axis = _main_axis(swept)
     by_axis = [results.errors_by_value(columns[index], final) for index in varied]
     if varied:
         shown = [names[index] for index in varied]
@@ -252,34 +279,41 @@ def draw(folder: Path, swept: Sweep, dataset: Dataset, progress: Progress) -> No
             [one.low for one in by_axis],
             [one.high for one in by_axis],
             swept.config.train.epochs,
+            split,
         )
         files.save(folder / "axes.png", drawing, errors=final, **_columns(names, columns))
         shares = results.importance([columns[index] for index in varied], final)
-        files.save(folder / "importance.png", figure.draw_importance(shown, shares), axes=shown, shares=shares)
+        drawing = figure.draw_importance(shown, shares, split)
+        files.save(folder / "importance.png", drawing, axes=shown, shares=shares)
     order = sorted(
         range(len(errors)), key=lambda index: results.order_key(swept.results[index].member.values[main_axis])
     )
+    numbers = [result.member.number for result in swept.results]
+    labels = [f"{result.member.number}: {named(result.member.values)}" for result in swept.results]
     values = [swept.results[index].member.values[main_axis] for index in order]
-    drawing = figure.draw_curves(epochs, errors[order], main_axis, values)
-    files.save(folder / "curves.png", drawing, errors=errors, epochs=epochs, members=range(len(errors)))
+    best = [order.index(numbers.index(result.member.number)) for one in found for result in one.results]
+    shown = [labels[index] for index in order]
+    drawing = figure.draw_curves(epochs, errors[order], main_axis, values, shown, best, split)
+    files.save(folder / "curves.png", drawing, errors=errors, epochs=epochs, members=numbers, names=labels)
     pairs = [index for index in varied if names[index] != "seed"]
     if len(pairs) >= 2:
         first, second = sorted(pairs, key=lambda index: names[index] != main_axis)[:2]
         rows, across, cells = results.heat_map(columns[first], columns[second], final)
-        drawing = figure.draw_heat(names[first], rows, names[second], across, cells, swept.config.train.epochs)
+        drawing = figure.draw_heat(names[first], rows, names[second], across, cells, swept.config.train.epochs, split)
         files.save(folder / "heat.png", drawing, cells=cells, rows=_array(rows), columns=_array(across))
-    draw_filters(folder, swept, dataset, finished, main_axis)
 
 
-def draw_filters(folder: Path, swept: Sweep, dataset: Dataset, finished: list[study.Result], axis: str) -> None:
+def draw_filters(folder: Path, swept: Sweep, dataset: Dataset, found: Sequence[Setting]) -> None:
     """First-layer filters at each value of one axis, all else as in the best member where there is such a member.
 
-    None are drawn of a network without a convolution.
+    None are drawn of a network without a convolution, nor of a member that was stopped before the last epoch.
     """
-    found = {result.member.config.model: result.member.config for result in finished}
-    rows = {model: models.layers(run.build(config, dataset), dataset.image_shape) for model, config in found.items()}
+    last_epoch, axis = swept.config.train.epochs, _main_axis(swept)
+    ranked = [result for one in found for result in one.results if result.metrics[-1]["epoch"] == last_epoch]
+    configs = {result.member.config.model: result.member.config for result in ranked}
+    rows = {model: models.layers(run.build(config, dataset), dataset.image_shape) for model, config in configs.items()}
     firsts = {model: first for model, of in rows.items() if (first := models.first_convolution(of)) is not None}
-    ranked = sorted((result for result in finished if result.member.config.model in firsts), key=rank)
+    ranked = [result for result in ranked if result.member.config.model in firsts]
     if not ranked:
         return
 
@@ -299,21 +333,24 @@ def draw_filters(folder: Path, swept: Sweep, dataset: Dataset, finished: list[st
             params = swept.state_of(result.member, epoch).params
             row.append(models.kernels_of({"params": params}, firsts[result.member.config.model])[0])
     labels = [f"{axis} {figure.text_of(result.member.values[axis])}" for result in ordered]
-    last = np.array([result.metrics[-1]["test_error"] for result in ordered])
+    last = np.array([result.metrics[-1][swept.criterion] for result in ordered])
     of_members = [np.stack(row) for row in kernels]
-    drawing = figure.draw_filters(of_members, labels, epochs, axis, last)
+    drawing = figure.draw_filters(of_members, labels, epochs, axis, last, figure.split_of(swept.criterion))
     numbers = [result.member.number for result in ordered]
     arrays = {f"kernels_{number}": row for number, row in zip(numbers, of_members, strict=True)}
     files.save(folder / "filters.png", drawing, epochs=epochs, members=numbers, **arrays)
 
 
-def _main_axis(names: list[str], columns: list[list[Any]], final: np.ndarray, varied: list[int]) -> str:
+def _main_axis(swept: Sweep) -> str:
     """The axis that explains most, the seed set aside; it is what the other figures are ordered by."""
-    chosen = [index for index in varied if names[index] != "seed"] or varied
+    finished = [result for result in swept.results if result.metrics[-1]["epoch"] == swept.config.train.epochs]
+    columns = {name: [result.member.values[name] for result in finished] for name in swept.results[0].member.values}
+    varied = [name for name, column in columns.items() if len(set(column)) > 1]
+    chosen = [name for name in varied if name != "seed"] or varied
     if not chosen:
-        return names[0]
-    shares = results.importance([columns[index] for index in chosen], final)
-    return names[chosen[int(np.argmax(shares))]]
+        return next(iter(columns))
+    final = np.array([result.metrics[-1][swept.criterion] for result in finished])
+    return chosen[int(np.argmax(results.importance([columns[name] for name in chosen], final)))]
 
 
 def _array(values: list[Any]) -> np.ndarray:

@@ -1,10 +1,12 @@
-"""A sweep that Optuna drives: it proposes members in batches, which are trained together, and learns from their errors.
+"""A sweep that Optuna drives: it proposes settings in batches, trained together, and learns from their errors.
 
     python -m experiments.sweep_by_optuna --config digits --sweep.learning-rate log:1e-4:1 --trials 32 --batch 8
 
-Axes as in `experiments.sweep`. WORKDIR/study.json says what is studied, and each batch is a sweep in WORKDIR/batch-K. A
-batch is proposed from its own seed and from what those before it have come to, so the same command goes on after any
-stop with the members that it would have had. WORKDIR/optuna.db is for Optuna's own tools: it is written and never read.
+Axes as in `experiments.sweep`; what is proposed are settings, each of which is trained with all values of an axis
+`seed` and counts by the mean of their errors. WORKDIR/study.json says what is studied, and each batch is a sweep in
+WORKDIR/batch-K. A batch is proposed from its own seed and from what those before it have come to, so the same command
+goes on after any stop with the members that it would have had. WORKDIR/optuna.db is for Optuna's own tools: it is
+written and never read.
 Needs `pip install '.[optuna]'`.
 """
 
@@ -25,8 +27,8 @@ from cnnjax.config import Config, check_seed, differences, from_json, to_json
 from cnnjax.data import load
 from cnnjax.data.dataset import Dataset
 from cnnjax.errors import InputError
-from cnnjax.figures.sweep import text_of
-from cnnjax.sweep import engine, space, study
+from cnnjax.sweep import engine, ranking, space, study
+from cnnjax.sweep.ranking import Setting
 from cnnjax.sweep.waiting import Watch
 from cnnjax.train import run
 from cnnjax.train.lock import locked
@@ -39,10 +41,10 @@ MOST_COMBINATIONS = 1000  # of values that change a shape, which are all tried b
 
 @dataclasses.dataclass(frozen=True)
 class Options(sweep.Training):
-    """How many members, and how they are proposed."""
+    """How many settings, and how they are proposed."""
 
-    trials: int = dataclasses.field(default=32, metadata={"help": "members in all"})
-    batch: int = dataclasses.field(default=8, metadata={"help": "members that are proposed and trained together"})
+    trials: int = dataclasses.field(default=32, metadata={"help": "settings in all"})
+    batch: int = dataclasses.field(default=8, metadata={"help": "settings that are proposed and trained together"})
     sampling_seed: int = dataclasses.field(default=0, metadata={"help": "of the proposals"})
 
     def __post_init__(self):
@@ -64,7 +66,7 @@ def main(arguments: Arguments, progress: Progress) -> None:
     asked = {"axes": json.loads(json.dumps(axes)), "sampling_seed": options.sampling_seed}
     check(workdir, config, asked, options.join)
     sweep.check_best(options.best, workdir, None)
-    engine.a_device_for_each_core(options.batch)
+    engine.a_device_for_each_core(options.batch * len(seeds_of(axes)))
     allow_code(arguments)
     dataset = load(config.data, progress)
     check_networks(arguments, dataset, progress)
@@ -84,9 +86,9 @@ def main(arguments: Arguments, progress: Progress) -> None:
 def _train(optuna: Any, arguments: Arguments, dataset: Dataset, progress: Progress) -> None:
     """Batch after batch, those read that are finished."""
     options, config, axes, workdir = arguments.options, arguments.config, arguments.taken, arguments.workdir
-    distributions = {name: distribution(optuna, values) for name, values in axes.items()}
+    distributions = {name: distribution(optuna, values) for name, values in axes.items() if name != "seed"}
     trials: list[Any] = []
-    found: list[tuple[Path, study.Sweep, study.Result]] = []  # the best member so far, with where it is
+    found: list[tuple[Path, study.Sweep, Setting]] = []  # the best so far, with where it is
     for number in itertools.count():
         folder = workdir / f"batch-{number}"
         if len(trials) >= options.trials:
@@ -96,21 +98,23 @@ def _train(optuna: Any, arguments: Arguments, dataset: Dataset, progress: Progre
             while study.begun_with(folder) is None:
                 watch.wait(f"{folder} (that the process that began the study has yet to begin)", workdir)
         if (begun := study.begun_with(folder)) is not None:
-            params = [params_of(axes, values, folder) for values in begun]
+            params = params_of_batch(axes, begun, folder)
         else:
             count = min(options.batch, options.trials - len(trials))
             params = propose(optuna, trials, count, (options.sampling_seed, number), distributions)
+        with_seeds = [one | {"seed": place} for one in params for place in range(len(seeds_of(axes)))]
         members = [
             space.member(index, {name: value_of(axes[name], one[name]) for name in axes}, config)
-            for index, one in enumerate(params)
+            for index, one in enumerate(with_seeds)
         ]
         new = not (folder / "members.csv").exists()
         swept = study.run_sweep(config, members, dataset, folder, progress=progress, say=progress.say, **options.told)
-        trials += [
-            trial(optuna, one, result, distributions, number) for one, result in zip(params, swept.results, strict=True)
-        ]
-        found += [(folder, swept, result) for result in swept.results]
-        found = [min(found, key=lambda one: sweep.rank(one[2]))]
+        count = len(seeds_of(axes))
+        of_each = (swept.results[start : start + count] for start in range(0, len(members), count))
+        settings = [ranking.ranked(own, swept.criterion)[0] for own in of_each]
+        trials += [trial(optuna, *pair, distributions, number) for pair in zip(params, settings, strict=True)]
+        found += [(folder, swept, setting) for setting in settings]
+        found = [min(found, key=lambda one: ranking.order_key(one[2]))]
         if options.join:
             continue
         if new or len(trials) >= options.trials:
@@ -119,15 +123,25 @@ def _train(optuna: Any, arguments: Arguments, dataset: Dataset, progress: Progre
         progress.say(f"batch {number}: {said(best, where)}")
     if options.join:
         progress.say(f"all chunks are trained; the process that began the study writes its store in {workdir}")
-    elif options.best is not None:
-        _, swept, best = found[0]
-        sweep.write_best(options.best, swept, best, dataset, progress)
+        return
+    _, swept, best = found[0]
+    for line in sweep.said_of([best], swept.criterion):
+        progress.say(line)
+    if options.best is not None:
+        sweep.write_best(options.best, swept, best.results[0], dataset, progress)
+
+
+def seeds_of(axes: Mapping[str, Any]) -> list[int]:
+    """Those that each setting is trained with; one that is not listed, where they are no axis."""
+    return axes.get("seed", [0])
 
 
 def check_axes(config: Config, axes: Mapping[str, Any]) -> None:
     """Raises InputError where there is no axis, or a value of one cannot be that of a member."""
     if not axes:
         raise InputError(f"--sweep must be given an axis, one of {', '.join(space.axes())}, got none")
+    if set(axes) == {"seed"}:
+        raise InputError("--sweep must be given an axis besides seed, whose values are not chosen, got seed alone")
     for name, values in axes.items():
         for value in (values.low, values.high) if isinstance(values, space.Draw) else values:
             try:
@@ -196,25 +210,28 @@ def propose(
     return [asked.ask(dict(distributions)).params for _ in range(count)]
 
 
-def trial(optuna: Any, params: Mapping[str, Any], result: study.Result, distributions: Any, batch: int) -> Any:
-    """What Optuna is told of a member: its test error; of one that diverged, that it was pruned."""
-    finished = result.state == "finished"
+def trial(optuna: Any, params: Mapping[str, Any], setting: Setting, distributions: Any, batch: int) -> Any:
+    """What Optuna is told of a setting: its error, the mean over its seeds; if one diverged, that it was pruned."""
     states = optuna.trial.TrialState
+    results = sorted(setting.results, key=lambda result: result.member.number)
     return optuna.trial.create_trial(
         params=dict(params),
         distributions=dict(distributions),
-        value=result.metrics[-1]["test_error"] if finished else None,
-        state=states.COMPLETE if finished else states.PRUNED,
-        user_attrs={"batch": batch, "member": result.member.number, "state": result.state},
+        value=setting.error.mean if setting.has_all else None,
+        state=states.COMPLETE if setting.has_all else states.PRUNED,
+        user_attrs={
+            "batch": batch,
+            "members": [result.member.number for result in results],
+            "states": [result.state for result in results],
+        },
     )
 
 
-def said(best: study.Result, folder: Path) -> str:
-    if best.state != "finished":
+def said(best: Setting, folder: Path) -> str:
+    if not best.error.count:
         return "no member has finished, all have diverged"
-    values = ", ".join(f"{name} {text_of(value)}" for name, value in best.member.values.items())
-    error = 100 * best.metrics[-1]["test_error"]
-    return f"best so far {error:.2f} % with {values} (member {best.member.number} of {folder})"
+    place = f"member {best.results[0].member.number} of {folder}"
+    return f"best so far {best.error.percent()} with {sweep.named(best.values)} ({place})"
 
 
 def write_store(optuna: Any, path: Path, trials: Sequence[Any], config: Config, axes: Mapping[str, Any]) -> None:
@@ -240,6 +257,17 @@ def distribution(optuna: Any, values: Any) -> Any:
 
 def value_of(values: Any, proposed: Any) -> Any:
     return proposed if isinstance(values, space.Draw) else values[proposed]
+
+
+def params_of_batch(axes: Mapping[str, Any], begun: Sequence[Any], folder: Path) -> list[dict[str, Any]]:
+    """What was proposed for the batch in `folder`, from the values of its members."""
+    params = [params_of(axes, values, folder) for values in begun]
+    seeds = [one.pop("seed", 0) for one in params]
+    count = len(seeds_of(axes))
+    proposed = params[::count]
+    if params != [one for one in proposed for _ in range(count)] or seeds != list(range(count)) * len(proposed):
+        raise InputError(f"{folder / 'sweep.json'} must have all seeds of each setting, {count}, and has others")
+    return proposed
 
 
 def params_of(axes: Mapping[str, Any], values: Any, folder: Path) -> dict[str, Any]:

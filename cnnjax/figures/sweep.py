@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from cnnjax.figures import settings, tiles
+from cnnjax.figures import settings, texts, tiles
 
 CURVE_COLOURS = "viridis"
 MOST_TICKS = 10  # values that get a tick each, and a line through them
+MOST_NAMED, MOST_NAMED_BEST = 12, 4  # curves that the legend names
+LINE_STYLES = ("-", "--", ":", "-.")
 
 
 def text_of(value: Any) -> str:
@@ -17,6 +19,11 @@ def text_of(value: Any) -> str:
     if isinstance(value, tuple):
         return "×".join(map(str, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def split_of(field: str) -> str:
+    """Of a field of the metrics: "validation" of "validation_error"."""
+    return field.partition("_")[0]
 
 
 def _positions(axes: Any, values: Sequence[Any]) -> np.ndarray:
@@ -46,8 +53,9 @@ def draw_axes(
     low: Sequence[np.ndarray],
     high: Sequence[np.ndarray],
     epoch: int,
+    split: str = "test",
 ) -> Any:
-    """A panel an axis: the mean test error at each of its values over all other axes and seeds, and the whole span.
+    """A panel an axis: the mean error at each of its values over all other axes and seeds, and the whole span.
 
     All panels have one scale of errors. Many values, as of a draw, are dots without a line through them.
     """
@@ -70,42 +78,73 @@ def draw_axes(
     for axes in panels[len(names) :]:
         axes.set_axis_off()
     for row in panels.reshape(rows, columns):
-        row[0].set_ylabel(f"test error at epoch {epoch}, %")
+        row[0].set_ylabel(f"{split} error at epoch {epoch}, %")
     figure.supxlabel("dots: mean over everything else; shaded: from the best to the worst member", fontsize=8)
     return figure
 
 
 @settings.own
 def draw_curves(
-    epochs: Sequence[int], errors: Float[np.ndarray, "members epochs"], name: str, values: Sequence[Any]
+    epochs: Sequence[int],
+    errors: Float[np.ndarray, "members epochs"],
+    name: str,
+    values: Sequence[Any],
+    labels: Sequence[str],
+    best: Sequence[int],
+    split: str = "test",
 ) -> Any:
-    """The test error of every member by epoch, coloured by one axis; NaN where a member was stopped."""
+    """The error of every member by epoch, coloured by one axis; NaN where a member was stopped.
+
+    Up to `MOST_NAMED` members are named in the legend, of which those of one colour have a style each; of more only
+    the best are, which stand out.
+
+    Args:
+        name, values: of the axis, and each member's.
+        labels: what the members are called.
+        best: rows of the best members, the best first.
+    """
     import matplotlib
     from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
 
     order = list(dict.fromkeys(values))
     colours = matplotlib.colormaps[CURVE_COLOURS](np.linspace(0, 0.9, len(order)))
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    all_named = len(labels) <= MOST_NAMED
+    named = range(len(labels)) if all_named else best[:MOST_NAMED_BEST]
+    texts_of = {row: texts.filled(labels[row], 2.3, 8) for row in named}
+    height = 0.9 + 0.17 * (2 + sum(text.count("\n") + 1 for text in texts_of.values()))
+    figure = Figure(figsize=(9, max(4.2, height)), layout="constrained")
     axes = figure.subplots()
-    for row, value in zip(errors, values, strict=True):
-        axes.plot(epochs, 100 * row, color=colours[order.index(value)], lw=0.9, alpha=0.8)
-        last = int(np.flatnonzero(np.isfinite(row))[-1])
+    handles: dict[int, Any] = {}
+    of_colour: dict[int, int] = {}
+    for row, (line, value) in enumerate(zip(errors, values, strict=True)):
+        index = order.index(value)
+        place = of_colour.setdefault(index, 0)
+        of_colour[index] += 1
+        look: dict[str, Any] = {"color": colours[index], "lw": 0.9, "alpha": 0.8}
+        if all_named:
+            look |= {"lw": 1.4, "alpha": 1.0, "ls": LINE_STYLES[place % len(LINE_STYLES)]}
+        elif row in texts_of:
+            look = {"color": "black", "lw": 1.8, "ls": LINE_STYLES[list(named).index(row)], "zorder": 3}
+        (handle,) = axes.plot(epochs, 100 * line, **look)
+        if row in texts_of:
+            handle.set_label(texts_of[row])
+            handles[row] = handle
+        last = int(np.flatnonzero(np.isfinite(line))[-1])
         if last < len(epochs) - 1:
-            axes.plot(epochs[last], 100 * row[last], "x", color=colours[order.index(value)], ms=5)
+            axes.plot(epochs[last], 100 * line[last], "x", color=look["color"], ms=5)
     axes.set_xlabel("epoch")
-    axes.set_ylabel("test error, %")
+    axes.set_ylabel(f"{split} error, %")
     axes.set_ylim(0, None)
     axes.grid(alpha=0.3)
-    if len(order) <= 12:
-        handles = [
-            Line2D([], [], color=colour, label=text_of(value)) for colour, value in zip(colours, order, strict=True)
-        ]
-        figure.legend(handles=handles, title=name, loc="outside right center", frameon=False, fontsize=8)
-    else:
-        figure.supxlabel(f"from dark to light: {name} from {text_of(order[0])} to {text_of(order[-1])}", fontsize=8)
+    title = "member" if all_named else f"the best {len(handles)} of {len(labels)} members"
+    shown = [handles[row] for row in named]
+    figure.legend(handles=shown, title=title, loc="outside right center", frameon=False, fontsize=8)
+    notes = [f"from dark to light: {name} from {text_of(order[0])} to {text_of(order[-1])}"] if len(order) > 1 else []
     if not np.isfinite(errors).all():
-        axes.set_title("x: stopped early", fontsize=9)
+        notes.append("x: stopped early")
+    if notes:
+        figure.supxlabel("; ".join(notes), fontsize=8)
+    figure.suptitle(f"Learning curves of {len(labels)} members", fontsize=11)
     return figure
 
 
@@ -117,8 +156,9 @@ def draw_heat(
     columns: Sequence[Any],
     cells: Float[np.ndarray, "rows columns"],
     epoch: int,
+    split: str = "test",
 ) -> Any:
-    """The mean test error of each combination of two axes' values; empty where there is none."""
+    """The mean error of each combination of two axes' values; empty where there is none."""
     from matplotlib.figure import Figure
 
     figure = Figure(
@@ -137,12 +177,12 @@ def draw_heat(
             dark = 100 * cells[i, j] > middle
             text = f"{100 * cells[i, j]:.1f}"
             axes.text(j, i, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
-    figure.colorbar(image, label=f"mean test error at epoch {epoch}, %")
+    figure.colorbar(image, label=f"mean {split} error at epoch {epoch}, %")
     return figure
 
 
 @settings.own
-def draw_importance(names: Sequence[str], shares: Float[np.ndarray, " axes"]) -> Any:
+def draw_importance(names: Sequence[str], shares: Float[np.ndarray, " axes"], split: str = "test") -> Any:
     """A bar an axis: the share of the errors' variance that its values explain by themselves."""
     from matplotlib.figure import Figure
 
@@ -153,7 +193,7 @@ def draw_importance(names: Sequence[str], shares: Float[np.ndarray, " axes"]) ->
     for place, index in enumerate(order):
         axes.text(float(100 * shares[index] + 1), place, f"{100 * shares[index]:.0f}", va="center", fontsize=8)
     axes.set_xlim(0, 108)
-    axes.set_xlabel("share of the variance of the final test errors, % (main effect)")
+    axes.set_xlabel(f"share of the variance of the final {split} errors, % (main effect)")
     return figure
 
 
@@ -164,6 +204,7 @@ def draw_filters(
     epochs: Sequence[int],
     name: str,
     errors: Float[np.ndarray, " rows"],
+    split: str = "test",
 ) -> Any:
     """First-layer filters by member: a row a value of one axis, a column an epoch, in each cell the same filters.
 
@@ -192,7 +233,7 @@ def draw_filters(
         if i == 0:
             axes.set_title(f"epoch {epochs[j]}", fontsize=9)
         if j == 0:
-            axes.set_ylabel(f"{labels[i]}\n{100 * errors[i]:.1f} % error", fontsize=8)
+            axes.set_ylabel(f"{labels[i]}\n{100 * errors[i]:.1f} % {split} error", fontsize=8)
     figure.suptitle(f"First-layer filters by {name}", fontsize=11)
     note = (
         "each row the member most like the best one in all else\n"

@@ -31,6 +31,7 @@ from cnnjax.errors import InputError
 from cnnjax.settings import pinned
 from cnnjax.sweep import engine
 from cnnjax.sweep.engine import Group, MembersTraining
+from cnnjax.sweep.ranking import by_setting, criterion
 from cnnjax.sweep.space import Member, by_program, from_record
 from cnnjax.sweep.tables import curves_table, members_table
 from cnnjax.sweep.waiting import PATIENCE_SECONDS, Watch, held_since
@@ -43,7 +44,7 @@ MOST_DEVICES = 65536
 
 
 class Halving(NamedTuple):
-    """Successive halving: at each of these epochs only the best share of the members goes on."""
+    """Successive halving: at each of these epochs only the best share of the settings goes on, with all its seeds."""
 
     epochs: tuple[int, ...] = ()
     share: float = 0.5
@@ -58,11 +59,11 @@ class Halving(NamedTuple):
             raise InputError(f"--keep must be a share between 0 and 1, got {self.share}")
 
     def kept(self, count: int) -> int:
-        """How many of `count` members go on at one of the epochs."""
+        """How many of `count` settings go on at one of the epochs."""
         return max(1, math.ceil(count * self.share))
 
     def left(self, count: int) -> int:
-        """How many of `count` members go on to the last epoch."""
+        """How many of `count` settings go on to the last epoch."""
         return functools.reduce(lambda staying, _: self.kept(staying), self.epochs, count)
 
 
@@ -87,6 +88,7 @@ class Sweep(NamedTuple):
     results: list[Result]  # in the order of the members
     plans: list[engine.Plan]  # of each group
     state_of: Callable[[Member, int], Any]  # (member, kept epoch) -> its TrainState
+    criterion: str = "test_error"  # the field of the metrics that members are ranked by
 
 
 def check(workdir: Path, config: Config, members: Sequence[Member], halving: Halving, join: bool = False) -> None:
@@ -256,7 +258,7 @@ def run_sweep(
         if not join:
             write_text(workdir / "members.csv", members_table(results))
             write_text(workdir / "curves.csv", curves_table(results))
-    return Sweep(config, results, plans, trainer.state_of)
+    return Sweep(config, results, plans, trainer.state_of, criterion(dataset))
 
 
 def _settled(
@@ -278,7 +280,8 @@ def _settled(
     if not _begun(workdir):
         if size is None:
             budget = engine.memory_at_hand() if memory is None else memory
-            left = halving.left(len(members))
+            settings = by_setting(members, lambda member: member)
+            left = min(len(members), halving.left(len(settings)) * max(map(len, settings)))
             plans, programs = zip(*(engine.plan(group, dataset, budget, say, left) for group in groups), strict=True)
         else:
             plans, programs = [engine.Plan(size, ["asked for"], jax.device_count()) for _ in groups], []
@@ -487,23 +490,31 @@ class _Trainer:
         return lines
 
     def best(self, alive: list[list[Member]], epoch: int) -> list[list[Member]]:
-        """The best share of all that are alive, by test error at the end of `epoch`; who has diverged goes first."""
+        """The best share of all settings that are alive, by their error at the end of `epoch`, averaged over seeds.
+
+        One of which a member has diverged goes first.
+        """
         everyone = [member for members in alive for member in members]
+        settings = by_setting(everyone, lambda member: member)
 
-        def rank(member: Member) -> tuple[bool, float, int]:
-            part = self.parts[member.number][-1]
-            diverged = bool(self._end(member, part).unsound[part.place])
-            return diverged, self.metrics_of(member)[-1]["test_error"], member.number
+        def rank(members: list[Member]) -> tuple[int, float, int]:
+            sound = [member for member in members if not self._has_diverged(member)]
+            errors = [self.metrics_of(member)[-1][criterion(self.dataset)] for member in sound]
+            return len(members) - len(sound), float(np.mean(errors)) if errors else np.inf, members[0].number
 
-        staying = sorted(everyone, key=rank)[: self.halving.kept(len(everyone))]
-        numbers = {member.number for member in staying}
+        staying = sorted(settings, key=rank)[: self.halving.kept(len(settings))]
+        numbers = {member.number for members in staying for member in members}
         self.say(f"epoch {epoch}: {len(everyone) - len(numbers)} of {len(everyone)} members are stopped")
         return [[member for member in members if member.number in numbers] for members in alive]
+
+    def _has_diverged(self, member: Member) -> bool:
+        part = self.parts[member.number][-1]
+        return bool(self._end(member, part).unsound[part.place])
 
     def result(self, member: Member) -> Result:
         parts = self.parts[member.number]
         last, end, diverged = parts[-1].last, self._end(member, parts[-1]), None
-        if end.unsound[parts[-1].place]:
+        if self._has_diverged(member):
             steps = -(-len(self.dataset.train) // member.config.train.batch_size)
             epoch, step = divmod(int(end.step[parts[-1].place]), steps)
             diverged = epoch + 1, step + 1

@@ -15,7 +15,7 @@ from cnnjax import cli
 from cnnjax.config import ModelConfig, TrainConfig
 from cnnjax.data import load
 from cnnjax.errors import InputError
-from cnnjax.sweep import space, study
+from cnnjax.sweep import ranking, space, study
 from cnnjax.train import run
 from experiments import sweep
 from tests.experiments.test_filter_evolution import Quiet
@@ -166,7 +166,7 @@ def test_first_filters_are_drawn_of_any_network_each_member_with_its_own(tmp_pat
 
     finished = [study.Result(member, "finished", metrics, 1.0, []) for member in members]
     whole = study.Sweep(config, finished, [], state_of)
-    sweep.draw_filters(tmp_path, whole, dataset, finished, "model.name")
+    sweep.draw_filters(tmp_path, whole, dataset, ranking.ranked(finished, "test_error"))
     with np.load(tmp_path / "filters.npz") as arrays:
         assert sorted(arrays) == ["epochs", "kernels_0", "kernels_1", "members"]
         assert arrays["kernels_0"].shape == (2, 3, 3, 1, 2) and arrays["kernels_1"].shape == (2, 3, 3, 1, 6)
@@ -175,7 +175,7 @@ def test_first_filters_are_drawn_of_any_network_each_member_with_its_own(tmp_pat
             np.testing.assert_array_equal(
                 arrays["kernels_1"][epoch], weights(members[1], epoch)["features.0"]["kernel"]
             )
-    sweep.draw_filters(tmp_path / "none", whole, dataset, finished[2:], "model.name")
+    sweep.draw_filters(tmp_path / "none", whole, dataset, ranking.ranked(finished[2:], "test_error"))
     assert not (tmp_path / "none").exists()
 
 
@@ -189,7 +189,7 @@ def test_where_all_members_diverge_there_is_no_best(tmp_path):
     arguments = told(
         *words, *sweeps.MLP, "--chunk", "2", "--workdir", str(tmp_path / "sweep"), "--best", str(tmp_path / "best")
     )
-    with pytest.raises(InputError, match="--best must have a member that finished, and all diverged"):
+    with pytest.raises(InputError, match="--best must have a member that finished, and none did"):
         sweep.main(arguments, quiet)
     assert "no member has finished: all 2 diverged" in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sweep"]

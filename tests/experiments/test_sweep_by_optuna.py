@@ -8,7 +8,7 @@ import pytest
 
 from cnnjax import cli
 from cnnjax.errors import InputError
-from cnnjax.sweep import space, study
+from cnnjax.sweep import ranking, space, study
 from cnnjax.train import run
 from cnnjax.train.lock import InUse, locked
 from experiments import sweep
@@ -90,9 +90,13 @@ def test_the_best_is_told_by_its_values_and_its_place(whole):
     rows = members(workdir)
     best = min(range(4), key=lambda index: float(rows[index]["test_error_1"]))
     rate, momentum = (float(rows[best][name]) for name in ("learning_rate", "momentum"))
-    assert said[-1].startswith(f"batch 1: best so far {100 * float(rows[best]['test_error_1']):.2f} % with ")
-    assert f"momentum {momentum:g} (member {best % 2} of {workdir / f'batch-{best // 2}'})" in said[-1]
-    assert float(said[-1].split("learning_rate ")[1].split(",")[0]) == pytest.approx(rate, rel=0.05)
+    *_, last, at_the_end, fair = said
+    error = f"{100 * float(rows[best]['test_error_1']):.2f} %"
+    assert last.startswith(f"batch 1: best so far {error} with ")
+    assert f"momentum {momentum:g} (member {best % 2} of {workdir / f'batch-{best // 2}'})" in last
+    assert float(last.split("learning_rate ")[1].split(",")[0]) == pytest.approx(rate, rel=0.05)
+    assert at_the_end.startswith("best setting: learning_rate ") and at_the_end.endswith(f": test error {error}")
+    assert fair.startswith("ranked by the test error, which is no fair choice")
 
 
 def test_a_finished_study_is_only_read_and_its_store_is_made_anew(whole, tmp_path):
@@ -142,6 +146,7 @@ def test_another_study_in_the_folder_is_refused_naming_what_differs(whole, words
 
 BAD = [
     ([], [], "--sweep must be given an axis"),
+    ([], ["--sweep.seed", "0:3"], "--sweep must be given an axis besides seed"),
     (["--trials", "0"], AXES, "--trials must be at least 1, got 0"),
     (["--sampling-seed", "-1"], AXES, "--sampling-seed must be between 0 and 2147483647, got -1"),
     (["--memory-gb", "inf"], AXES, "--memory-gb must be a finite number > 0, got inf"),
@@ -204,19 +209,49 @@ def test_a_batch_whose_members_are_no_values_of_the_axes_is_refused(tmp_path):
             sweeping.params_of(axes, values, tmp_path)
 
 
+def test_a_setting_is_trained_with_all_seeds_and_counts_by_their_mean(tmp_path):
+    """Goes on after a stop with the same proposals; a batch with other seeds is refused."""
+    axes = [*AXES, "--sweep.seed", "4,7"]
+    workdir = tmp_path / "study"
+    command(workdir, "--trials", "1", axes=axes)
+    said = command(workdir, "--trials", "2", "--batch", "1", axes=axes)
+    rows = members(workdir)
+    assert [row["seed"] for row in rows] == ["4", "7"] * 2
+    assert len({(row["learning_rate"], row["momentum"]) for row in rows}) == 2
+    errors = np.array([float(row["test_error_1"]) for row in rows]).reshape(2, 2)
+    trials = stored(workdir, tmp_path)
+    assert [value for _, value, _, _ in trials] == pytest.approx(errors.mean(axis=1), abs=1e-6)
+    assert all(set(params) == {"learning_rate", "momentum"} for params, *_ in trials)
+    assert trials[0][3] == {"batch": 0, "members": [0, 1], "states": ["finished"] * 2}
+    best = errors[errors.mean(axis=1).argmin()]
+    assert f"{100 * best.mean():.2f} ± {100 * best.std(ddof=1):.2f} % over 2 seeds" in said[-2]
+
+
+def test_a_batch_without_all_seeds_of_each_setting_is_refused(tmp_path):
+    axes = {"learning_rate": space.parse_axis("learning_rate", "log:1e-3:1"), "seed": space.parse_axis("seed", "4,7")}
+    whole = [{"learning_rate": rate, "seed": seed} for rate in (0.1, 0.2) for seed in (4, 7)]
+    assert sweeping.params_of_batch(axes, whole, tmp_path) == [{"learning_rate": 0.1}, {"learning_rate": 0.2}]
+    for begun in (whole[:3], whole[::-1], [whole[0], whole[3]], [*whole, whole[0]]):
+        with pytest.raises(InputError, match=r"sweep.json must have all seeds of each setting, 2, and has others"):
+            sweeping.params_of_batch(axes, begun, tmp_path)
+
+
 DISTRIBUTIONS = {
     "learning_rate": sweeping.distribution(optuna, space.parse_axis("learning_rate", "log:1e-3:1")),
-    "seed": sweeping.distribution(optuna, space.parse_axis("seed", "4,7")),
+    "momentum": sweeping.distribution(optuna, space.parse_axis("momentum", "0.5,0.9")),
 }
 
 
-def told(index, state="finished"):
+def told(index, *states):
     """A trial whose error is small where the learning rate is near 0.1."""
     rate = 10 ** (-3 + 3 * ((index * 0.618) % 1))
-    result = study.Result(
-        space.Member(index, {}, None), state, [{"epoch": 1, "test_error": abs(np.log10(rate) + 1) / 3}], 0.0, []
-    )
-    return sweeping.trial(optuna, {"learning_rate": rate, "seed": index % 2}, result, DISTRIBUTIONS, 0)
+    metrics = [{"epoch": 1, "test_error": abs(np.log10(rate) + 1) / 3}]
+    results = [
+        study.Result(space.Member(index, {"seed": seed}, None), state, metrics, 0.0, [])
+        for seed, state in enumerate(states or ["finished"])
+    ]
+    (setting,) = ranking.ranked(results, "test_error")
+    return sweeping.trial(optuna, {"learning_rate": rate, "momentum": index % 2}, setting, DISTRIBUTIONS, 0)
 
 
 def test_proposals_depend_on_seed_batch_and_history_and_learn_from_it():
@@ -234,7 +269,8 @@ def test_proposals_depend_on_seed_batch_and_history_and_learn_from_it():
 
 
 def test_a_member_that_diverged_is_no_success():
-    trial = told(3, "diverged at epoch 1, step 2 of 4")
+    states = ["finished", "diverged at epoch 1, step 2 of 4"]
+    trial = told(3, *states)
     assert trial.state == optuna.trial.TrialState.PRUNED and trial.value is None
-    assert trial.user_attrs["state"] == "diverged at epoch 1, step 2 of 4"
+    assert trial.user_attrs["states"] == states
     assert told(3).state == optuna.trial.TrialState.COMPLETE

@@ -39,12 +39,23 @@ def test_all_panels_have_one_scale_of_errors():
 
 
 def test_a_member_that_was_stopped_has_a_cross_at_its_last_epoch():
-    errors = np.array([[0.9, 0.5, 0.1], [0.9, 0.7, np.nan]])
-    figure = sweep.draw_curves([0, 1, 2], errors, "momentum", [0.5, 0.9])
+    errors, names = np.array([[0.9, 0.5, 0.1], [0.9, 0.7, np.nan]]), ["0: momentum 0.5", "1: momentum 0.9"]
+    figure = sweep.draw_curves([0, 1, 2], errors, "momentum", [0.5, 0.9], names, [0, 1])
     (axes,) = figure.axes
     (cross,) = [line for line in axes.lines if line.get_marker() == "x"]
     assert (cross.get_xdata()[0], cross.get_ydata()[0]) == (1, 70.0)
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["0.5", "0.9"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == names
+
+
+def test_curves_of_one_value_are_told_apart_and_of_many_members_the_best_are_named():
+    errors = np.linspace(0.1, 0.9, 40).reshape(20, 2)
+    few = sweep.draw_curves([0, 1], errors[:4], "rate", [0.1] * 4, list("abcd"), [3], "validation")
+    assert len({line.get_linestyle() for line in few.axes[0].lines}) == 4
+    assert few.axes[0].get_ylabel() == "validation error, %"
+    many = sweep.draw_curves([0, 1], errors, "rate", list(range(20)), [f"m{row}" for row in range(20)], [7, 2, 9, 1, 0])
+    assert [text.get_text() for text in many.legends[0].get_texts()] == ["m7", "m2", "m9", "m1"]
+    thick = [line for line in many.axes[0].lines if isinstance(line.get_color(), str)]
+    np.testing.assert_allclose(sorted(line.get_ydata()[0] for line in thick), 100 * errors[[1, 2, 7, 9], 0])
 
 
 def test_a_heat_map_writes_the_cells_that_there_are():
@@ -73,4 +84,4 @@ def test_filters_have_a_row_a_member_and_their_own_scale():
     assert pictures[0].shape == (7, 7, 3) and (pictures[0][4:, 4:] == 1).all()
     assert (first.get_xlabel(), second.get_xlabel()) == ("±2", "±20")
     assert (first.get_title(), second.get_title()) == ("epoch 0", "epoch 5")
-    assert first.get_ylabel() == "seed 0\n12.5 % error"
+    assert first.get_ylabel() == "seed 0\n12.5 % test error"

@@ -10,7 +10,7 @@ import pytest
 
 from cnnjax.config import ModelConfig
 from cnnjax.errors import InputError
-from cnnjax.sweep import engine, study
+from cnnjax.sweep import engine, space, study
 from cnnjax.sweep.space import by_program
 from cnnjax.train import run
 from tests.sweep import sweeps
@@ -255,7 +255,8 @@ with open(sys.argv[2], "wb") as file:
 
 def halved_to_one(workdir, size):
     """Four members of two seeds, of which one is left: fewer than the devices. Their number, and every weight."""
-    members = sweeps.members(QUICK, learning_rate=[0.1, 0.3], seed=[0, 1])
+    values = [{"learning_rate": rate, "seed": number % 2} for number, rate in enumerate((0.1, 0.2, 0.3, 0.4))]
+    members = [space.member(number, one, QUICK) for number, one in enumerate(values)]
     swept = study.run_sweep(QUICK, members, sweeps.dataset(), workdir, size=size, halving=study.Halving((1,), 0.1))
     (last,) = [result.member for result in swept.results if result.state == "finished"]
     states = [swept.state_of(member, 1) for member in members] + [swept.state_of(last, 2)]
