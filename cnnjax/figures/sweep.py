@@ -80,6 +80,7 @@ def draw_axes(
     for row in panels.reshape(rows, columns):
         row[0].set_ylabel(f"{split} error at epoch {epoch}, %")
     figure.supxlabel("dots: mean over everything else; shaded: from the best to the worst member", fontsize=8)
+    figure.suptitle("Error over each axis", fontsize=11)
     return figure
 
 
@@ -134,6 +135,7 @@ def draw_curves(
             axes.plot(epochs[last], 100 * line[last], "x", color=look["color"], ms=5)
     axes.set_xlabel("epoch")
     axes.set_ylabel(f"{split} error, %")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_ylim(0, None)
     axes.grid(alpha=0.3)
     title = "member" if all_named else f"the best {len(handles)} of {len(labels)} members"
@@ -177,6 +179,7 @@ def draw_heat(
             dark = 100 * cells[i, j] > middle
             text = f"{100 * cells[i, j]:.1f}"
             axes.text(j, i, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
+    figure.suptitle(f"Error over {first} and {second}", fontsize=11)
     figure.colorbar(image, label=f"mean {split} error at epoch {epoch}, %")
     return figure
 
@@ -186,7 +189,8 @@ def draw_importance(names: Sequence[str], shares: Float[np.ndarray, " axes"], sp
     """A bar an axis: the share of the errors' variance that its values explain by themselves."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6, 0.8 + 0.4 * len(names)), layout="constrained")
+    figure = Figure(figsize=(6, 1.1 + 0.4 * len(names)), layout="constrained")
+    figure.suptitle("Which axis decides the error", fontsize=11)
     axes = figure.subplots()
     order = np.argsort(shares)
     axes.barh([names[i] for i in order], 100 * shares[order], color="tab:blue")
