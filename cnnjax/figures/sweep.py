@@ -135,7 +135,7 @@ def draw_curves(
             axes.plot(epochs[last], 100 * line[last], "x", color=look["color"], ms=5)
     axes.set_xlabel("epoch")
     axes.set_ylabel(f"{split} error, %")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="x", integer=True)
     axes.set_ylim(0, None)
     axes.grid(alpha=0.3)
     title = "member" if all_named else f"the best {len(handles)} of {len(labels)} members"
