@@ -16,11 +16,14 @@ from cnnjax.config import check_seed
 from cnnjax.errors import InputError
 from cnnjax.figures import activations as activations_figure
 from cnnjax.figures import files
+from cnnjax.figures.projections import Made, drawn_by_lot
 from cnnjax.visualize.activations import Activations
+from cnnjax.visualize.deconvnet import Rule
 from cnnjax.visualize.evolution import Strongest, choose_maps, sees_nothing
 from experiments.looking import (
     PictureOptions,
     Trained,
+    made_of,
     open_run,
     require_at_most,
     require_tiles,
@@ -40,6 +43,7 @@ class Options(PictureOptions):
     maps_seed: int = 0  # of that choice
     count: int | None = None  # strongest activations of each map; none: nine, or one an image where there are fewer
     split: Literal["train", "test"] = "test"  # the images that are searched; the paper takes images not trained on
+    rule: Rule = "deconvnet"  # at a ReLU on the way down to the pixels; changes nothing of what is kept of the search
 
     def __post_init__(self):
         for name in ("random_maps", "count"):
@@ -79,7 +83,12 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
             first = strongest.at_rank(0)
             blank = sees_nothing(split.images, first, trained.layers[layer].fields)
             maps = options.maps or choose_maps(first, options.random_maps, options.maps_seed, blank)
-            pictures.append(draw(trained, tiles_of(trained, layer, strongest, maps, split), layer, searched))
+            among = "that some image excites and that see more than one colour"
+            by_lot = drawn_by_lot(len(maps), len(first.value), options.maps_seed, among)
+            chosen = "named" if options.maps else by_lot
+            seen = tiles_of(trained, layer, strongest, maps, split, options.rule)
+            made = made_of(trained, layer, seen, split, options.rule, chosen)
+            pictures.append(draw(trained, seen, layer, searched, made))
         progress.say(f"figures in {trained.figures}")
     return pictures
 
@@ -97,9 +106,12 @@ def checked_layers(options: Options, trained: Trained) -> tuple[str, ...]:
     return layers
 
 
-def draw(trained: Trained, seen: Activations, layer: str, searched: str) -> Path:
-    figure = activations_figure.draw(seen.projections, seen.patches, seen.value, seen.maps, layer, searched)
-    return files.save(trained.figures / f"activations_{layer}.png", figure, **seen._asdict())
+def draw(trained: Trained, seen: Activations, layer: str, searched: str, made: Made) -> Path:
+    figure = activations_figure.draw(
+        seen.projections, seen.patches, seen.place, seen.value, seen.maps, layer, searched, made
+    )
+    words = made.arrays() | {"layer": layer, "searched": searched}
+    return files.save(trained.figures / f"activations_{layer}.png", figure, **seen._asdict(), **words)
 
 
 if __name__ == "__main__":

@@ -27,15 +27,17 @@ from cnnjax.data import Dataset, load
 from cnnjax.errors import InputError
 from cnnjax.figures import architectures as architectures_figure
 from cnnjax.figures import files, settings
+from cnnjax.figures.projections import Made, drawn_by_lot, masked
 from cnnjax.train import run
 from cnnjax.train.feed import in_its_own_order
 from cnnjax.train.lock import locked
 from cnnjax.train.step import make_evaluate
 from cnnjax.train.training import evaluated
 from cnnjax.visualize.activations import Activations
+from cnnjax.visualize.deconvnet import Rule
 from cnnjax.visualize.evolution import choose_maps
 from cnnjax.visualize.filters import BANDS, FilterMeasures, dead_filters, measure, power_spectrum, radial_power
-from experiments.looking import opened, strongest_of, tiles_of
+from experiments.looking import made_of, opened, strongest_of, tiles_of
 
 SECOND = "conv2"  # the layer in which the paper sees aliasing
 MEASURED_IMAGES = 256  # test images whose responses tell how much is aliased
@@ -142,6 +144,7 @@ class Options:
     )
     maps: int = dataclasses.field(default=24, metadata={"help": "feature maps of layer 2 that are shown"})
     maps_seed: int = dataclasses.field(default=0, metadata={"help": "of their choice"})
+    rule: Rule = dataclasses.field(default="deconvnet", metadata={"help": "at a ReLU on the way down to the pixels"})
 
     def __post_init__(self):
         if not 1 <= self.maps <= 65536:
@@ -235,12 +238,14 @@ def main(arguments: Arguments, progress: Progress) -> None:
 
 def second_layer(
     finished: run.Run, dataset: Dataset, folder: Path, options: Options, progress: Progress
-) -> Activations:
+) -> tuple[Activations, Made]:
     """The strongest activation over all test images of a seeded choice of layer 2's maps, projected."""
     trained = opened(finished, dataset, folder)
     strongest = strongest_of(trained, (SECOND,), dataset.test, 1, progress)[SECOND]
     maps = choose_maps(strongest.at_rank(0), options.maps, options.maps_seed)
-    return tiles_of(trained, SECOND, strongest, maps, dataset.test)
+    seen = tiles_of(trained, SECOND, strongest, maps, dataset.test, options.rule)
+    by_lot = drawn_by_lot(len(maps), strongest.value.shape[1], options.maps_seed, "that some image excites")
+    return seen, made_of(trained, SECOND, seen, dataset.test, options.rule, by_lot)
 
 
 def clean_errors(finished: run.Run, dataset: Dataset) -> tuple[float, float, float]:
@@ -315,17 +320,22 @@ def draw(
     progress.say(f"figure in {path}")
 
 
-def draw_second(folder: Path, seen: dict[str, Activations], dataset: Dataset, progress: Progress) -> None:
+def draw_second(folder: Path, seen: dict[str, tuple[Activations, Made]], dataset: Dataset, progress: Progress) -> None:
     """Writes the figure of layer 2, and the numbers behind it."""
     figure = architectures_figure.draw_projections(
-        [one.projections[:, 0] for one in seen.values()],
-        [one.value[:, 0] <= 0 for one in seen.values()],
+        [masked(one.projections[:, 0], one.patches[:, 0]) for one, _ in seen.values()],
+        [one.value[:, 0] <= 0 for one, _ in seen.values()],
         list(seen),
+        [made for _, made in seen.values()],
         SECOND,
         f"the {len(dataset.test):,} test images of {dataset.name}",
     )
     path = folder / f"architectures_{SECOND}.png"
-    arrays = {f"{part}_{name}": array for name, one in seen.items() for part, array in one._asdict().items()}
+    arrays = {
+        f"{part}_{name}": array
+        for name, (one, made) in seen.items()
+        for part, array in (one._asdict() | made.arrays()).items()
+    }
     files.save(path, figure, variants=list(seen), **arrays)
     progress.say(f"figure in {path}")
 

@@ -106,7 +106,8 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
         )
         arrays = {slug(name): of for name, of in maps.items()}
         path = trained.figures / "attribution.png"
-        pictures = [files.save(path, drawing, images=chosen, classes=explained, **arrays)]
+        arrays |= {"pixels": trained.dataset.test.images[chosen], "labels": labels, "rows": rows}
+        pictures = [files.save(path, drawing, images=chosen, classes=explained, class_names=names, **arrays)]
         if options.sanity_images and not jax.tree.leaves(trained.variables["params"]):
             progress.say(f"no sanity check: the weights of {trained.config.model.name} stand in its code")
         elif options.sanity_images:

@@ -103,6 +103,7 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
         labels = -1 if images.labels is None else images.labels
         arrays = {"image": images.names, "label": np.broadcast_to(labels, len(images.names)), "class_names": names}
         drawn = figure.draw(shown, said)
+        arrays |= {"rows": rows, "note": said}
         pictures = [files.save(path, drawn, shown=np.stack([one.image for one in shown]), **arrays, **table)]
         write_text(path.with_suffix(".csv"), csv_text(images, names, table))
         progress.say(
@@ -315,7 +316,9 @@ def save_errors(
     counts = classification.confusion(images.labels, table["answer"], len(names))
     pairs = list(zip(*(of.tolist() for of in classification.most_confused(counts, MOST_PAIRS)), strict=True))
     drawn = confusion_figure.draw(counts, names, pairs, said)
-    picture = files.save(trained.figures / "confusion.png", drawn, counts=counts, class_names=names)
+    picture = files.save(
+        trained.figures / "confusion.png", drawn, counts=counts, class_names=names, pairs=pairs, note=said
+    )
     top5 = (
         f"no top-5 error: there are only {len(names)} classes" if few else f"top-5 error {100 * errors['top5']:.2f} %"
     )

@@ -34,7 +34,7 @@ from cnnjax.data.images import Fitting
 from cnnjax.errors import InputError
 from cnnjax.figures import correspondence as figure
 from cnnjax.figures import files
-from cnnjax.visualize.correspondence import Zeros, cover, delta, hamming, make_look, permutation_p, random_boxes
+from cnnjax.visualize.correspondence import Zeros, cover, delta, hamming, make_look, permutation_test, random_boxes
 from experiments.invariance import fill
 from experiments.looking import PictureOptions, Trained, examples, open_run, require_at_most, studying
 
@@ -87,6 +87,7 @@ class Regions(NamedTuple):
     parts: dict[str, tuple[np.ndarray, np.ndarray]]  # for each part: which images have it, their boxes [n, 4]
     within: np.ndarray  # [images, 4]: where random boxes may lie
     note: str
+    are_parts: bool = True  # no arbitrary places
 
 
 def main(options: Options, progress: Progress, opened: Trained | None = None) -> list[Path]:
@@ -123,11 +124,11 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
             found[part] = parts.get(f"part-{number}", measured)
         table = {key: np.stack([found[part][key] for part in found]) for key in next(iter(found.values()))}
         shown, columns = pictures(regions, drawn, background)
-        names = regions.names[: len(shown)]
-        spread = options.spread == "images"
-        drawing = figure.draw(shown, names, columns, list(found), layers, table, int(spread) + 1, regions.note)
+        words = {"names": regions.names[: len(shown)], "columns": columns, "parts": list(found), "layers": layers}
+        words |= {"note": regions.note, "are_parts": regions.are_parts}
+        drawing = figure.draw(shown, table=table, **words)
         path = trained.figures / "correspondence.png"
-        picture = files.save(path, drawing, parts=list(found), layers=layers, **table)
+        picture = files.save(path, drawing, shown=shown, **words, **table)
         lines, header = rows(table, list(found), layers, options.spread)
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([header, *lines])
@@ -142,23 +143,27 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
 def measure(
     signs: list[np.ndarray], groups: np.ndarray, options: Options, generator: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """p of one part at each layer, and Delta of the COMPARED, [layers, 3]; NaN between groups where there is one.
+    """Of one part at each layer Delta of the COMPARED, [layers, 3], p, and the test's band, low, middle and high.
+
+    With `_between` over pairs of two groups; NaN where there is one.
 
     Args:
         signs: for each layer [images, boxes, features]; box 0 is the part, the others are random.
     """
-    found: dict[str, list[Any]] = {name: [] for name in (*COMPARED, "p")}
+    found: dict[str, list[Any]] = {name: [] for name in (*COMPARED, "p", "band", "p_between", "band_between")}
     several = len(np.unique(groups)) > 1
     for of_layer in signs:
         images, boxes, features = of_layer.shape
         distances = hamming(of_layer.reshape(-1, features), options.zeros).reshape(images, boxes, images, boxes)
         for ending, same in (("", True), ("_between", False)):
-            by_box = np.full((boxes, 3), np.nan)
+            by_box, tested = np.full((boxes, 3), np.nan), np.full(4, np.nan)
             if same or several:
                 by_box[:] = [delta(distances[:, box, :, box], groups, same=same) for box in range(boxes)]
+                tested = permutation_test(distances, groups, options.permutations, generator, same=same)
             found["part" + ending].append(by_box[0])
             found["random" + ending].append(by_box[1:].mean(axis=0))
-        found["p"].append(permutation_p(distances, groups, options.permutations, generator))
+            found["p" + ending].append(tested[0])
+            found["band" + ending].append(tested[1:])
     return {name: np.array(of_layers) for name, of_layers in found.items()}
 
 
@@ -246,6 +251,7 @@ def boxes_of_places(trained: Trained, options: Options) -> Regions:
         f"Boxes of {sides[0]}×{sides[1]} px at fixed places in {images} images of each of {len(classes)} "
         "classes. Nothing aligns these images, so a place need not be a part. In images of two classes a place has no "
         "part in common: where Δ is below that of random boxes there, it is the work of the place.",
+        are_parts=False,
     )
 
 

@@ -11,7 +11,7 @@ loop has kept, by epoch.
 
 import dataclasses
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -24,16 +24,20 @@ from cnnjax.figures import animation, files, settings
 from cnnjax.figures import convergence as convergence_figure
 from cnnjax.figures import evolution as evolution_figure
 from cnnjax.figures import filters as filters_figure
+from cnnjax.figures.projections import Made, drawn_by_lot, masked
 from cnnjax.models import foreign
 from cnnjax.train import weight_files
 from cnnjax.train.lock import locked
 from cnnjax.train.step import make_preprocess
 from cnnjax.visualize.convergence import Convergence, convergence
+from cnnjax.visualize.deconvnet import Rule
 from cnnjax.visualize.evolution import (
     Evolution,
+    alike_through_others,
     choose_maps,
     group_size,
     make_look,
+    make_projector,
     sees_nothing,
     strongest_activations,
     tile_evolution,
@@ -49,6 +53,10 @@ class Options(train.Options):
 
     maps: int = dataclasses.field(default=12, metadata={"help": "feature maps of each layer that are shown"})
     maps_seed: int = dataclasses.field(default=0, metadata={"help": "of their choice"})
+    rule: Rule = dataclasses.field(default="deconvnet", metadata={"help": "at a ReLU on the way down to the pixels"})
+    contrast: Literal["tile", "map"] = dataclasses.field(
+        default="tile", metadata={"help": "of projections: each its own scale, or one a map over the epochs"}
+    )
     network: str | None = dataclasses.field(
         default=None, metadata={"help": "FILE.py:NAME, code that is run: your own network, trained elsewhere"}
     )
@@ -152,16 +160,24 @@ def main(arguments: Arguments, progress: Progress) -> list[Path]:
     for epoch in progress.over("looking for the strongest", epochs):
         found = strongest_activations(look, variables[epoch], batches(dataset.train, group), group=group)
         strongest[epoch] = {layer: of_layer.at_rank(0) for layer, of_layer in found.items()}
-    evolutions = {}
+    evolutions, made = {}, {}
     for layer in progress.over("projecting", layers):
-        final = strongest[epochs[-1]][layer]
-        blank = sees_nothing(dataset.train.images, final, shown[layer].fields)
-        chosen = choose_maps(final, options.maps, options.maps_seed, blank)
+        last, fields = strongest[epochs[-1]][layer], shown[layer].fields
+        blank = sees_nothing(dataset.train.images, last, fields)
+        chosen = choose_maps(last, options.maps, options.maps_seed, blank)
         of_layer = {epoch: strongest[epoch][layer] for epoch in epochs}
+        images = dataset.train.images
         evolutions[layer] = tile_evolution(
-            feature_maps, layer, variables, of_layer, chosen, dataset.train.images, seen.preprocess,
-            shown[layer].fields, group=group,
+            feature_maps, layer, variables, of_layer, chosen, images, seen.preprocess, fields, rule=options.rule,
+            group=group,
         )  # fmt: skip
+        projector = make_projector(feature_maps, layer, seen.preprocess, rule=options.rule, signal=1.0)
+        alike = alike_through_others(
+            projector, variables[epochs[-1]], images, last.image[chosen], last.unit[chosen], chosen, group=group
+        )
+        among = "that are alive at the last epoch and see more than one colour"
+        by_lot = drawn_by_lot(len(chosen), len(last.value), options.maps_seed, among)
+        made[layer] = Made.of(options.rule, alike, fields, by_lot)
     kernels = {
         layer: [models.kernels_of(of_epoch, row) for of_epoch in variables.values()] for layer, row in shown.items()
     }
@@ -172,7 +188,7 @@ def main(arguments: Arguments, progress: Progress) -> list[Path]:
     arguments.workdir.mkdir(parents=True, exist_ok=True)
     files.make_folder(arguments.workdir, "figures")
     with locked(files.make_folder(arguments.workdir, "parts", "evolution")):  # one process draws at a time
-        pictures = draw(folder, evolutions, curves, first.name, filters, progress)
+        pictures = draw(folder, evolutions, made, curves, first.name, filters, options.contrast, progress)
     progress.say(f"figures in {folder}")
     return pictures
 
@@ -180,9 +196,11 @@ def main(arguments: Arguments, progress: Progress) -> list[Path]:
 def draw(
     folder: Path,
     evolutions: dict[str, Evolution],
+    made: dict[str, Made],
     curves: Convergence,
     first: str,
     kernels: np.ndarray,
+    contrast: str,
     progress: Progress,
 ) -> list[Path]:
     """Writes every figure, and the arrays behind it; returns the pictures that are no film."""
@@ -190,16 +208,22 @@ def draw(
     figure = filters_figure.draw(kernels, epochs, first)
     pictures = [files.save(folder / f"filters_{first}.png", figure, kernels=kernels, epochs=epochs)]
     for layer, evolution in progress.over("drawing", list(evolutions.items())):
-        dead = evolution.value <= 0
-        figure = evolution_figure.draw(evolution.projections, evolution.patches, dead, evolution.maps, epochs, layer)
-        pictures.append(files.save(folder / f"evolution_{layer}.png", figure, **evolution._asdict()))
+        figure = evolution_figure.draw(
+            evolution.projections, evolution.patches, evolution.place, evolution.value <= 0, evolution.maps, epochs,
+            layer, made[layer], contrast,
+        )  # fmt: skip
+        words = made[layer].arrays() | {"contrast": contrast, "layer": layer}
+        pictures.append(files.save(folder / f"evolution_{layer}.png", figure, **evolution._asdict(), **words))
     figure = convergence_figure.draw(epochs, first_to_last, curves.filter_distance, curves.dead, curves.moved)
     pictures.append(files.save(folder / "convergence.png", figure, **curves._asdict()))
-    projections = {layer: evolution.projections for layer, evolution in evolutions.items()}
+    projections = {layer: masked(of.projections, of.patches) for layer, of in evolutions.items()}
     dead = {layer: evolution.value <= 0 for layer, evolution in evolutions.items()}
     frames = animation.draw(kernels, projections, dead, epochs, first)
     animation.save(folder / "evolution.gif", frames)
-    files.save_arrays(folder / "evolution.npz", kernels=kernels, epochs=epochs, **projections)
+    arrays = {layer: evolution.projections for layer, evolution in evolutions.items()}
+    arrays |= {f"{layer}/dead": of_layer for layer, of_layer in dead.items()}
+    arrays |= {f"{layer}/outside": np.isnan(of_layer).any(axis=-1) for layer, of_layer in projections.items()}
+    files.save_arrays(folder / "evolution.npz", kernels=kernels, epochs=epochs, **arrays)
     return pictures
 
 

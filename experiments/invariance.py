@@ -104,8 +104,16 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
             pictures, shown, values, *curves(chosen, values, options.distance), names, layers, unit, trained.target
         )
         arrays = {f"{name}/values": every for name, every in values.items()}
+        words = {
+            "layers": layers,
+            "distance": options.distance,
+            "target": trained.target,
+            "per_class": options.per_class,
+        }
+        drawn = {f"{name}/shown": at for name, at in shown.items()} | {"names": names}
+        drawn |= {f"{name}/pictures": of for name, of in pictures.items()}
         path = trained.figures / "invariance.png"
-        pictures = [files.save(path, drawing, images=images, layers=layers, **arrays, **chosen)]
+        pictures = [files.save(path, drawing, images=images, **words, **drawn, **arrays, **chosen)]
         if options.per_class:
             labels = range(len(trained.class_names))
             firsts = [np.flatnonzero(split.labels == label)[: options.per_class] for label in labels]
@@ -122,7 +130,7 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
             note = f"Over {len(order)} test images, the first {options.per_class} of each class"
             drawing = figure.draw_average(values, distance, probability, level, layers, unit, note, trained.target)
             path = trained.figures / "invariance_average.png"
-            pictures.append(files.save(path, drawing, images=order, layers=layers, **arrays, **average))
+            pictures.append(files.save(path, drawing, images=order, level=level, **words, **arrays, **average))
             progress.say(claims_table(average, values, layers, len(order), trained.target))
         progress.say(f"figures in {trained.figures}")
     return pictures

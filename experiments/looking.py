@@ -26,18 +26,22 @@ from cnnjax.data.files import printable
 from cnnjax.data.splits import of_all_classes, random_state
 from cnnjax.errors import InputError
 from cnnjax.figures import files
+from cnnjax.figures.projections import Made
 from cnnjax.figures.settings import check as check_matplotlib
 from cnnjax.models import foreign
 from cnnjax.train import run, weight_files
 from cnnjax.train.lock import locked
 from cnnjax.train.step import Preprocess, make_preprocess
 from cnnjax.visualize.activations import Activations, tile_activations
+from cnnjax.visualize.deconvnet import Rule
 from cnnjax.visualize.evolution import (
     LEAST_CONTRAST,
     FeatureMaps,
     Strongest,
+    alike_through_others,
     group_size,
     make_look,
+    make_projector,
     strongest_activations,
     unbounded,
 )
@@ -425,13 +429,26 @@ def strongest_of(
 
 
 def tiles_of(
-    trained: Trained, layer: str, strongest: Strongest, maps: Sequence[int] | np.ndarray, split: Split
+    trained: Trained,
+    layer: str,
+    strongest: Strongest,
+    maps: Sequence[int] | np.ndarray,
+    split: Split,
+    rule: Rule = "deconvnet",
 ) -> Activations:
     """The projections of these activations of the chosen maps, and the patches of the images of the split."""
     return tile_activations(
         maps_of(trained, (layer,)), layer, trained.variables, strongest, maps, split.images, trained.preprocess,
-        trained.layers[layer].fields, group=trained.group,
+        trained.layers[layer].fields, rule=rule, group=trained.group,
     )  # fmt: skip
+
+
+def made_of(trained: Trained, layer: str, seen: Activations, split: Split, rule: Rule, chosen: str) -> Made:
+    """How these projections were made, in words; how alike they are through other images is of the strongest ones."""
+    projector = make_projector(maps_of(trained, (layer,)), layer, trained.preprocess, rule=rule, signal=1.0)
+    strongest = seen.image[:, 0], seen.unit[:, 0], seen.maps
+    alike = alike_through_others(projector, trained.variables, split.images, *strongest, group=trained.group)
+    return Made.of(rule, alike, trained.layers[layer].fields, chosen)
 
 
 def maps_of(trained: Trained, layers: Sequence[str]) -> FeatureMaps:

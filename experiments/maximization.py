@@ -83,6 +83,7 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
         values, best = ({layer: of[field] for layer, of in found.items()} for field in ("values", "best"))
         note = f"Images that excite a unit the most, at the contrast of its best training image, epoch {trained.epoch}"
         arrays = {f"{layer}-{field}": of[field] for layer, of in found.items() for field in of}
+        arrays |= {f"{layer}-labels": of_layer for layer, of_layer in labels.items()}
         drawing = figure.draw({layer: of["images"] for layer, of in found.items()}, values, best, labels, note)
         pictures = [files.save(trained.figures / "maximization.png", drawing, **arrays)]
         progress.say(f"figures in {trained.figures}")

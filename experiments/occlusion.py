@@ -21,6 +21,7 @@ from cnnjax.data.splits import of_all_classes
 from cnnjax.errors import InputError
 from cnnjax.figures import files
 from cnnjax.figures import occlusion as occlusion_figure
+from cnnjax.visualize.deconvnet import Rule
 from cnnjax.visualize.evolution import Strongest, make_projector, tile_units
 from cnnjax.visualize.occlusion import Activity, bootstrap_interval, corners_along, falls, make_respond, occlusion
 from experiments.looking import (
@@ -47,6 +48,7 @@ class Options(PictureOptions):
     step: int | None = None  # at most so many pixels between positions; none: a sixteenth of that side
     grey: int | None = None  # grey level of the square, 0 to 255; none: the mean of the training images
     others: int = 3  # projections of the same map from the training images that excite it most
+    rule: Rule = "deconvnet"  # of these projections, at a ReLU on the way down to the pixels
     tested: int = 1000  # test images of all classes, for the centre against the corners; fewer if there are fewer
     seed: int = 0  # of the choice of images, and of the confidence interval
 
@@ -74,9 +76,8 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
     trained, images = looked_at(opened or open_run(options, progress), options.images, progress)
     test = trained.dataset.test
     settings, labels = checked_settings(options, trained), trained.targets(test)
-    with studying(
-        trained, "occlusion", {**settings._asdict(), "others": options.others, "tested": options.tested}, progress
-    ) as parts:
+    decided = settings._asdict() | {"others": options.others, "tested": options.tested, "rule": options.rule}
+    with studying(trained, "occlusion", decided, progress) as parts:
         square = {"side": settings.side, "grey": settings.grey}
         in_groups = square | {"group": trained.group}
 
@@ -104,7 +105,8 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
             return strongest_of(trained, (layer,), train, options.others, progress)[layer]._asdict()
 
         found = Strongest(**parts.get("search", search))
-        projector = make_projector(maps_of(trained, (settings.layer,)), settings.layer, trained.preprocess)
+        maps = maps_of(trained, (settings.layer,))
+        projector = make_projector(maps, settings.layer, trained.preprocess, rule=options.rule)
         rows = []
         chosen = images or example_images(trained, options.random_images, progress, options.seed)
         for number in progress.over("covering", chosen):
@@ -112,6 +114,7 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
             def cover(number=number) -> dict[str, Any]:
                 seen = occlusion(respond, trained.variables, test.images[number], step=settings.step, **in_groups)
                 watched = int(np.argmax(seen.whole.activity))
+                projected, patches = projections(projector, trained, settings.layer, number, watched, found)
                 return {
                     "tops": seen.tops,
                     "lefts": seen.lefts,
@@ -121,7 +124,8 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
                     "probability": seen.covered.probabilities[..., labels[number]],
                     "whole_probability": seen.whole.probabilities[labels[number]],
                     "best": np.argmax(seen.covered.probabilities, axis=-1),
-                    "projections": projections(projector, trained, settings.layer, number, watched, found),
+                    "projections": projected,
+                    "patches": patches,
                 }
 
             part: dict[str, Any] = {
@@ -129,9 +133,12 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
             }
             rows.append(occlusion_figure.Row(int(number), int(labels[number]), test.images[number], **part))
         figure = occlusion_figure.draw(
-            rows, trained.class_names, settings.layer, settings.activity, **square, target=trained.target
-        )
+            rows, trained.class_names, settings.layer, settings.activity, **square, target=trained.target,
+            rule=options.rule,
+        )  # fmt: skip
         arrays = {f"{name}_{row.number}": value for row in rows for name, value in row._asdict().items()}
+        arrays |= square | {"layer": settings.layer, "activity": settings.activity, "rule": options.rule}
+        arrays |= {"class_names": trained.class_names, "images": chosen, "target": trained.target}
         picture = files.save(trained.figures / "occlusion.png", figure, **arrays, **compared, interval=interval)
         progress.say(sentence(settings, compared, more, interval, trained.target))
         progress.say(f"figure in {trained.figures}")
@@ -159,8 +166,11 @@ def checked_settings(options: Options, trained: Trained) -> Settings:
 
 def projections(
     projector: Callable[..., jax.Array], trained: Trained, layer: str, number: int, watched: int, found: Strongest
-) -> np.ndarray:
-    """The map's strongest activation in this test image, projected, then those found in the training images."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """The map's strongest activation in this test image, projected, then those found in the training images.
+
+    Beside them the patches of these images.
+    """
     own = trained.dataset.test.images[number : number + 1]
     seen = ops.jit(maps_of(trained, (layer,)))(trained.variables, trained.preprocess(own))
     active = seen[layer][0, ..., watched]
@@ -168,7 +178,7 @@ def projections(
     images = np.concatenate([own, trained.dataset.train.images[found.image[:, watched]]])
     units = np.concatenate([place[None], found.unit[:, watched]])
     every, maps, fields = np.arange(len(images)), np.full(len(images), watched), trained.layers[layer].fields
-    return tile_units(projector, trained.variables, images, every, units, maps, fields, group=trained.group)[0]
+    return tile_units(projector, trained.variables, images, every, units, maps, fields, group=trained.group)
 
 
 def sentence(

@@ -217,7 +217,7 @@ def report(
     figure = probes_figure.draw(accuracy, networks, layers, options.classifiers, counts, chance, title)
     files.save(
         path, figure, accuracy=accuracy, networks=networks, layers=layers, classifiers=options.classifiers,
-        per_class=counts,
+        per_class=counts, chance=chance, title=title,
     )  # fmt: skip
     progress.say(f"figure in {path}")
     return path

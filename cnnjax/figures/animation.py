@@ -7,7 +7,8 @@ from jaxtyping import Bool, Float
 
 from cnnjax.atomic import replacing
 from cnnjax.figures import settings, tiles
-from cnnjax.figures.evolution import project_contrast
+from cnnjax.figures.projections import scales_of
+from cnnjax.figures.texts import fitting
 
 FRAME_MILLISECONDS, LAST_MILLISECONDS = 700, 2500
 
@@ -20,7 +21,11 @@ def draw(
     epochs: tuple[int, ...],
     first_layer: str,
 ) -> list[np.ndarray]:
-    """One uint8 colour image an epoch: the filters on the left, a row of projections a layer on the right."""
+    """One uint8 colour image an epoch: the filters on the left, a row of projections a layer on the right.
+
+    Args:
+        projections: signed, NaN outside the image; each tile has its own scale.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -29,25 +34,26 @@ def draw(
     columns = int(np.ceil(np.sqrt(len(filters))))
     filler = np.full((-len(filters) % columns, *filters.shape[1:]), tiles.BACKGROUND)
     filters = np.concatenate([filters, filler]).reshape(-1, columns, *filters.shape[1:])
-    shown = {
-        layer: np.where(dead[layer][:, :, None, None, None], np.nan, project_contrast(tile))
-        for layer, tile in projections.items()
-    }
+    shown = {}
+    for layer, of_layer in projections.items():
+        contrasted = tiles.signed(of_layer, scales_of(of_layer, "tile")[:, :, None, None, None])
+        shown[layer] = np.where(dead[layer][:, :, None, None, None], tiles.EMPTY, contrasted)
+    points = min(fitting([layer], 1.6, 9) for layer in shown)
     frames = []
     for index, epoch in enumerate(epochs):
-        figure = Figure(figsize=(10, 4.4), layout="constrained", dpi=80)
+        figure = Figure(figsize=(10, max(4.4, 0.9 * len(shown) + 0.9)), layout="constrained", dpi=80)
         canvas = FigureCanvasAgg(figure)
         left, right = figure.subfigures(1, 2, width_ratios=(1, 2))
         axes = left.subplots()
         axes.imshow(tiles.grid(filters[:, :, index]), interpolation="nearest")
-        axes.set_title(f"filters of {first_layer}", fontsize=9)
+        axes.set_title(f"filters of {first_layer}", fontsize=fitting([f"filters of {first_layer}"], 3.1, 9))
         axes.set_axis_off()
         for axes, (layer, tile) in zip(right.subplots(len(shown), 1, squeeze=False)[:, 0], shown.items(), strict=True):
-            axes.imshow(tiles.grid(tile[None, :, index]), interpolation="nearest")
-            axes.set_ylabel(layer, fontsize=9, rotation=0, ha="right", va="center")
+            tiles.show(axes, tiles.grid(tile[None, :, index]))
+            axes.set_ylabel(layer, fontsize=points, rotation=0, ha="right", va="center")
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
-        figure.suptitle(f"epoch {epoch}")
+        figure.suptitle(f"epoch {epoch}: filters, and the strongest activation of maps, projected")
         canvas.draw()
         frames.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
     return frames

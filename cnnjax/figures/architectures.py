@@ -10,6 +10,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from cnnjax.figures import settings, tiles
+from cnnjax.figures.convergence import MARKERS
+from cnnjax.figures.projections import NAMES, Made, depends_in_words
+from cnnjax.figures.texts import filled, headed
 
 COLUMNS = 3  # blocks of filters in a row, so that the figure fits a page
 
@@ -36,26 +39,29 @@ def draw(
     from matplotlib.figure import Figure
 
     rows = -(-len(kernels) // COLUMNS)
-    figure = Figure(figsize=(8.0, 2.1 * rows + 4.0), layout="constrained")
-    upper, lower = figure.subfigures(2, 1, height_ratios=(2.1 * rows, 3.6))
+    wide = 8.0
+    figure = Figure(figsize=(wide, 2.1 * rows + 4.4), layout="constrained")
+    upper, lower = figure.subfigures(2, 1, height_ratios=(2.1 * rows + 0.4, 3.6))
     blocks = upper.subplots(rows, COLUMNS, squeeze=False).ravel()
     for axes in blocks:
         axes.set_axis_off()
     for axes, kernel, name, note in zip(blocks, kernels, names, notes, strict=False):
         axes.imshow(tiles.grid(block(kernel)), interpolation="nearest")
         axes.set_title(f"{name}\n{note}", fontsize=8)
-    upper.suptitle("First-layer filters, strongest first", fontsize=11)
-    upper.supxlabel(
-        "one scale a network: mid grey 0, black and white ± its largest weight; blocks are as wide for any filters",
-        fontsize=8,
+    figure.suptitle("First-layer filters of several architectures, strongest first, and their spectra", fontsize=11)
+    scales = tiles.scales_in_words([np.abs(kernel).max() for kernel in kernels])
+    said = (
+        f"one scale a network: mid grey 0, black and white ± its largest weight ({scales}); "
+        "blocks are as wide for any filters"
     )
+    upper.supxlabel(filled(said, 0.96 * wide, 8), fontsize=8)
     axes = lower.subplots()
     colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(names)))
     styles = ("-", "--", ":", "-.")
     for index, (name, curve) in enumerate(zip(names, spectra, strict=True)):
         axes.plot(
-            frequencies, curve, color=colours[index], linestyle=styles[index % 4], marker="osD^vP*X"[index % 8], ms=4,
-            label=name,
+            frequencies, curve, color=colours[index], linestyle=styles[index % 4], ms=4,
+            marker=MARKERS[index % len(MARKERS)], label=name,
         )  # fmt: skip
     axes.axvspan(*bands, color="0.9", zorder=0, label="middle band")
     axes.axhline(1, color="0.5", linewidth=0.8, label="white noise")
@@ -74,36 +80,47 @@ def draw_projections(
     projections: Sequence[Float[np.ndarray, "maps _height _width _channels"]],
     dead: Sequence[Bool[np.ndarray, " maps"]],
     names: Sequence[str],
+    made: Sequence[Made],
     layer: str,
     searched: str,
 ) -> Any:
     """A block of projections a network, a tile a feature map, in the order of the maps.
 
     Args:
-        projections: signed; each tile has its own scale, the 99.5th percentile of its absolute values.
+        projections: signed, NaN outside the image; each tile has its own scale, the 99.5th percentile of its absolute
+            values.
         dead: maps that no image excites, left empty.
+        made: how each network's were made, all by one rule.
         searched: the images that were searched, in words.
     """
     from matplotlib.figure import Figure
 
     rows, columns = -(-len(names) // COLUMNS), min(COLUMNS, len(names))
-    figure = Figure(figsize=(8.0, 2.1 * rows + 1.0))
+    figure = Figure(figsize=(8.0, 2.3 * rows + 1.4))
     figure.set_layout_engine("constrained", hspace=0.04)
     blocks = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in blocks:
         axes.set_axis_off()
+    scales = []
     for axes, tile, empty, name in zip(blocks, projections, dead, names, strict=False):
-        shown = np.stack([tiles.signed(one, tiles.robust_scale(one)) for one in tile])
-        shown = np.where(empty[:, None, None, None], np.nan, shown)
-        axes.imshow(tiles.grid(_in_rows(shown)), interpolation="nearest")
+        own = np.array([tiles.robust_scale(one) for one in tile])
+        shown = np.where(empty[:, None, None, None], tiles.EMPTY, tiles.signed(tile, own[:, None, None, None]))
+        scales += list(own[~empty])
+        tiles.show(axes, tiles.grid(_in_rows(shown)))
         note = f", {empty.sum()} dead" if empty.any() else ""
         axes.set_title(f"{name}\ntiles {tile.shape[1]}×{tile.shape[2]} px{note}", fontsize=8)
-    figure.suptitle(
-        f"The strongest activation of maps of {layer}, projected to the pixels;\nsearched: {searched}", fontsize=11
+    white = f", white {tiles.scales_in_words(scales)} in units of the network's input" if scales else ""
+    depends = {name: said for name, one in zip(names, made, strict=True) if (said := depends_in_words(one))}
+    said = (
+        f"maps: {made[0].chosen}", "a tile is what the unit sees; hatched: outside of the image",
+        f"mid grey 0, contrast by tile{white}", "blocks are as wide for any tiles",
+        *(f"{name}: {of}" for name, of in depends.items()),
+    )  # fmt: skip
+    title = (
+        f"The strongest activation of maps of {layer}, projected to the pixels ({NAMES[made[0].rule]});\n"
+        f"searched: {searched}"
     )
-    figure.supxlabel(
-        "a tile is what the unit sees: mid grey 0, contrast by tile; blocks are as wide for any tiles", fontsize=8
-    )
+    headed(figure, title, "; ".join(said))
     return figure
 
 

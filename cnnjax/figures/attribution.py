@@ -8,7 +8,9 @@ from jaxtyping import Float, Real
 
 from cnnjax.figures import settings, tiles
 from cnnjax.figures.convergence import MARKERS
+from cnnjax.figures.texts import broken, fitting, headed, shortened, width_of
 
+NAME = 32  # characters of a line of a row's label
 PERCENTILE = 99.0  # of a map, drawn as its largest value
 
 
@@ -43,18 +45,27 @@ def draw(
     shown = np.stack(colour, axis=1)
     rows, count, height, width, _ = shown.shape
     cell = 1.05
-    figure = Figure(figsize=(count * cell + 1.7, rows * cell + 1.3), layout="constrained")
+    lines = [[broken(shortened(line, NAME), 18) for line in label.split("\n")] for label in labels]
+    rows_called = ["\n".join(of) for of in lines]
+    called = [name.replace(" ", "\n") for name in columns]
+    wide = max(6.5, count * cell + 0.5 + max(width_of(label, 8) for label in rows_called))
+    figure = Figure(figsize=(wide, rows * cell + 2.0), layout="constrained")
     axes = figure.subplots()
     axes.imshow(tiles.grid(shown), interpolation="nearest")
-    axes.set_xticks(tiles.centres(count, width), [name.replace(" ", "\n") for name in columns], fontsize=8)
-    axes.set_yticks(tiles.centres(rows, height), labels, fontsize=8)
+    axes.set_xticks(tiles.centres(count, width), called, fontsize=fitting(called, cell, 8))
+    axes.set_yticks(tiles.centres(rows, height), rows_called, fontsize=8)
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    figure.suptitle(note, fontsize=11)
-    mapped = f"{', '.join(maps)}: dark 0, bright the tile's {PERCENTILE:g}th percentile"
-    signed = f"{', '.join(projections)}: mid grey 0, contrast by tile"
-    figure.supxlabel(f"{mapped};\n{signed}" if projections else mapped, fontsize=8)
+    said = []
+    if maps:
+        tops = [np.percentile(of, PERCENTILE, axis=(1, 2)) for of in maps.values()]
+        bright = tiles.scales_in_words(np.concatenate(tops)).replace("±", "")
+        said.append(f"{', '.join(maps)}: dark 0, bright the tile's {PERCENTILE:g}th percentile, {bright}")
+    if projections:
+        scales = tiles.scales_in_words([tiles.robust_scale(tile) for of in projections.values() for tile in of])
+        said.append(f"{', '.join(projections)}: mid grey 0, contrast by tile, white {scales}")
+    headed(figure, note, ";\n".join(said))
     return figure
 
 
@@ -74,7 +85,7 @@ def draw_sanity(
     import matplotlib
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10.5, 4.0), layout="constrained")
+    figure = Figure(figsize=(11.0, 4.6), layout="constrained")
     colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(rank)))
     panels = figure.subplots(1, 2, sharey=True)
     for axes, curves, title in zip(
@@ -85,12 +96,13 @@ def draw_sanity(
             mean = np.where(alive, values, 0).sum(axis=1) / np.maximum(alive.sum(axis=1), 1)
             mean = np.where(alive.any(axis=1), mean, np.nan)
             axes.plot(mean, color=colours[number], marker=MARKERS[number % len(MARKERS)], ms=5, label=name)
-        axes.set_xticks(range(len(stages)), stages, fontsize=8, rotation=30, ha="right", rotation_mode="anchor")
+        named = [shortened(stage, 24) for stage in stages]
+        axes.set_xticks(range(len(stages)), named, fontsize=8, rotation=30, ha="right", rotation_mode="anchor")
         axes.set_xlabel("layers with random weights: from the last one down to")
         axes.set_title(title, fontsize=9)
         axes.grid(alpha=0.3)
         axes.axhline(0, color="0.5", lw=0.8)
     panels[0].set_ylabel("with the map of the trained network")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
-    figure.suptitle(note, fontsize=11)
+    headed(figure, note)
     return figure

@@ -7,11 +7,13 @@ import numpy as np
 from jaxtyping import Float
 
 from cnnjax.figures import settings
+from cnnjax.figures.texts import filled, headed
 
 COLOURS = (  # told apart by the colour-blind
     "#000000", "#0072B2", "#E69F00", "#CC79A7", "#009E73", "#56B4E9", "#D55E00", "#999999", "#8C510A", "#B2ABD2",
 )  # fmt: skip
 MARKERS = "osDv^<>pP*"
+PANEL = 4.2  # inches
 
 Measured = Sequence[float] | Float[np.ndarray, " counts"]  # NaN where it was not
 
@@ -36,7 +38,7 @@ def draw_crossover(
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator
 
-    figure = Figure(figsize=(max(6.5, 0.8 + 4.2 * len(panels)), 5.0), layout="constrained")
+    figure = Figure(figsize=(max(6.5, 0.8 + PANEL * len(panels)), 5.0), layout="constrained")
     every = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for name, lines, axes in zip(panels, per_hour, every, strict=True):
         for place, (line, engine) in enumerate(zip(lines, engines, strict=True)):
@@ -47,7 +49,8 @@ def draw_crossover(
                 f"behind {engines[0]} from {first} on" if first else f"ahead of {engines[0]}, or level, at the end"
             )
             look = {"color": COLOURS[place], "marker": MARKERS[place], "lw": 1.2 if place else 2.2}
-            axes.plot(counts, line, ms=5, label=f"{engine} ({crossing})" if place else engine, **look)
+            label = filled(f"{engine} ({crossing})" if place else engine, PANEL - 0.9, 8)
+            axes.plot(counts, line, ms=5, label=label, **look)
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.set_xticks(counts, [str(count) for count in counts])
@@ -60,7 +63,7 @@ def draw_crossover(
     every[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     every[0].yaxis.set_major_formatter("{x:g}")
     every[0].yaxis.minorticks_off()
-    figure.suptitle(f"Members trained an hour\n{member}\n{machine}", fontsize=10)
+    headed(figure, f"Members trained an hour\n{member}\n{machine}")
     return figure
 
 

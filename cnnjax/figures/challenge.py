@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from cnnjax.figures import settings
+from cnnjax.figures.texts import headed
 
 
 class Entry(NamedTuple):
@@ -49,9 +50,10 @@ def draw(entries: Sequence[Entry], human: float, points: Sequence[Point], note: 
         "\n".join([f"{of.percent:.3g} %", *textwrap.wrap(of.name, LINE), *textwrap.wrap(of.note, LINE)])
         for of in points
     ]
-    width = 9.6 + (0.9 + 0.55 * len(points) if points else 0)
+    each = max([0.55, *(0.17 * (1 + name.count("\n")) for name in names)])  # inches of a point and its name
+    width = 9.6 + (0.9 + each * len(points) if points else 0)
     figure = Figure(figsize=(width, 7.6 if points else 6.2), layout="constrained")
-    ratios = (8.6, 0.3 + 0.55 * len(points)) if points else None
+    ratios = (8.6, 0.3 + each * len(points)) if points else None
     challenge, *own = figure.subplots(1, len(ratios or "1"), sharey=True, squeeze=False, width_ratios=ratios)[0]
     for kind, (colour, marker, face, aside, said, form) in KINDS.items():
         found = [entry for entry in entries if entry.kind == kind]
@@ -77,6 +79,5 @@ def draw(entries: Sequence[Entry], human: float, points: Sequence[Point], note: 
         axes.set_xlim(-0.6, len(points) - 0.4)
         axes.tick_params(axis="y", length=0)
         axes.set_title("your own", fontsize=10)
-    figure.suptitle("ImageNet challenge: top-5 error by year", fontsize=12)
-    figure.supxlabel(textwrap.fill(note, round(14 * width)), fontsize=8)
+    headed(figure, "ImageNet challenge: top-5 error by year", note)
     return figure

@@ -1,6 +1,5 @@
 """Images with the classes that a network finds most probable, as bars."""
 
-import textwrap
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -8,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from cnnjax.figures import settings
-from cnnjax.figures.texts import shortened
+from cnnjax.figures.texts import filled, shortened
 
 TRUE, OTHER = "#56b4e9", "#d9d9d9"  # light enough for black letters
 ACROSS = 3  # images beside one another
@@ -34,11 +33,13 @@ def draw(answers: Sequence[Answer], note: str) -> Any:
     across = min(ACROSS, len(answers))
     down = -(-len(answers) // across)
     bars = max(len(answer.classes) for answer in answers)
-    said = f"Bars: probability; the true class hatched, in bold letters. {note}"
-    said = textwrap.fill(said, 40 * across + 10)
+    wide = max(6.5, 4.6 * across + 0.2)
+    title = filled(f"The {bars} most probable classes of each image: {note}", 0.96 * wide, 11)
+    said = filled("Bars: probability; the true class hatched, in bold letters.", 0.96 * wide, 8)
     # All sizes are known, in inches; a layout engine would take seconds for so many axes.
-    high, gap, above, below = max(1.1, 0.22 * bars), 0.62, 0.45, 0.5 + 0.14 * said.count("\n")
-    wide, whole = 4.6 * across + 0.2, above + down * high + (down - 1) * gap + below
+    high, gap, below = max(1.1, 0.22 * bars), 0.62, 0.5 + 0.14 * said.count("\n")
+    above = 0.8 + 0.18 * title.count("\n")
+    whole = above + down * high + (down - 1) * gap + below
     figure = Figure(figsize=(wide, whole))
     grid = figure.subplots(
         down, 2 * across, squeeze=False, width_ratios=[0.75, 1.6] * across,
@@ -54,6 +55,7 @@ def draw(answers: Sequence[Answer], note: str) -> Any:
         shown = answer.image[..., 0] if grey else answer.image
         picture.imshow(shown, cmap="gray" if grey else None, vmin=0, vmax=255, interpolation="nearest")
         _draw_bars(chart, answer, bars)
+    figure.text(0.5, 1 - 0.08 / whole, title, fontsize=11, ha="center", va="top")
     figure.text(0.5, 0.08 / whole, said, fontsize=8, ha="center", va="bottom")
     return figure
 

@@ -1,6 +1,5 @@
 """Which classes are taken for which: a matrix where its names can be read, the most frequent confusions otherwise."""
 
-import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from cnnjax.figures import settings
-from cnnjax.figures.texts import shortened
+from cnnjax.figures.texts import headed, shortened
 
 MOST_NAMED, MOST_NUMBERED, MOST_DRAWN = 30, 16, 200  # classes with names, with numbers in the cells, with a matrix
 NAME = 24  # characters of a class
@@ -31,7 +30,7 @@ def draw(
     classes = len(names)
     if classes <= MOST_NAMED:
         side = 2.6 + 0.42 * classes
-        figure = Figure(figsize=(max(side + 1.2, 5.5), max(side, 4.6)), layout="constrained")
+        figure = Figure(figsize=(max(side + 1.4, 5.6), max(side, 4.6)), layout="constrained")
         _draw_matrix(figure, figure.subplots(), counts, names)
     else:
         matrix = classes <= MOST_DRAWN
@@ -41,7 +40,8 @@ def draw(
         for axes in left:
             _draw_matrix(figure, axes, counts, None)
         _draw_pairs(right, names, pairs)
-    figure.supxlabel(textwrap.fill(note, round(13 * figure.get_figwidth())), fontsize=8)
+    figure.get_layout_engine().set(w_pad=0.1)  # a colour bar's label is wider than the layout takes it for
+    headed(figure, "Which classes are taken for which", note)
     return figure
 
 

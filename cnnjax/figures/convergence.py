@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from cnnjax.figures import settings
+from cnnjax.figures.texts import broken, epoch_axis, fitting, headed, shortened
 
 MARKERS = "osD^vP*X"
 
@@ -44,17 +45,25 @@ def draw(
         (100 * dead, "dead feature maps, %\n(zero on every training image)"),
         (100 * moved, "maps whose strongest image is another\nthan at the kept epoch before, %"),
     )
-    figure = Figure(figsize=(12.5, 3.9), layout="constrained")
+    labels = []
+    for layer, curve in zip(layers, share, strict=True):
+        half = half_way(epochs, curve)
+        reached = f"half way at\nepoch {half:.1f}" if np.isfinite(half) else "not half way\nbetween these"
+        labels.append(f"{broken(shortened(layer, 40), 20)}: {reached}")
+    lines = sum(1.3 + label.count("\n") for label in labels)
+    figure = Figure(figsize=(13.0, max(4.2, 0.15 * lines + 0.8)), layout="constrained")
     positions = range(len(epochs))
     colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(layers)))
     for axes, (curves, title) in zip(figure.subplots(1, 3), panels, strict=True):
-        for index, (layer, curve) in enumerate(zip(layers, curves, strict=True)):
-            label = f"{layer}: half way at\nepoch {half_way(epochs, share[index]):.1f}"
-            axes.plot(positions, curve, color=colours[index], marker=MARKERS[index % len(MARKERS)], label=label, ms=5)
-        axes.set_xticks(positions, [str(epoch) for epoch in epochs])
-        axes.set_xlabel("epoch")
+        for index, curve in enumerate(curves):
+            look = {"color": colours[index], "marker": MARKERS[index % len(MARKERS)], "ms": 5}
+            axes.plot(positions, curve, label=labels[index], **look)
+        ticks = [str(epoch) for epoch in epochs]
+        axes.set_xticks(positions, ticks, fontsize=fitting(ticks, 2.9 / len(epochs), 10))
+        axes.set_xlabel(epoch_axis(epochs))
         axes.set_title(title, fontsize=9)
         axes.set_ylim(0, 1.05 * max(1.0 if curves is share else 10.0, np.nan_to_num(curves).max()))
         axes.grid(alpha=0.3)
+    headed(figure, "How far each layer is from its final self")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
     return figure

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from cnnjax.figures import settings, tiles
+from cnnjax.figures.texts import epoch_axis, fitting, headed
 
 BLOCKS = 2  # side by side, so that the figure fits a page
 
@@ -36,15 +37,17 @@ def draw(
             axes.set_axis_off()
             continue
         axes.imshow(tiles.grid(part), interpolation="nearest")
-        axes.set_xticks(tiles.centres(len(epochs), width), [str(epoch) for epoch in epochs])
+        labels = [str(epoch) for epoch in epochs]
+        axes.set_xticks(tiles.centres(len(epochs), width), labels, fontsize=fitting(labels, cell, 10))
         numbers = range(block * rows, block * rows + len(part))
         axes.set_yticks(tiles.centres(len(part), height), [str(number) for number in numbers], fontsize=7)
         axes.xaxis.tick_top()
         axes.xaxis.set_label_position("top")
-        axes.set_xlabel("epoch")
+        axes.set_xlabel(epoch_axis(epochs), fontsize=8)
         axes.set_ylabel("filter")
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-    figure.suptitle(f"Filters of {layer} by epoch", fontsize=11)
-    figure.supxlabel("one scale a filter over all epochs: mid grey 0, black and white ± its largest weight", fontsize=8)
+    note = "one scale a filter over all epochs: mid grey 0, black and white ± its largest weight"
+    scales = np.abs(by_filter).max(axis=(1, 2, 3, 4))
+    headed(figure, f"Filters of {layer} by epoch", f"{note} ({tiles.scales_in_words(scales)})")
     return figure

@@ -11,11 +11,13 @@ from jaxtyping import Float, Int, Num
 
 from cnnjax.figures import settings
 from cnnjax.figures.convergence import MARKERS
+from cnnjax.figures.texts import fitting, headed
 
 OUTLINE = "#d55e00"  # vermilion of Okabe & Ito, which stays apart from greys and blues for every reader
 BLUE = "#0072b2"
 SHADES = ("#ffffff", "#d6e6f4", "#a9cfe8", "#d9d9d9")  # light enough for black numbers
 BESIDE = 0.5  # cells of space at either side of a grid
+CELL = 0.36  # inches at least
 BRIGHTEST = 99.5  # percentile that is drawn white: a few extreme pixels do not make the rest black
 
 
@@ -38,7 +40,7 @@ def draw_scanner(
     """Image, filter and output; the first window and what comes of it are outlined."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8.2, 3.9), layout="constrained")
+    figure = Figure(figsize=(8.2, 4.3), layout="constrained")
     left, middle, right = figure.subplots(1, 3, width_ratios=_widths(image, kernel, output))
     tallest = image.shape[0]
     _numbers(left, image, f"image, {_by(image)}", tallest, filled=image == 1)
@@ -46,9 +48,8 @@ def draw_scanner(
     _numbers(right, output, f"output, {_by(output)}", tallest)
     _outline(left, (0, 0), kernel.shape)
     _outline(right, (0, 0), (1, 1))
-    figure.supxlabel(
-        f"The filter over the outlined window: the products add up to {output[0, 0]}. Stride 1, no padding.", fontsize=9
-    )
+    note = f"The filter over the outlined window: the products add up to {output[0, 0]}. Stride 1, no padding."
+    headed(figure, "A filter scans an image", note)
     return figure
 
 
@@ -64,8 +65,8 @@ def draw_rgb(
     """A row of panels a channel: pixels with their zeros, filter, and the sum over the outlined first window."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.6, 8.6), layout="constrained")
-    rows = figure.subplots(len(padded), 3, width_ratios=(*_widths(padded[0], kernels[0]), 2.6))
+    figure = Figure(figsize=(6.6, 9.0), layout="constrained")
+    rows = figure.subplots(len(padded), 3, squeeze=False, width_ratios=(*_widths(padded[0], kernels[0]), 2.6))
     for panels, pixels, kernel, part, name in zip(rows, padded, kernels, sums, names, strict=True):
         tallest = len(pixels)
         _numbers(panels[0], pixels, f"{name}: the corner, with zeros", tallest, filled=pixels == 0, fill=SHADES[3])
@@ -74,7 +75,7 @@ def draw_rgb(
         panels[2].set_axis_off()
         panels[2].text(0.5, 0.5, f"sum: {_signed(part)}", ha="center", va="center", fontsize=13)
     terms = " + ".join(f"({_signed(part)})" if part < 0 else f"{part}" for part in sums)
-    figure.supxlabel(f"first output:  {terms} + {bias} (bias) = {_signed(total)}", fontsize=13)
+    headed(figure, "A filter over several channels", f"first output:  {terms} + {bias} (bias) = {_signed(total)}")
     return figure
 
 
@@ -87,7 +88,7 @@ def draw_strides(fits: Sequence[Fit]) -> Any:
     most_zeros = max(fit.padding for fit in fits)
     reach = max(max(fit.size + fit.padding, places[-1] + fit.window) for fit, places in zip(fits, tried, strict=True))
     heights = [len(places) + 2 for places in tried]
-    figure = Figure(figsize=(5.6, 0.36 * sum(heights) + 0.4), layout="constrained")
+    figure = Figure(figsize=(5.6, 0.36 * sum(heights) + 1.0), layout="constrained")
     panels = figure.subplots(len(fits), 1, height_ratios=heights, squeeze=False)[:, 0]
     for axes, fit, places, height in zip(panels, fits, tried, heights, strict=True):
         for pixel in range(-fit.padding, fit.size + fit.padding):
@@ -103,11 +104,11 @@ def draw_strides(fits: Sequence[Fit]) -> Any:
         axes.set_title(f"stride {fit.stride}, {zeros}: {end}", fontsize=10, loc="left")
         axes.set(xlim=(-most_zeros - 0.1, reach + 0.1), ylim=(height - 0.6, -0.1))
         axes.set_axis_off()
-    figure.supxlabel(
-        f"{fits[0].size} pixels (cells) and every place of a filter of {fits[0].window} (bars); zeros in grey;\n"
-        "hatched: the place that reaches over the edge",
-        fontsize=9,
+    note = (
+        f"{fits[0].size} pixels (cells) and every place of a filter of {fits[0].window} (bars); zeros in grey; "
+        "hatched: the place that reaches over the edge"
     )
+    headed(figure, "Stride, padding, and what does not fit", note)
     return figure
 
 
@@ -121,7 +122,8 @@ def draw_pooling(
     """Input and output; each window has its shade in both, and its largest pixel (its switch) is outlined."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.6, 3.7), layout="constrained")
+    cells = image.shape[1] + output.shape[1] + 4 * BESIDE
+    figure = Figure(figsize=(max(6.6, CELL * cells), max(4.1, CELL * image.shape[0] + 1.0)), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=_widths(image, output))
     shades = np.add.outer(output.shape[1] * np.arange(output.shape[0]), np.arange(output.shape[1])) % len(SHADES)
     tallest = image.shape[0]
@@ -129,9 +131,7 @@ def draw_pooling(
     _numbers(right, output, f"output, {_by(output)}", tallest, shades=shades)
     for switch in switches.ravel():
         _outline(left, divmod(int(switch), image.shape[1]), (1, 1))
-    figure.supxlabel(
-        f"Max pooling, F = {window}, S = {window}: the largest of each window (outlined) stays", fontsize=9
-    )
+    headed(figure, f"Max pooling, F = {window}, S = {window}", "the largest of each window (outlined) stays")
     return figure
 
 
@@ -146,7 +146,7 @@ def draw_feature_maps(
     """The photograph and its maps after ReLU, each on its own scale: 0 black, its 99.5th percentile white."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9.4, 8.1), layout="constrained")
+    figure = Figure(figsize=(9.4, 8.4), layout="constrained")
     columns = 3
     panels = figure.subplots(-(-(len(names) + 1) // columns), columns).ravel()
     for axes in panels:
@@ -159,11 +159,8 @@ def draw_feature_maps(
         rows = "\n".join(" ".join(f"{_signed(weight):>2}" for weight in row) for row in kernel)
         share = "" if divisor == 1 else f", 1/{divisor} of"
         axes.set_title(f"{name}{share}\n{rows}", family="monospace", fontsize=9)
-    figure.supxlabel(
-        "Feature maps after ReLU; the filter stands above its map. Each map on its own scale: 0 black, "
-        f"its {BRIGHTEST}th percentile white.",
-        fontsize=9,
-    )
+    note = f"the filter stands above its map; each map on its own scale: 0 black, its {BRIGHTEST}th percentile white"
+    headed(figure, "Feature maps of a photograph after ReLU", note)
     return figure
 
 
@@ -178,9 +175,10 @@ def draw_invariance(
     import matplotlib
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9.4, 4.4), layout="constrained")
+    figure = Figure(figsize=(9.4, 4.8), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(1, 2.6))
-    for axes, image, shift in zip(left.subplots(len(inputs), 1), inputs, input_shifts, strict=True):
+    panels = left.subplots(len(inputs), 1, squeeze=False)[:, 0]
+    for axes, image, shift in zip(panels, inputs, input_shifts, strict=True):
         axes.imshow(image, cmap="gray", vmin=0, vmax=255)
         axes.set_title(f"moved by {shift} pixel{'' if shift == 1 else 's'}", fontsize=10)
         axes.set(xticks=[], yticks=[])
@@ -195,6 +193,7 @@ def draw_invariance(
     axes.set_ylabel("distance from the unshifted one,\nas a share of its norm")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
+    headed(figure, "What is left of a shift, representation by representation")
     return figure
 
 
@@ -213,7 +212,7 @@ def draw_training(
     import matplotlib
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9.8, 3.9), layout="constrained")
+    figure = Figure(figsize=(9.8, 4.3), layout="constrained")
     left, right = figure.subplots(1, 2)
     labels = ["target", *(f"{name}: total error {error:.3g}" for name, error in zip(outputs, errors, strict=True))]
     colours = ["white", *matplotlib.colormaps["Blues"](np.linspace(0.3, 1, len(outputs)))]
@@ -222,7 +221,9 @@ def draw_training(
         places = np.arange(len(values)) + (index - (len(labels) - 1) / 2) * width
         hatch = "" if index else "////"
         bars = left.bar(places, values, width, color=colour, edgecolor="black", hatch=hatch, label=label)
-        left.bar_label(bars, [f"{value:.3g}" for value in values], fontsize=7)
+        written = [f"{value:.3g}" for value in values]
+        points = fitting(written, 3.4 * width / len(values), 7)
+        left.bar_label(bars, written, fontsize=max(points, 6), rotation=0 if points >= 6 else 90)
     left.set_xticks(range(len(class_names)), class_names)
     left.set_ylim(0, 1.5)
     left.set_yticks((0, 0.5, 1))
@@ -240,6 +241,7 @@ def draw_training(
     right.set_title(title, fontsize=10)
     right.grid(alpha=0.3)
     right.legend(handles=[*right.lines, *share.lines], fontsize=8, frameon=False, loc="upper right")
+    headed(figure, "Training: total error down to few wrong answers")
     return figure
 
 

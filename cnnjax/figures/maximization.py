@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from cnnjax.figures import settings, tiles
-from cnnjax.figures.texts import broken, filled, shortened
+from cnnjax.figures.texts import broken, fitting, headed, shortened
 
 
 @settings.own
@@ -30,7 +30,7 @@ def draw(
 
     columns = max(len(of) for of in images.values())
     cell = 1.0
-    wide = max(5.0, columns * cell + 1.2)
+    wide = max(6.5, columns * cell + 1.2)
     figure = Figure(figsize=(wide, len(images) * (cell + 0.55) + 1.2), layout="constrained")
     panels = figure.subplots(len(images), columns, squeeze=False)
     for row, (layer, of) in zip(panels, images.items(), strict=True):
@@ -42,9 +42,10 @@ def draw(
             axes.set_xticks([])
             axes.set_yticks([])
             axes.set_title(broken(shortened(label, 28), 14), fontsize=7, pad=3)
-            axes.set_xlabel(f"{value:.3g} | {rival:.3g}", fontsize=7, labelpad=2)
+            below = f"{value:.3g} | {rival:.3g}"
+            axes.set_xlabel(below, fontsize=fitting([below], cell, 7), labelpad=2)
             axes.spines[:].set_visible(False)
-    figure.suptitle(filled(note, wide, 11), fontsize=11)
-    caption = "under each tile: the value there | the largest over the training images, both before the ReLU"
-    figure.supxlabel(filled(caption, wide, 8), fontsize=8)
+    headed(
+        figure, note, "under each tile: the value there | the largest over the training images, both before the ReLU"
+    )
     return figure

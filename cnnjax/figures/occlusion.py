@@ -7,14 +7,14 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from cnnjax.figures import settings, tiles
-from cnnjax.figures.activations import block
-from cnnjax.figures.texts import broken, filled, shortened
+from cnnjax.figures.projections import NAMES, masked
+from cnnjax.figures.texts import broken, filled, headed, shortened
 
 # Okabe and Ito's colours, told apart by the colour-blind.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#56B4E9", "#D55E00")
 ANOTHER = "#999999"
-WIDE = 12.5  # inches
-NAME, LETTERS = 28, 110  # at most in a class's name, and beside each other in the legend
+WIDE, PANEL = 15.0, 2.0  # inches of the figure, and that a panel has for its title
+NAME = 28  # characters at most of a class's name
 
 
 class Row(NamedTuple):
@@ -32,6 +32,7 @@ class Row(NamedTuple):
     whole_probability: float
     best: Int[np.ndarray, "rows columns"]  # the most probable class
     projections: Float[np.ndarray, "count height width channels"]  # this image's, then other images'
+    patches: Float[np.ndarray, "count height width channels"]  # of those images; NaN outside
 
 
 @settings.own
@@ -43,8 +44,9 @@ def draw(
     side: int,
     grey: int,
     target: str = "true class",
+    rule: str = "deconvnet",
 ) -> Any:
-    """A row an image: (a) the image, (b) the strongest map's activity, (c) projections, (d), (e) class.
+    """A row an image: as it is, (a) with the square, (b) the strongest map's activity, (c) projections, (d), (e) class.
 
     In (b), (d) and (e) a cell stands where the centre of the square is; (d) has one scale, 0 to 1, (b) one a row, from
     0. In (e) the classes beyond the seven most frequent ones share a grey.
@@ -54,52 +56,46 @@ def draw(
         side: of the square, in pixels.
         grey: its grey level, 0 to 255.
         target: what the labels are.
+        rule: of the projections.
     """
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
     colours = class_colours([row.best for row in rows])
-    figure = Figure(figsize=(WIDE, 2.45 * len(rows) + 1.5))
+    figure = Figure(figsize=(WIDE, 2.45 * len(rows) + 1.7))
     figure.set_layout_engine("constrained", h_pad=0.1)
-    for row, (picture, active, projected, probable, classes) in zip(
-        rows, figure.subplots(len(rows), 5, squeeze=False), strict=True
+    for row, (plain, picture, active, projected, probable, classes) in zip(
+        rows, figure.subplots(len(rows), 6, squeeze=False), strict=True
     ):
-        _draw_image(picture, row, side, grey)
-        label = broken(f"class: {shortened(class_names[row.label], NAME)}", 22)
-        picture.set_title(f"(a) test image {row.number},\n{label}", fontsize=9)
+        _draw_image(plain, row.image)
+        _title(plain, f"test image {row.number},\nclass: {shortened(class_names[row.label], NAME)}")
+        _draw_image(picture, _covered(row, side, grey))
+        _title(picture, "(a) with the square\nwhere (d) is lowest")
         top = max(float(row.activity.max()), row.whole_activity)
         shown = _over_places(active, row, side, row.activity, cmap="viridis", vmin=0, vmax=top if top > 0 else 1)
         figure.colorbar(shown, ax=active, shrink=0.75)
-        active.set_title(f"(b) {activity} of map {row.map};\nno square: {row.whole_activity:.3g}", fontsize=9)
-        _draw_projections(projected, row.projections)
-        projected.set_title(f"(c) map {row.map} projected: this\nimage (framed) and others", fontsize=9)
+        _title(active, f"(b) {activity} of map {row.map};\nno square: {row.whole_activity:.3g}")
+        _draw_projections(projected, masked(row.projections, row.patches))
+        _title(projected, f"(c) map {row.map} projected: this\nimage (framed) and others")
         shown = _over_places(probable, row, side, row.probability, cmap="viridis", vmin=0, vmax=1)
         figure.colorbar(shown, ax=probable, shrink=0.75)
-        first, second = target.split()
-        probable.set_title(
-            f"(d) probability of the {first}\n{second}; no square: {row.whole_probability:.2f}", fontsize=9
-        )
+        _title(probable, f"(d) probability of the {target}; no square: {row.whole_probability:.2f}")
         _over_places(classes, row, side, _rgb(row.best, colours))
-        classes.set_title("(e) most probable class", fontsize=9)
+        _title(classes, "(e) most probable class")
     names = [
-        Patch(color=colour, label=shortened(class_names[number], NAME))
+        Patch(color=colour, label=broken(shortened(class_names[number], NAME), 16))
         for number, colour in colours.items()
         if colour != ANOTHER
     ]
     others = [Patch(color=ANOTHER, label="another class")] if ANOTHER in colours.values() else []
-    handles = names + others
-    across = max(1, min(8, LETTERS // max(6 + len(str(handle.get_label())) for handle in handles)))
-    figure.legend(handles=handles, loc="outside lower right", ncols=across, fontsize=9, title="(e) most probable class")
-    figure.suptitle(
-        filled(
-            f"A {side}×{side} square of grey level {grey} over the image, in (a) where (d) is lowest; maps of {layer}\n"
-            "(b), (d), (e): a cell stands where the centre of the square is, in pixels of the image; "
-            "(c): mid grey 0, contrast by tile",
-            WIDE,
-            11,
-        ),
-        fontsize=11,
+    figure.legend(handles=names + others, loc="outside right center", fontsize=9, title="(e) class", frameon=False)
+    scales = [tiles.robust_scale(tile) for row in rows for tile in masked(row.projections, row.patches)]
+    note = (
+        "(b), (d), (e): a cell stands where the centre of the square is, in pixels of the image; "
+        f"(c): by {NAMES[rule]}, mid grey 0, contrast by tile, white {tiles.scales_in_words(scales)} in units of the "
+        "network's input; hatched: what the unit does not see"
     )
+    headed(figure, f"A {side}×{side} square of grey level {grey} over the image; maps of {layer}", note)
     return figure
 
 
@@ -116,13 +112,21 @@ def _rgb(best: Int[np.ndarray, "rows columns"], colours: dict[int, str]) -> Floa
     return np.array([[to_rgb(colours[int(number)]) for number in row] for row in best])
 
 
-def _draw_image(axes: Any, row: Row, side: int, grey: int) -> None:
-    """The image, with the square at the place where it lowers the label's probability most."""
+def _title(axes: Any, title: str) -> None:
+    axes.set_title(filled(title, PANEL, 9), fontsize=9)
+
+
+def _covered(row: Row, side: int, grey: int) -> UInt8[np.ndarray, "height width channels"]:
+    """The image with the square at the place where it lowers the label's probability most."""
     top, left = np.unravel_index(np.argmin(row.probability), row.probability.shape)
     covered = row.image.copy()
     covered[row.tops[top] : row.tops[top] + side, row.lefts[left] : row.lefts[left] + side] = grey
-    height, width = row.image.shape[:2]
-    axes.imshow(tiles.grid(covered[None, None] / 255), interpolation="nearest", extent=(0, width, height, 0))
+    return covered
+
+
+def _draw_image(axes: Any, image: UInt8[np.ndarray, "height width channels"]) -> None:
+    height, width = image.shape[:2]
+    axes.imshow(tiles.grid(image[None, None] / 255), interpolation="nearest", extent=(0, width, height, 0))
     axes.tick_params(labelsize=7)
 
 
@@ -130,17 +134,17 @@ def _over_places(axes: Any, row: Row, side: int, values: np.ndarray, **scale: An
     """A cell for each position of the square, where its centre is, on axes of the image's size."""
     height, width = row.image.shape[:2]
     drawn = axes.pcolormesh(row.lefts + side / 2, row.tops + side / 2, values, shading="nearest", **scale)
-    axes.set(xlim=(0, width), ylim=(height, 0), aspect="equal", facecolor=str(tiles.OUTSIDE))
+    axes.set(xlim=(0, width), ylim=(height, 0), aspect="equal", facecolor=str(tiles.EMPTY))
     axes.tick_params(labelsize=7)
     return drawn
 
 
 def _draw_projections(axes: Any, projections: Float[np.ndarray, "count height width channels"]) -> None:
-    """Every projection on its own robust scale, this image's in a black frame."""
+    """Every projection on its own robust scale, NaN hatched, this image's in a black frame."""
     from matplotlib.patches import Rectangle
 
     shown = np.stack([tiles.signed(tile, tiles.robust_scale(tile)) for tile in projections])
-    axes.imshow(block(shown), interpolation="nearest")
+    tiles.show(axes, tiles.block(shown))
     height, width = projections.shape[1:3]
     axes.add_patch(Rectangle((-0.5, -0.5), width, height, fill=False, edgecolor="black", linewidth=2, clip_on=False))
     axes.set_axis_off()

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from cnnjax.figures import settings
+from cnnjax.figures.texts import headed, shortened
 
 COLOURS = ("#0072B2", "#D55E00")  # told apart by the colour-blind
 MARKERS = "os"
@@ -45,7 +46,7 @@ def draw(
                 )  # fmt: skip
         axes.axhline(100 * (1 - chance), color="0.5", linestyle=":", label="chance", zorder=0)
         turned = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if sum(map(len, layers)) > 40 else {}
-        axes.set_xticks(range(len(layers)), layers, **turned)
+        axes.set_xticks(range(len(layers)), [shortened(layer, 24) for layer in layers], **turned)
         axes.set_xlabel("features of")
         axes.set_title(f"{per_class[column]} training images a class", fontsize=10)
         axes.grid(alpha=0.3)
@@ -55,5 +56,5 @@ def draw(
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 3), frameon=False, fontsize=8)
     folds = f"{error.shape[1]} folds" if error.shape[1] > 1 else "one fold"
-    figure.suptitle(f"{title}\nmean ± standard deviation over {folds}", fontsize=10)
+    headed(figure, f"{title}\nmean ± standard deviation over {folds}")
     return figure

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from cnnjax.figures import settings
+from cnnjax.figures.texts import headed
 
 COLOURS, MARKERS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7"), "osDv"  # of Okabe & Ito
 
@@ -43,7 +44,7 @@ def draw(
     axes.yaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("devices")
     axes.set_ylabel(f"hours for {epochs} epochs of ImageNet, computed")
-    axes.set_title(f"Data parallel training on {machine}", fontsize=10)
+    headed(figure, f"Data parallel training on {machine}")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=8)
     return figure

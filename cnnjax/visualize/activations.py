@@ -10,7 +10,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from cnnjax.visualize.evolution import GROUP, FeatureMaps, Fields, Strongest, make_projector, tile_units
+from cnnjax.visualize.deconvnet import Rule
+from cnnjax.visualize.evolution import (
+    GROUP,
+    FeatureMaps,
+    Fields,
+    Strongest,
+    make_projector,
+    places_in_tiles,
+    tile_units,
+)
 
 
 class Activations(NamedTuple):
@@ -22,6 +31,7 @@ class Activations(NamedTuple):
     unit: Int[np.ndarray, "rows count axes"]  # (row, column) in the map; no axes for a dense layer
     projections: Float[np.ndarray, "rows count height width channels"]  # units of the network's input, signed
     patches: Float[np.ndarray, "rows count height width channels"]  # grey levels 0 to 255; NaN outside the image
+    place: Float[np.ndarray, "rows count 2"]  # of the unit in its tile, (row, column) in pixels; NaN for a dense layer
 
 
 def tile_activations(
@@ -34,6 +44,7 @@ def tile_activations(
     preprocess: Callable[[Any], Array],
     fields: Fields,
     *,
+    rule: Rule = "deconvnet",
     group: int = GROUP,
 ) -> Activations:
     """The projections of the strongest activations of the chosen maps, each beside the patch of its image.
@@ -43,13 +54,14 @@ def tile_activations(
         images: the data set, an array or what gives arrays for rows as one does; only those that are among the
             strongest are read.
         fields: of the layer's units.
+        rule: of the projections.
         group: projections at a time, at most.
     """
     maps = np.asarray(maps)
     value, image, unit = (np.swapaxes(part[:, maps], 0, 1) for part in strongest)
     count = image.shape[1]
     projections, patches = tile_units(
-        make_projector(feature_maps, layer, preprocess),
+        make_projector(feature_maps, layer, preprocess, rule=rule),
         variables,
         images,
         image.reshape(-1),
@@ -59,4 +71,5 @@ def tile_activations(
         group=group,
     )
     blocks = (len(maps), count, *projections.shape[1:])
-    return Activations(maps, value, image, unit, projections.reshape(blocks), patches.reshape(blocks))
+    place = places_in_tiles(fields, unit.reshape(image.size, -1), images.shape[1:3]).reshape(*image.shape, 2)
+    return Activations(maps, value, image, unit, projections.reshape(blocks), patches.reshape(blocks), place)

@@ -6,6 +6,7 @@ is lower where the network ties the part together across images, and that is rea
 """
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -21,6 +22,7 @@ Zeros = Literal["symbol", "half", "negative", "drop"]
 # A change below this share of the layer's largest activation is taken as rounding, whose sign has no meaning. On a CPU
 # an untouched feature is the same to the bit wherever its image stands in a batch; no other backend promises that.
 ROUNDING = 1e-6
+LEVEL = 0.05  # of the permutation test, at which its band ends
 _CHUNK = 1000  # designations at a time
 _FEATURES = 4096  # at a time: as float32 they are four times as large
 
@@ -141,20 +143,34 @@ def deviation(values: Sequence[float] | np.ndarray) -> float:
     return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
 
 
-def permutation_p(
+class Permutations(NamedTuple):
+    """What a permutation test finds."""
+
+    p: float
+    low: float  # p <= LEVEL exactly where the part's mean distance is below this
+    middle: float  # the median mean distance over the designations
+    high: float  # as far from the largest one as `low` is from the smallest
+
+
+def permutation_test(
     distances: Float[np.ndarray, "images boxes images boxes"],
     groups: Int[np.ndarray, " images"],
     draws: int,
     generator: np.random.Generator,
-) -> float:
+    *,
+    same: bool = True,
+) -> Permutations:
     """How often one box of each image, taken at random, gives a mean distance as small as box 0 of each does.
 
     If the place of box 0 (the part) meant nothing, each box of an image could as well have been called the part. All
     boxes^images designations are tried where they are no more than `draws`; else so many random ones and the actual
     one, so that p is at least 1 / (draws + 1).
+
+    Args:
+        same: over the pairs of one group; else over those of two.
     """
     images, boxes = distances.shape[:2]
-    first, second = pairs(groups)
+    first, second = pairs(groups, same=same)
 
     def means(chosen: Int[np.ndarray, "designations images"]) -> np.ndarray:
         return distances[first, chosen[:, first], second, chosen[:, second]].mean(axis=1)
@@ -166,8 +182,11 @@ def permutation_p(
         designations = np.concatenate([np.zeros((1, images), int), random])
     of_part = means(designations[:1])[0]  # the first one, in both cases, is box 0 of every image
     blocks = np.array_split(designations, -(-len(designations) // _CHUNK))
+    found = np.sort(np.concatenate([means(block) for block in blocks]))
     # The tolerance keeps equal means equal whatever the order in which they were added up
-    return float(np.mean(np.concatenate([means(block) for block in blocks]) <= of_part + 1e-9))
+    p = float(np.mean(found <= of_part + 1e-9))
+    outside = math.floor(LEVEL * len(found))
+    return Permutations(p, float(found[outside]), float(np.median(found)), float(found[-1 - outside]))
 
 
 def random_boxes(

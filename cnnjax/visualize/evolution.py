@@ -18,7 +18,7 @@ from cnnjax import ops
 from cnnjax.geometry import ReceptiveField
 from cnnjax.tracing.relus import unbounded_maps_of
 from cnnjax.tracing.table import Layer
-from cnnjax.visualize.deconvnet import project
+from cnnjax.visualize.deconvnet import Rule, project
 
 LEAST_CONTRAST = 16.0  # of an image that shows something, in grey levels
 GROUP = 64  # images in a forward pass or a projection: they stay in the cache; 128 took longer an image
@@ -44,7 +44,7 @@ class Strongest(NamedTuple):
 
 
 class Evolution(NamedTuple):
-    """Figure 4 of one layer, in numbers. A tile is the unit's receptive field, grey outside the image."""
+    """Figure 4 of one layer, in numbers. A tile is what the unit sees, as `crop` cuts it."""
 
     maps: Int[np.ndarray, " rows"]
     epochs: Int[np.ndarray, " epochs"]
@@ -52,6 +52,8 @@ class Evolution(NamedTuple):
     image: Int[np.ndarray, "rows epochs"]
     projections: Float[np.ndarray, "rows epochs height width channels"]  # units of the network's input, signed
     patches: Float[np.ndarray, "rows epochs height width channels"]  # grey levels 0 to 255; NaN outside the image
+    unit: Int[np.ndarray, "rows epochs axes"]  # (row, column) in the map
+    place: Float[np.ndarray, "rows epochs 2"]  # of the unit in its tile, (row, column) in pixels
 
 
 def group_size(layers: Iterable[Layer]) -> int:
@@ -224,6 +226,7 @@ def tile_evolution(
     preprocess: Callable[[Any], Array],
     fields: Fields,
     *,
+    rule: Rule = "deconvnet",
     group: int = GROUP,
 ) -> Evolution:
     """The projections of one layer's chosen maps at every epoch, each beside the patch of its image.
@@ -231,34 +234,43 @@ def tile_evolution(
     Args:
         images: the data set from which `strongest_by_epoch` was taken, an array or what gives arrays for rows as one.
         fields: of the layer's units.
+        rule: of the projections.
         group: projections at a time, at most.
     """
     maps = np.asarray(maps)
-    projector = make_projector(feature_maps, layer, preprocess)
-    values, indices, projections, patches = [], [], [], []
+    projector = make_projector(feature_maps, layer, preprocess, rule=rule)
+    values, indices, units, projections, patches = [], [], [], [], []
     for epoch, variables in variables_by_epoch.items():
         strongest = strongest_by_epoch[epoch]
         image, unit = np.asarray(strongest.image)[maps], np.asarray(strongest.unit)[maps]
         projected, seen = tile_units(projector, variables, images, image, unit, maps, fields, group=group)
         values.append(np.maximum(strongest.value[maps], 0))
         indices.append(image)
+        units.append(unit)
         projections.append(projected)
         patches.append(seen)
-    return Evolution(
-        maps,
-        np.array(list(variables_by_epoch)),
-        np.stack(values, axis=1),
-        np.stack(indices, axis=1),
-        np.stack(projections, axis=1),
-        np.stack(patches, axis=1),
-    )
+    by_map = (np.stack(parts, axis=1) for parts in (values, indices, projections, patches, units))
+    places = [places_in_tiles(fields, unit, images.shape[1:3]) for unit in units]
+    return Evolution(maps, np.array(list(variables_by_epoch)), *by_map, np.stack(places, axis=1))
 
 
-def make_projector(feature_maps: FeatureMaps, layer: str, preprocess: Callable[[Any], Array]) -> Callable[..., Array]:
-    """Returns the compiled (variables, images, units) -> pixels: one unit of `layer` in each image, projected."""
+def make_projector(
+    feature_maps: FeatureMaps,
+    layer: str,
+    preprocess: Callable[[Any], Array],
+    *,
+    rule: Rule = "deconvnet",
+    signal: float | None = None,
+) -> Callable[..., Array]:
+    """Returns the compiled (variables, images, units) -> pixels: one unit of `layer` in each image, projected.
+
+    Args:
+        rule, signal: as `project` takes them.
+    """
 
     def projector(variables, images, units):
-        return project(lambda x: feature_maps(variables, x)[layer], preprocess(images), units)
+        seen = preprocess(images)
+        return project(lambda x: feature_maps(variables, x)[layer], seen, units, rule=rule, signal=signal)
 
     return ops.jit(projector)
 
@@ -302,13 +314,14 @@ def crop(
     unit: Int[np.ndarray, " axes"],
     fill: float = np.nan,
 ) -> Float[np.ndarray, "tile_height tile_width channels"]:
-    """What the unit at (row, column) sees of the image, `fill` outside; the whole image where it sees as much."""
+    """What the unit at (row, column) sees of the image, as large as its field; `fill` outside the image.
+
+    Where the field is larger than the image the tile is the image, with `fill` where this unit does not see it; where
+    units have no fields they see all of it.
+    """
     if fields is None or unit.size == 0:
         return image
     sides = [field.size for field in fields]
-    if min(sides) >= max(image.shape[:2]):
-        return image
-    tile = np.full((*sides, image.shape[2]), fill, image.dtype)
     firsts = [
         int(np.ceil(field.start + field.jump * int(place) - (field.size - 1) / 2))
         for field, place in zip(fields, unit, strict=True)
@@ -318,6 +331,63 @@ def crop(
         slice(*np.clip((first, first + side), 0, length))
         for first, side, length in zip(firsts, sides, image.shape, strict=False)
     )
-    top, left = firsts
+    if _is_whole(fields, image.shape[:2]):
+        tile = np.full(image.shape, fill, image.dtype)
+        top, left = 0, 0
+    else:
+        tile = np.full((*sides, image.shape[2]), fill, image.dtype)
+        top, left = firsts
     tile[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = image[rows, columns]
     return tile
+
+
+def _is_whole(fields: tuple[ReceptiveField, ...], image: Sequence[int]) -> bool:
+    """Whether a tile is the image, because the field is no smaller along any side."""
+    return min(field.size for field in fields) >= max(image)
+
+
+def places_in_tiles(
+    fields: Fields, units: Int[np.ndarray, "units axes"], image: Sequence[int]
+) -> Float[np.ndarray, "units 2"]:
+    """Where the middle of each unit's field is in its tile from `crop`: (row, column) in pixels, NaN where none is.
+
+    Args:
+        image: height and width.
+    """
+    if fields is None or units.shape[-1] == 0:
+        return np.full((len(units), 2), np.nan)
+    starts, jumps, sides = (np.array([getattr(field, name) for field in fields]) for name in ("start", "jump", "size"))
+    middles = starts + jumps * units
+    return middles - (0 if _is_whole(fields, image) else np.ceil(middles - (sides - 1) / 2))
+
+
+def alike_through_others(
+    projector: Callable[..., Array],
+    variables: Any,
+    images: np.ndarray,
+    image: Int[np.ndarray, " units"],
+    unit: Int[np.ndarray, "units axes"],
+    maps: Int[np.ndarray, " units"],
+    *,
+    group: int = GROUP,
+) -> Float[np.ndarray, " units"]:
+    """The cosine of each unit's projection through its own image and through one half a data set away.
+
+    It is 1 where projections depend on the weights alone, as a deconvnet's do below the first pool, and in a network
+    without pools at all; NaN where nothing comes down, or there is one image only.
+
+    Args:
+        projector: from `make_projector`, with `signal=1`, so that the unit need not be active in the other image.
+        images, image, unit, maps, group: as `tile_units` takes them.
+    """
+    found = []
+    others = (image + len(images) // 2) % len(images)
+    for rows in in_groups(len(image), max(1, 3 * group // 4)):
+        places = np.column_stack([unit, maps])[rows]
+        own, other = (
+            np.asarray(projector(variables, images[of[rows]], places)).reshape(len(rows), -1) for of in (image, others)
+        )
+        sizes = np.linalg.norm(own, axis=1) * np.linalg.norm(other, axis=1)
+        cosines = np.sum(own * other, axis=1) / np.where(sizes > 0, sizes, np.nan)
+        found.append(np.where(others[rows] == image[rows], np.nan, cosines))
+    return np.concatenate(found)[: len(image)]

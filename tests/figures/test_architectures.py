@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from cnnjax.figures import architectures, tiles
-from tests.figures.test_figures import texts
+from tests.figures.test_figures import MADE, texts
 
 
 def test_filters_stand_strongest_first_on_one_scale():
@@ -44,12 +44,14 @@ def test_every_network_has_its_block_of_projections_each_on_its_own_scale():
         [noise, 1000 * noise, other],
         [np.zeros(5, bool), np.zeros(5, bool), np.arange(5) == 1],
         ["a", "b", "c"],
+        [MADE, MADE, MADE._replace(alike=0.97)],
         "conv2",
         "seven images",
     )
     first, second, third = (axes.images[0].get_array() for axes in figure.axes)
     np.testing.assert_allclose(first, second)
-    assert (third[:6, :6] == 0).all() and (third[:6, 7:13] == tiles.OUTSIDE).all()
+    assert (third[:6, :6] == 0).all() and (third[:6, 7:13] == tiles.EMPTY).all()
     shown = texts(figure)
     assert "a\ntiles 4×4 px" in shown and "c\ntiles 6×6 px, 1 dead" in shown
-    assert any("conv2" in text and "seven images" in text for text in shown)
+    assert any("conv2" in text and "seven images" in text and "(deconvnet)" in text for text in shown)
+    assert any("c: these projections hardly depend" in text.replace("\n", " ") for text in shown)

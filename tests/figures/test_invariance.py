@@ -20,10 +20,15 @@ def test_every_image_has_its_curve_and_its_row_of_pictures():
     for row, name in zip(panels, VALUES, strict=True):
         assert row[0].images[0].get_array().shape == (*tiles.grid(levels).shape[:2], 3)
         expected = (DISTANCE[name][:, 0], DISTANCE[name][:, 1], PROBABILITY[name])
-        for axes, curves in zip(row[1:], expected, strict=True):
-            np.testing.assert_array_equal([line.get_ydata() for line in axes.lines], curves)
-            np.testing.assert_array_equal(axes.lines[0].get_xdata(), VALUES[name])
-    assert all(len({axes.get_ylim() for axes in column}) == 1 for column in panels[:, 1:].T)
+        for axes, curves, top in zip(row[1:], expected, (11.0, 15.0, 1.0), strict=True):
+            first, second, unchanged = axes.lines
+            lanes = np.array([1 - first.get_ydata(), 2 - second.get_ydata()])  # above each lane's own zero
+            np.testing.assert_allclose(lanes, invariance.LANE * curves / top)
+            np.testing.assert_array_equal(first.get_xdata(), VALUES[name])
+            assert unchanged.get_xdata()[0] == 0
+            labels = [label.get_text() for label in axes.get_yticklabels()]
+            assert labels == [f"{top:g}", "0"] * 2
+            np.testing.assert_allclose(axes.get_yticks(), [1 - invariance.LANE, 1, 2 - invariance.LANE, 2])
     assert {"Euclidean distance at pool1", "Euclidean distance at fc6"} <= set(texts(figure))
     assert {"probability of the true class", "dog (7)"} <= set(texts(figure))
     assert {invariance.AXES["rotation"], "-1", "90"} <= set(texts(figure))

@@ -8,13 +8,14 @@ import pytest
 
 from cnnjax.visualize import correspondence
 from cnnjax.visualize.correspondence import (
+    LEVEL,
     change_signs,
     cover,
     delta,
     hamming,
     make_look,
     pairs,
-    permutation_p,
+    permutation_test,
     random_boxes,
 )
 
@@ -97,8 +98,8 @@ def test_the_permutation_test_against_every_designation(groups):
     expected = sum(value <= means[0] + 1e-9 for value in means) / len(means)
     assert 0 < expected < 1
     generator = np.random.default_rng(0)
-    assert permutation_p(distances, np.array(groups), boxes**images, generator) == expected
-    sampled = permutation_p(distances, np.array(groups), boxes**images - 1, generator)
+    assert permutation_test(distances, np.array(groups), boxes**images, generator).p == expected
+    sampled = permutation_test(distances, np.array(groups), boxes**images - 1, generator).p
     assert sampled == pytest.approx(expected, abs=4 * np.sqrt(0.25 / boxes**images))
 
 
@@ -106,11 +107,11 @@ def test_p_is_smallest_where_only_the_parts_agree():
     distances = np.ones((4, 5, 4, 5))
     distances[:, 0, :, 0] = 0
     groups = np.zeros(4, int)
-    assert permutation_p(distances, groups, 5**4, np.random.default_rng(0)) == 1 / 5**4
-    assert permutation_p(np.ones((4, 5, 4, 5)), groups, 99, np.random.default_rng(0)) == 1
+    assert permutation_test(distances, groups, 5**4, np.random.default_rng(0)).p == 1 / 5**4
+    assert permutation_test(np.ones((4, 5, 4, 5)), groups, 99, np.random.default_rng(0)).p == 1
     far = np.ones((12, 5, 12, 5))
     far[:, 0, :, 0] = 0
-    assert permutation_p(far, np.zeros(12, int), 999, np.random.default_rng(0)) == 1 / 1000
+    assert permutation_test(far, np.zeros(12, int), 999, np.random.default_rng(0)).p == 1 / 1000
 
 
 def test_p_is_uniform_where_the_part_is_a_box_like_the_others():
@@ -119,8 +120,33 @@ def test_p_is_uniform_where_the_part_is_a_box_like_the_others():
         generator = np.random.default_rng(seed)
         points = generator.normal(size=(4, 4))
         distances = np.abs(points[:, :, None, None] - points[None, None])
-        values.append(permutation_p(distances, np.zeros(4, int), 4**4, generator))
+        values.append(permutation_test(distances, np.zeros(4, int), 4**4, generator).p)
     assert np.mean(np.array(values) <= 0.1) == pytest.approx(0.1, abs=4 * np.sqrt(0.09 / 300))
+
+
+def test_a_part_lies_below_its_band_exactly_where_p_says_so():
+    below = []
+    for seed in range(200):
+        generator = np.random.default_rng(seed)
+        points = generator.normal(size=(4, 4))
+        points[:, 0] *= 0.5  # so that about half are below
+        distances = np.abs(points[:, :, None, None] - points[None, None])
+        for same in (True, False):
+            groups = np.array([0, 0, 1, 1])
+            found = permutation_test(distances, groups, 4**4, generator, same=same)
+            part = delta(distances[:, 0, :, 0], groups, same=same).mean
+            below.append(part < found.low - 1e-9)
+            assert below[-1] == (found.p <= LEVEL) and found.low <= found.middle <= found.high
+    assert 0.1 < np.mean(below) < 0.9
+
+
+def test_the_band_leaves_as_much_out_at_either_end():
+    """Of two images with boxes at places 0 to 9 the mean distance is the distance of two places."""
+    places = np.tile(np.arange(10.0), (2, 1))
+    distances = np.abs(places[:, :, None, None] - places)
+    found = permutation_test(distances, np.zeros(2, int), 100, np.random.default_rng(0))
+    means = np.sort([abs(a - b) for a in range(10) for b in range(10)])
+    assert found[1:] == (means[5], np.median(means), means[-6])
 
 
 def test_random_boxes_have_the_size_of_the_part_and_lie_within():

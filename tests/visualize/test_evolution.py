@@ -3,18 +3,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax import models
+from cnnjax import models, ops
 from cnnjax.config import ModelConfig
 from cnnjax.data import Split, batches
 from cnnjax.geometry import ReceptiveField
 from cnnjax.visualize import evolution
 from cnnjax.visualize.evolution import (
     Strongest,
+    alike_through_others,
     choose_maps,
     crop,
     group_size,
     in_groups,
     make_look,
+    make_projector,
+    places_in_tiles,
     sees_nothing,
     strongest_activations,
     tile_evolution,
@@ -108,10 +111,63 @@ def test_a_unit_that_sees_padding_alone_shows_nothing_else(unit, start):
     np.testing.assert_array_equal(tile, wide[top : top + 4, left : left + 4])
 
 
-def test_a_unit_that_sees_more_than_the_image_shows_all_of_it():
-    image = np.zeros((8, 6, 3))
-    assert crop(image, (ReceptiveField(9, 4, 0.0),) * 2, np.array([0, 0])).shape == (8, 6, 3)
-    assert crop(image, (ReceptiveField(3, 1, 0.0),) * 2, np.array([], int)).shape == (8, 6, 3)
+def test_a_unit_that_sees_more_than_the_image_has_its_own_part_of_it():
+    """The field of 9 pixels around pixel 0 ends at pixel 4, the one around pixel 4 at pixel 8."""
+    image = np.random.default_rng(0).normal(size=(8, 6, 3))
+    tile = crop(image, (ReceptiveField(9, 4, 0.0),) * 2, np.array([0, 1]))
+    np.testing.assert_array_equal(tile[:5], image[:5])
+    assert tile.shape == (8, 6, 3) and np.isnan(tile[5:]).all()
+    np.testing.assert_array_equal(crop(image, (ReceptiveField(9, 4, 0.0),) * 2, np.array([1, 1])), image)
+    np.testing.assert_array_equal(crop(image, (ReceptiveField(3, 1, 0.0),) * 2, np.array([], int)), image)
+    np.testing.assert_array_equal(crop(image, None, np.array([1, 1])), image)
+
+
+# The last two are larger than the image.
+@pytest.mark.parametrize(("size", "start"), [(1, 0.0), (4, -0.5), (4, 1.5), (5, 1.0), (11, 0.0), (12, 0.5)])
+def test_the_place_of_a_unit_is_the_middle_of_its_field_in_its_tile(size, start):
+    """A pixel of the image that holds its own row and column is found at the place, between two where that is."""
+    image = np.stack(np.meshgrid(np.arange(8.0), np.arange(8.0), indexing="ij"), axis=-1)
+    fields = (ReceptiveField(size, 2, start),) * 2
+    units = np.array([[1, 2], [2, 1]])
+    for unit, place in zip(units, places_in_tiles(fields, units, (8, 8)), strict=True):
+        tile = crop(image, fields, unit)
+        around = [tile[tuple(side(place).astype(int))] for side in (np.floor, np.ceil)]
+        np.testing.assert_array_equal(np.mean(around, axis=0), start + 2 * unit)
+
+
+def test_a_dense_unit_has_no_place():
+    assert np.isnan(places_in_tiles(None, np.zeros((3, 0), int), (8, 8))).all()
+    assert np.isnan(places_in_tiles(None, np.zeros((3, 2), int), (8, 8))).all()
+
+
+def filtered(pool):
+    """A convolution and a ReLU, a pool by choice or none, and another convolution and ReLU."""
+    first, second = np.random.default_rng(0).normal(0.2, size=(2, 3, 3, 3, 3)).astype(np.float32)
+
+    def maps(variables, images):
+        low = jax.nn.relu(ops.conv(images, first, padding=1))
+        return {"conv2": jax.nn.relu(ops.conv(ops.max_pool(low, 2) if pool else low, second, padding=1))}
+
+    return maps
+
+
+@pytest.mark.parametrize("rule", ["deconvnet", "guided", "gradient"])
+@pytest.mark.parametrize("pool", [False, True])
+def test_without_switches_a_deconvnet_shows_the_weights_alone(rule, pool):
+    images = np.random.default_rng(2).integers(0, 256, (20, 12, 12, 3), dtype=np.uint8)
+    projector = make_projector(filtered(pool), "conv2", lambda x: x / 64.0 - 2, rule=rule, signal=1.0)
+    which, units, maps = np.arange(20), np.tile([3, 2], (20, 1)), np.arange(20) % 3
+    found = alike_through_others(projector, 0.0, images, which, units, maps, group=4)
+    if rule == "deconvnet" and not pool:
+        np.testing.assert_allclose(found, 1, rtol=1e-5)
+    else:
+        assert np.nanmax(found) < 0.999
+    if rule == "deconvnet":
+        own, other = (projector(0.0, images[[row]], np.array([[3, 2, 1]])) for row in (1, 11))
+        cosine = np.sum(own * other) / np.linalg.norm(own) / np.linalg.norm(other)
+        np.testing.assert_allclose(found[1], cosine, rtol=1e-5)
+    alone = alike_through_others(projector, 0.0, images[:1], which[:1], units[:1], maps[:1])
+    assert np.isnan(alone).all()  # there is no other image
 
 
 def test_a_unit_may_see_a_strip():
@@ -156,6 +212,8 @@ def test_tiles_hold_the_projection_of_that_activation_and_its_patch(split, group
             found = strongest[epoch]
             pixel = split.images[found.image[channel], *found.unit[channel]]
             np.testing.assert_array_equal(tiles.patches[row, column, 0, 0], pixel)
+            np.testing.assert_array_equal(tiles.unit[row, column], found.unit[channel])
+            assert (tiles.place[row, column] == 0).all()
             expected = np.zeros(3)
             expected[channel] = scale * scale * pixel[channel] / 16
             np.testing.assert_allclose(tiles.projections[row, column, 0, 0], expected, rtol=1e-6)
