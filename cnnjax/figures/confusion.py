@@ -40,7 +40,7 @@ def draw(
         for axes in left:
             _draw_matrix(figure, axes, counts, None)
         _draw_pairs(right, names, pairs)
-    figure.get_layout_engine().set(w_pad=0.1)  # a colour bar's label is wider than the layout takes it for
+    figure.set_layout_engine("constrained", w_pad=0.1)  # a colour bar's label is wider than the layout takes it for
     headed(figure, "Which classes are taken for which", note)
     return figure
 

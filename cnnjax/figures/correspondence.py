@@ -47,7 +47,7 @@ def draw(
     pictures = inches * len(columns) * width / height + 0.3 + max(width_of(name, 8) for name in rows)
     wide = pictures + 9.0
     figure = Figure(figsize=(wide, max(4.6, inches * len(shown) + 3.2, 0.6 * len(parts) + 2.6)), layout="constrained")
-    upper = figure.subfigures(1, 1)  # below it, and below its legend, stands the note
+    upper: Any = figure.subfigures(1, 1)  # below it, and below its legend, stands the note
     left, *panels = upper.subplots(1, 3, width_ratios=(pictures, 4.5, 4.5))
     lacking = np.isnan(shown).all(axis=(2, 3, 4), keepdims=True)
     left.imshow(tiles.grid(np.where(lacking, tiles.EMPTY, shown / 255)), interpolation="nearest")

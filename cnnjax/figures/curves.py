@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from cnnjax.figures import settings
 from cnnjax.figures.convergence import MARKERS
 from cnnjax.figures.invariance import COLOURS
-from cnnjax.figures.texts import filled, shortened
+from cnnjax.figures.texts import filled, headed, shortened
 
 MEASURES = {"loss": "loss", "error": "error, %"}  # what has a panel, and the name of its axis
 STYLES = {"test": "-", "validation": "--", "train": ":"}  # of the images' split
@@ -92,10 +92,7 @@ def draw(every: Sequence[Curves], measures: Sequence[str], title: str, notes: Se
         axes.grid(alpha=0.3)
     handles = _handles([split for split in STYLES if split in seen], names)
     figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize=8)
-    figure.suptitle(title, fontsize=11)
-    said = [*([_OF_TRAIN] if "train" in seen else []), *notes]
-    if said:
-        figure.supxlabel("\n".join(said), fontsize=8)
+    headed(figure, title, "\n".join([*([_OF_TRAIN] if "train" in seen else []), *notes]))
     return figure
 
 

@@ -249,9 +249,9 @@ def tile_evolution(
         units.append(unit)
         projections.append(projected)
         patches.append(seen)
-    by_map = (np.stack(parts, axis=1) for parts in (values, indices, projections, patches, units))
     places = [places_in_tiles(fields, unit, images.shape[1:3]) for unit in units]
-    return Evolution(maps, np.array(list(variables_by_epoch)), *by_map, np.stack(places, axis=1))
+    by_map = (np.stack(parts, axis=1) for parts in (values, indices, projections, patches, units, places))
+    return Evolution(maps, np.array(list(variables_by_epoch)), *by_map)
 
 
 def make_projector(
@@ -364,7 +364,7 @@ def places_in_tiles(
 def alike_through_others(
     projector: Callable[..., Array],
     variables: Any,
-    images: np.ndarray,
+    images: Any,
     image: Int[np.ndarray, " units"],
     unit: Int[np.ndarray, "units axes"],
     maps: Int[np.ndarray, " units"],

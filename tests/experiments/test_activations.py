@@ -55,6 +55,18 @@ def test_a_second_call_reads_what_was_found_and_draws_other_maps(folder):
         assert len(set(arrays["maps"])) == 3
 
 
+def test_another_rule_is_another_projection_of_the_same_activations(folder):
+    found = {}
+    for rule in ("deconvnet", "guided"):
+        activations.main(Options(run=folder, layers=("conv2",), maps=(1, 2), count=4, rule=rule), Quiet())
+        with np.load(next((folder / "figures").glob("*/activations_conv2.npz"))) as arrays:
+            found[rule] = dict(arrays)
+        assert found[rule]["rule"] == rule and found[rule]["chosen"] == "named"
+    for name in ("value", "image", "unit", "patches"):
+        np.testing.assert_array_equal(*(of[name] for of in found.values()))
+    assert not np.array_equal(*(of["projections"] for of in found.values()))
+
+
 @pytest.mark.parametrize(("changes", "said"), [
     ({"layers": ("conv9",)}, "--layers must be one of conv1, "),
     ({"layers": ("fc4",), "maps": (3, 10)}, "--maps must be from 0 to 9 in fc4, got 10"),

@@ -45,6 +45,24 @@ def test_the_study_writes_every_figure_with_its_numbers(tmp_path):
         assert (arrays["image"] < len(dataset.train)).all()
 
 
+def test_the_rule_and_the_contrast_are_those_of_the_options(tmp_path):
+    config = dataclasses.replace(cli.load_config("digits"), train=TrainConfig(epochs=1, keep_epochs=(1,)))
+    found = {}
+    for rule, contrast in (("deconvnet", "tile"), ("guided", "map"), ("gradient", "tile")):
+        options = filter_evolution.Options(maps=4, rule=rule, contrast=contrast)
+        filter_evolution.main(cli.Arguments(config, tmp_path / "run", options), Quiet())
+        with np.load(tmp_path / "run" / "figures" / "evolution_conv2.npz") as arrays:
+            found[rule] = dict(arrays)
+        assert (found[rule]["rule"], found[rule]["contrast"], found[rule]["layer"]) == (rule, contrast, "conv2")
+        assert "4 of 32, drawn by lot" in str(found[rule]["chosen"]) and found[rule]["field"].shape == (2,)
+    same = found["deconvnet"]
+    for other in (found["guided"], found["gradient"]):
+        for name in ("maps", "value", "image", "unit", "place", "patches"):
+            np.testing.assert_array_equal(other[name], same[name])
+        assert not np.array_equal(other["projections"], same["projections"])
+    assert -1 <= same["alike"] < 1
+
+
 def test_an_mlp_has_no_convolution_to_look_into(tmp_path):
     arguments = ["--model.name", "mlp", "--model.widths", "None", "--model.filters", "None", "--model.paddings", "None"]
     told = cli.parse(["--config", "digits", "--workdir", str(tmp_path / "run"), *arguments], filter_evolution.Options())

@@ -66,6 +66,18 @@ def test_of_a_split_in_order_of_its_classes_images_of_all_are_compared_and_chose
         assert len({int(arrays[name]) for name in covered}) == 2
 
 
+def test_projections_by_another_rule_are_parts_of_their_own(folder):
+    found = {}
+    for rule in ("deconvnet", "guided", "deconvnet"):
+        options = Options(run=folder, images=(4,), tested=10, others=2, step=4, rule=rule)
+        occlusion.main(options, Quiet())
+        with np.load(open_run(options, Quiet()).figures / "occlusion.npz") as arrays:
+            assert arrays["rule"] == rule
+            found.setdefault(rule, arrays["projections_4"])
+            np.testing.assert_array_equal(found[rule], arrays["projections_4"])
+    assert not np.array_equal(*found.values())
+
+
 @pytest.mark.parametrize(("changes", "said"), [
     ({"layer": "conv9"}, "--layer must be one of conv1, "),
     ({"images": (0, 10**6)}, "--images must be files, or numbers of test images from 0 to "),

@@ -19,6 +19,7 @@ from cnnjax.figures import (
     confusion,
     convergence,
     correspondence,
+    curves,
     evolution,
     filters,
     invariance,
@@ -199,6 +200,13 @@ FIGURES = {
     "correspondence.draw": lambda n: correspondence.draw(
         grey(n, n + 1, 9, 9, 3), names(CLASS, n), ["as it is", *names(CLASS, n)], names(CLASS, n), (LAYER, LAYER),
         table_of(n), "Boxes of 8×8 px at fixed places in 5 images of each of 10 classes. " * 3, are_parts=n > 3,
+    ),
+    "curves.draw": lambda n: curves.draw(
+        [
+            curves.Curves(name, np.arange(9), {"test_error": random.random(9), "train_loss": random.random(9)})
+            for name in names(CLASS, n)
+        ],
+        ["loss", "error"], "Learning curves", ["They differ in: learning_rate, weight_decay. " * n],
     ),
     "evolution.draw": lambda n: evolution.draw(*evolved(n), made((9, 9)), "map"),
     "filters.draw": lambda n: filters.draw(noise(n, 3, 3, 3, 9), epochs(n), LAYER),
