@@ -179,7 +179,8 @@ def draw_heat(
             dark = 100 * cells[i, j] > middle
             text = f"{100 * cells[i, j]:.1f}"
             axes.text(j, i, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
-    figure.suptitle(f"Error over {first} and {second}", fontsize=11)
+    figure.set_layout_engine("constrained", w_pad=0.1)  # a colour bar's label is wider than the layout takes it for
+    texts.headed(figure, f"Error over {first} and {second}")
     figure.colorbar(image, label=f"mean {split} error at epoch {epoch}, %")
     return figure
 
@@ -220,7 +221,7 @@ def draw_filters(
 
     rows, columns = len(kernels), len(epochs)
     largest = np.stack([np.abs(row).max(axis=(1, 2, 3, 4)) for row in kernels])
-    figure = Figure(figsize=(1.5 + 1.4 * columns, 0.9 + 1.5 * rows))
+    figure = Figure(figsize=(max(4.0, 1.5 + 1.4 * columns), 1.2 + 1.5 * rows))
     figure.set_layout_engine("constrained", wspace=0.12)  # wider than the gaps between the filters of a cell
     panels: Any = figure.subplots(rows, columns, squeeze=False)
     for i, j in np.ndindex(rows, columns):
@@ -238,11 +239,9 @@ def draw_filters(
             axes.set_title(f"epoch {epochs[j]}", fontsize=9)
         if j == 0:
             axes.set_ylabel(f"{labels[i]}\n{100 * errors[i]:.1f} % {split} error", fontsize=8)
-    figure.suptitle(f"First-layer filters by {name}", fontsize=11)
     note = (
         "each row the member most like the best one in all else\n"
-        "one scale a cell: mid grey 0, black and white ±\n"
-        "its largest weight, given below it"
+        "one scale a cell: mid grey 0, black and white ± its largest weight, given below it"
     )
-    figure.supxlabel(note, fontsize=8)
+    texts.headed(figure, f"First-layer filters by {name}", note)
     return figure

@@ -252,7 +252,9 @@ FIGURES = {
     "sweep.draw_axes": lambda n: sweep.draw_axes(
         names("weight_decay", n), [np.sort(random.random(n)).tolist()] * n, *3 * [[random.random(n)] * n], 64
     ),
-    "sweep.draw_curves": lambda n: sweep.draw_curves(range(9), random.random((n, 9)), "weight_decay", range(n)),
+    "sweep.draw_curves": lambda n: sweep.draw_curves(
+        range(9), random.random((n, 9)), "weight_decay", range(n), names(CLASS, n), range(n)
+    ),
     "sweep.draw_heat": lambda n: sweep.draw_heat(
         "weight_decay", HEATS[:n], "learning_rate", HEATS[:n], random.random((n, n)), 64
     ),
@@ -264,7 +266,7 @@ FIGURES = {
 
 
 @pytest.mark.parametrize("count", [pytest.param(n, marks=[] if n in (1, 9) else pytest.mark.long) for n in COLUMNS])
-@pytest.mark.parametrize("name", [name for name in FIGURES if not name.startswith("sweep.")])
+@pytest.mark.parametrize("name", FIGURES)
 def test_no_text_leaves_the_page_or_overlaps_another(name, count, monkeypatch):
     with boxes.recorded(monkeypatch) as found:
         figure = FIGURES[name](count)
