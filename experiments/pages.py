@@ -1,6 +1,7 @@
 """The pages in docs that scripts write into: what stands between two markers is theirs, the rest is somebody's own."""
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cnnjax.atomic import write_text
@@ -34,6 +35,22 @@ def write(path: Path, name: str, text: str, option: str = "page") -> None:
     if not path.exists():
         before, after = f"<!-- {name} -->\n", f"<!-- /{name} -->\n"
     write_text(path, f"{before}{text.strip()}\n{after}")
+
+
+def columns_of(table: str) -> dict[str, dict[str, str]]:
+    """By column the cells that are not empty, by row, of a table that `table_of` made; none where there is no table."""
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    title, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines] or [[], []]
+    return {name: {row[0]: row[place] for row in rows if row[place]} for place, name in enumerate(title) if place}
+
+
+def table_of(corner: str, columns: Mapping[str, Mapping[str, str]], rows: Sequence[str]) -> str:
+    """A table in Markdown of those rows that any column has; what has not its place among `rows` comes behind them."""
+    every = dict.fromkeys([*rows, *(row for column in columns.values() for row in column)])
+    some = [row for row in every if any(row in column for column in columns.values())]
+    lines = [[corner, *columns], ["---"] * (1 + len(columns))]
+    lines += [[row, *(column.get(row, "") for column in columns.values())] for row in some]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _parts(path: Path, name: str, option: str) -> tuple[str, str, str]:

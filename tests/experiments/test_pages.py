@@ -52,3 +52,12 @@ def test_a_page_that_is_none_and_a_folder_that_is_not_there_are_refused(tmp_path
         pages.check(tmp_path, "table", "--markdown")
     with pytest.raises(InputError, match="^--markdown must lie in a folder that is there, got "):
         pages.check(tmp_path / "none" / "page.md", "table", "--markdown")
+
+
+def test_a_table_is_read_as_it_was_written():
+    columns = {"one": {"a": "1", "c": "3"}, "two": {"b": "x, y", "c": "z"}}
+    table = pages.table_of("letter", columns, ("c", "b", "none"))
+    assert table.splitlines()[0] == "| letter | one | two |" and table.splitlines()[2] == "| c | 3 | z |"
+    assert [line.split(" | ")[0] for line in table.splitlines()[2:]] == ["| c", "| b", "| a"]
+    assert pages.columns_of(f"words\n\n{table}\n") == columns
+    assert pages.columns_of("Not measured yet.\n") == {}

@@ -1,7 +1,6 @@
 """What was tried and how it came out, for the table in docs/faults.md."""
 
 import collections
-import re
 from pathlib import Path
 
 from experiments import pages
@@ -25,22 +24,8 @@ def column(counts: dict[str, collections.Counter]) -> dict[str, str]:
     }
 
 
-def columns_of(table: str) -> dict[int, dict[str, str]]:
-    """The columns of a table that `table_of` made, by seed."""
-    title, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.strip().splitlines()]
-    seeds = [int(re.fullmatch(r"seed (\d+)", cell)[1]) for cell in title[1:]]
-    return {seed: {row[0]: row[place] for row in rows if row[place]} for place, seed in enumerate(seeds, 1)}
-
-
-def table_of(columns: dict[int, dict[str, str]]) -> str:
-    """A row a fault, a column a seed."""
-    seeds, faults = sorted(columns), list(dict.fromkeys(fault for column in columns.values() for fault in column))
-    lines = [f"| fault | {' | '.join(f'seed {seed}' for seed in seeds)} |", f"| {'--- | ' * (1 + len(seeds))}".rstrip()]
-    lines += [f"| {fault} | {' | '.join(columns[seed].get(fault, '') for seed in seeds)} |" for fault in faults]
-    return "\n".join(lines)
-
-
 def write(seed: int, page: Path = PAGE) -> None:
     """Puts the column of this seed into the table of the page, in the place of the one of the same seed."""
-    columns = columns_of(pages.between(page, "faults")) | {seed: column(COUNTS)}
-    pages.write(page, "faults", table_of(columns))
+    columns = pages.columns_of(pages.between(page, "faults")) | {f"seed {seed}": column(COUNTS)}
+    in_order = {name: columns[name] for name in sorted(columns, key=lambda name: int(name.split()[1]))}
+    pages.write(page, "faults", pages.table_of("fault", in_order, ()))
