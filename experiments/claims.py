@@ -285,8 +285,8 @@ def arrays_of(path: Path) -> Arrays:
 def column(name: str, options: Options, of_seeds: Mapping[int, Mapping[str, Arrays]]) -> dict[str, str]:
     """By claim what the runs of one config say of it."""
     config = config_of(name, options.seeds[0], options)
-    about = f"{config.model.name}, {config.train.epochs} epoch{'s' * (config.train.epochs > 1)}, seeds {' '.join(map(str, of_seeds))}"
-    cells = {ABOUT: about}
+    epochs = f"{config.train.epochs} epoch{'s' * (config.train.epochs > 1)}"
+    cells = {ABOUT: f"{config.model.name}, {epochs}, seeds {' '.join(map(str, of_seeds))}"}
     for claim in CLAIMS:
         found = [claim.decide(of_study[claim.study]) for of_study in of_seeds.values() if claim.study in of_study]
         if found:
