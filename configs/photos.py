@@ -1,4 +1,4 @@
-"""Ten photographs, told apart by patches of 32x32: the main job. About three minutes on two cores.
+"""Ten photographs, told apart by patches of 32x32. About three minutes on two cores.
 
 The colour jitter is strong on purpose: without it the network reads the average colour of a patch and the first-layer
 filters stay plain blobs.

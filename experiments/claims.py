@@ -185,7 +185,7 @@ ABOUT = "network, epochs, seeds"
 class Options:
     """Which runs, and where their numbers go."""
 
-    configs: tuple[str, ...] = ("photos", "digits", "architectures")  # names in configs/
+    configs: tuple[str, ...] = ("objects", "photos", "architectures")  # names in configs/
     seeds: tuple[int, ...] = (0, 1, 2)  # of weights, order and augmentation
     only: tuple[str, ...] = STUDIES  # which of the studies
     epochs: int | None = None  # instead of each config's own

@@ -1,6 +1,6 @@
 """The weights of a run at one of its epochs as a file, `.safetensors` or `.npz`, under PyTorch's names.
 
-    python -m experiments.export_weights --run runs/photos --to photos.safetensors
+    python -m experiments.export_weights --run runs/objects --to objects.safetensors
 
 Names and layout are those of `cnnjax.models.weights`. The file says what it is of: the network, what its images must be
 and the names of its classes, which `experiments.import_weights` takes from there. The mean image of a training set,

@@ -1,7 +1,9 @@
 """All studies of one run, by one command: what it lists, and what it refuses before anything is written."""
 
 import dataclasses
+import importlib
 import re
+import shlex
 import shutil
 
 import numpy as np
@@ -80,15 +82,25 @@ def test_studies_take_as_many_images_as_there_are_and_one_that_nothing_suits_is_
         paper.main(Options(run=folder, only=("occlusion",)), progress)
 
 
-def test_the_commands_on_the_page_are_read_by_their_scripts(few):
-    of_run = RunOptions(run=few / "run")
-    trained = open_run(of_run, Quiet())
-    options = RunOptions(run=few / "a b", data=Images(npz="c d.npz"))
-    told = paper.command("probes", options, trained)
-    assert told.endswith(f"probes --run '{few / 'a b'}' --epoch 1 --data.npz 'c d.npz'")
-    words = paper.command("evolution", of_run, trained).split()
-    assert words[2] == "experiments.filter_evolution"
-    assert cli.parse(words[3:], paper.filter_evolution.Options()).workdir == few / "run"
+@pytest.mark.parametrize("name", paper.STUDIES)
+def test_the_command_of_each_study_is_read_by_its_script(few, name):
+    trained = open_run(RunOptions(run=few / "run"), Quiet())
+    of_run = RunOptions(run=few / "a b", data=Images(npz="c d.npz"))
+    of_code = dataclasses.replace(of_run, network="net.py:net")
+    own = RunOptions(network="net.py:net", weights=few / "w.npz", workdir=few / "x y", data=Images(image_size=8))
+    words = shlex.split(paper.command(name, of_run, trained))
+    if name == "evolution":
+        shutil.copytree(few / "run", few / "a b", dirs_exist_ok=True)
+        told = cli.parse(words[3:], paper.filter_evolution.Options())
+        assert words[:3] == ["python", "-m", "experiments.filter_evolution"] and told.workdir == few / "a b"
+        assert told.config == dataclasses.replace(trained.config, data=of_run.data.of(trained.config.data))
+        return
+    module = importlib.import_module(words[2])
+    assert words[:3] == ["python", "-m", f"experiments.{name}"]
+    for options, opened in ((of_run, trained), (of_code, trained), (own, trained._replace(is_own=True))):
+        told = cli.parse_options(shlex.split(paper.command(name, options, opened))[3:], module.Options())
+        asked = options if opened.is_own else dataclasses.replace(options, epoch=trained.epoch)
+        assert {field: getattr(told, field) for field in vars(asked)} == vars(asked)
 
 
 def test_data_that_moved_are_known_by_their_digest(few, tmp_path):
