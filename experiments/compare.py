@@ -21,7 +21,7 @@ from cnnjax.config import Config, varying
 from cnnjax.errors import InputError
 from cnnjax.figures import curves, files, settings
 from cnnjax.paths import expanded
-from cnnjax.sweep import study, tables
+from cnnjax.sweep import tables, widening
 from cnnjax.train import run
 
 MOST = 24  # trainings that can be told apart on one figure
@@ -118,7 +118,7 @@ def of_run(name: str, folder: Path) -> Training:
 
 def of_sweep(name: str, folder: Path) -> dict[int, Training]:
     """The members, by number."""
-    members, data = study.recorded(folder)
+    members, data = widening.recorded(folder)
     if not (folder / "curves.csv").exists():
         raise InputError(f"DIR must be a finished sweep, and {name!r} has no curves.csv: the same command makes it")
     lines = tables.read_curves(folder / "curves.csv")

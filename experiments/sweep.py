@@ -4,7 +4,8 @@
 
 An axis is any number of `--hyper` (its bare name), or a field of the network or the training that changes a shape
 (`--sweep.model.filters 5x3,7x3`, `--sweep.train.batch-size 64,128`). Values are a list by commas, a range of whole
-numbers START:STOP, or drawn: log:LOW:HIGH, uniform:LOW:HIGH.
+numbers START:STOP, or drawn: log:LOW:HIGH, uniform:LOW:HIGH. Started again in its folder with more values, or more
+`--samples`, a sweep trains the new members only.
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ from cnnjax.data.dataset import Dataset
 from cnnjax.errors import InputError
 from cnnjax.figures import files, settings
 from cnnjax.figures import sweep as figure
-from cnnjax.sweep import engine, ranking, results, space, study
+from cnnjax.sweep import engine, ranking, results, space, study, widening
 from cnnjax.sweep.ranking import Setting
 from cnnjax.sweep.study import Halving, Sweep
 from cnnjax.train import run
@@ -121,13 +122,13 @@ def main(arguments: Arguments, progress: Progress) -> None:
     members = members_of(arguments)
     halving = Halving(options.halve_at, options.keep)
     halving.check(config)
-    study.check(arguments.workdir, config, members, halving, options.join)
+    widening.check(arguments.workdir, config, members, halving, options.join)
     check_best(options.best, arguments.workdir, [member.config for member in members])
     engine.a_device_for_each_core(len(members))
     allow_code(arguments)  # which may be the first to use JAX
     dataset = load(config.data, progress)
     check_networks(arguments, [member.config for member in members], members[0].values, dataset, progress)
-    swept = study.run_sweep(
+    swept = widening.run(
         config,
         members,
         dataset,

@@ -114,7 +114,7 @@ def draw_curves(
     texts_of = {row: texts.filled(labels[row], 2.3, 8) for row in named}
     height = 0.9 + 0.17 * (2 + sum(text.count("\n") + 1 for text in texts_of.values()))
     figure = Figure(figsize=(9, max(4.2, height)), layout="constrained")
-    axes = figure.subplots()
+    axes: Any = figure.subplots()
     handles: dict[int, Any] = {}
     of_colour: dict[int, int] = {}
     for row, (line, value) in enumerate(zip(errors, values, strict=True)):
