@@ -52,8 +52,8 @@ def measures_of(every: Sequence[Curves]) -> list[str]:
 def draw(every: Sequence[Curves], measures: Sequence[str], title: str, notes: Sequence[str] = ()) -> Any:
     """A panel a measure: a line a training and split, of which the style says the split.
 
-    The colour says the split too where there is one training, else the training. A panel whose numbers are all above 0
-    and spread over more than a factor of 50 is logarithmic.
+    The colour says the split too where there is one training, else the training. Losses that are all above 0 and spread
+    over more than a factor of 50 are on a logarithmic axis.
 
     Args:
         measures: of `MEASURES`, at least one.
@@ -82,8 +82,8 @@ def draw(every: Sequence[Curves], measures: Sequence[str], title: str, notes: Se
                 seen.add(split)
         numbers = np.concatenate(drawn)
         numbers = numbers[np.isfinite(numbers)]
-        if numbers.size and numbers.min() > 0 and numbers.max() > 50 * numbers.min():
-            axes.set_yscale("log")
+        if measure == "loss" and numbers.size and numbers.min() > 0 and numbers.max() > 50 * numbers.min():
+            settings.make_logarithmic(axes, "y")
         else:
             axes.set_ylim(0, None)
         axes.set_xlabel("epoch")

@@ -8,7 +8,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar
 
 from cnnjax.errors import InputError
 
@@ -48,3 +48,17 @@ def own(draw: Callable[_P, _R]) -> Callable[_P, _R]:
             return draw(*arguments, **options)
 
     return drawn
+
+
+def make_logarithmic(axes: Any, which: Literal["x", "y"]) -> None:
+    """Gives an axis a logarithmic scale, with ticks at 1, 2 and 5 of each power of ten, in plain digits.
+
+    matplotlib's own are TeX, which `files.save` leaves as it is.
+    """
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axis = {"x": axes.xaxis, "y": axes.yaxis}[which]
+    axes.set(**{f"{which}scale": "log"})
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())

@@ -33,8 +33,7 @@ def _positions(axes: Any, values: Sequence[Any]) -> np.ndarray:
     numbers = np.array(values, float) if numeric else np.arange(len(values), dtype=float)
     largest = numbers.max()
     if numbers.min() > 0 and largest >= 20 * numbers.min() and np.median(numbers) < largest / 4:
-        axes.set_xscale("log")
-        axes.xaxis.set_minor_formatter("")
+        settings.make_logarithmic(axes, "x")
     elif len(values) <= MOST_TICKS and np.diff(numbers).min(initial=np.inf) < 0.15 * np.ptp(numbers):
         numbers = np.arange(len(values))
     if len(values) <= MOST_TICKS or not numeric:

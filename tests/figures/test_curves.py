@@ -64,6 +64,8 @@ def test_a_loss_that_falls_far_is_drawn_on_a_logarithmic_axis(least, scale):
     one = curves.curves_of("a", [{"epoch": 0, "test_loss": 2.0}, {"epoch": 1, "test_loss": least}])
     (axes,) = curves.draw([one], ["loss"], "title").axes
     assert axes.get_yscale() == scale
+    axes.figure.draw_without_rendering()
+    assert all("$" not in label.get_text() for label in axes.get_yticklabels())  # TeX is not read
 
 
 def test_the_arrays_behind_are_named_as_in_the_metrics():

@@ -22,6 +22,15 @@ def test_an_axis_is_logarithmic_where_its_values_are():
     assert axes_of([0.0, 0.25, 0.5]).get_xscale() == "linear"
 
 
+def test_the_ticks_of_many_drawn_values_are_plain_digits():
+    """TeX is not read in a figure that is saved."""
+    axes = axes_of(list(np.geomspace(1e-4, 1, 40)))
+    axes.figure.draw_without_rendering()
+    shown = [label.get_text() for label in axes.get_xticklabels()]
+    assert axes.get_xscale() == "log" and {"0.001", "0.02", "0.5"} <= set(shown)
+    assert not any("$" in text for text in shown)
+
+
 def test_what_is_no_number_or_too_close_stands_at_equal_distances():
     """0 and 5e-4 beside 5e-3; the networks' own value beside tuples; no limit beside 0.1."""
     for values in ([0.0, 5e-4, 5e-3], [None, (8,), (16,)], [0.1, math.inf]):
