@@ -5,6 +5,7 @@ each projected to the pixels by the deconvnet, beside the part of its image that
 """
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +18,7 @@ from cnnjax.errors import InputError
 from cnnjax.figures import activations as activations_figure
 from cnnjax.figures import files
 from cnnjax.figures.projections import Made, drawn_by_lot
+from cnnjax.train import run
 from cnnjax.visualize.activations import Activations
 from cnnjax.visualize.deconvnet import Rule
 from cnnjax.visualize.evolution import Strongest, choose_maps, sees_nothing
@@ -42,6 +44,7 @@ class Options(PictureOptions):
     random_maps: int = 12  # how many maps that choice takes, out of those that fire at all
     maps_seed: int = 0  # of that choice
     count: int | None = None  # strongest activations of each map; none: nine, or one an image where there are fewer
+    every_epoch: bool = False  # of each epoch that the run has kept, with the maps that are chosen at the last
     split: Literal["train", "test"] = "test"  # the images that are searched; the paper takes images not trained on
     rule: Rule = "deconvnet"  # at a ReLU on the way down to the pixels; changes nothing of what is kept of the search
 
@@ -56,6 +59,28 @@ class Options(PictureOptions):
 def main(options: Options, progress: Progress, opened: Trained | None = None) -> list[Path]:
     """`opened` is the run at that epoch, where it is open already. Returns the pictures."""
     trained = opened or open_run(options, progress)
+    if not options.every_epoch:
+        return looked_at(options, trained, {}, progress)
+    if trained.is_own:
+        raise InputError(f"--every-epoch goes with --run, got it with --network {options.network}")
+    if options.epoch is not None:
+        raise InputError(f"--every-epoch must not be given with --epoch, got {options.epoch}")
+    chosen: dict[str, Sequence[int]] = {}
+    pictures = looked_at(options, trained, chosen, progress)
+    config, dataset = trained.config, trained.dataset
+    for epoch in reversed(run.kept_epochs(options.run)[:-1]):
+        state = run.load_epoch(options.run, config, run.build(config, dataset), dataset, epoch)
+        variables = {"params": state.params, "batch_stats": state.batch_stats}
+        pictures += looked_at(options, trained._replace(variables=variables, epoch=epoch), chosen, progress)
+    return pictures
+
+
+def looked_at(options: Options, trained: Trained, chosen: dict[str, Sequence[int]], progress: Progress) -> list[Path]:
+    """The pictures of one epoch.
+
+    Args:
+        chosen: maps by layer; those of layers that it lacks are chosen here, and kept in it.
+    """
     split = {"train": trained.dataset.train, "test": trained.dataset.test}[options.split]
     layers = checked_layers(options, trained)
     count = min(9, len(split)) if options.count is None else options.count
@@ -81,14 +106,17 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
         for layer in progress.over("projecting", layers):
             strongest = Strongest(*(found[f"{layer} {part}"] for part in Strongest._fields))
             first = strongest.at_rank(0)
-            blank = sees_nothing(split.images, first, trained.layers[layer].fields)
-            maps = options.maps or choose_maps(first, options.random_maps, options.maps_seed, blank)
+            if layer not in chosen:
+                blank = sees_nothing(split.images, first, trained.layers[layer].fields)
+                maps = options.maps or choose_maps(first, options.random_maps, options.maps_seed, blank)
+                chosen[layer] = [int(number) for number in maps]
+            maps = chosen[layer]
             among = "that some image excites and that see more than one colour"
             by_lot = drawn_by_lot(len(maps), len(first.value), options.maps_seed, among)
-            chosen = "named" if options.maps else by_lot
+            how = "named" if options.maps else by_lot
             seen = tiles_of(trained, layer, strongest, maps, split, options.rule)
-            made = made_of(trained, layer, seen, split, options.rule, chosen)
-            pictures.append(draw(trained, seen, layer, searched, made))
+            made = made_of(trained, layer, seen, split, options.rule, how)
+            pictures.append(draw(trained, seen, layer, searched, options.split, made))
         progress.say(f"figures in {trained.figures}")
     return pictures
 
@@ -106,11 +134,11 @@ def checked_layers(options: Options, trained: Trained) -> tuple[str, ...]:
     return layers
 
 
-def draw(trained: Trained, seen: Activations, layer: str, searched: str, made: Made) -> Path:
+def draw(trained: Trained, seen: Activations, layer: str, searched: str, split: str, made: Made) -> Path:
     figure = activations_figure.draw(
         seen.projections, seen.patches, seen.place, seen.value, seen.maps, layer, searched, made
     )
-    words = made.arrays() | {"layer": layer, "searched": searched}
+    words = made.arrays() | {"layer": layer, "searched": searched, "split": split}
     return files.save(trained.figures / f"activations_{layer}.png", figure, **seen._asdict(), **words)
 
 

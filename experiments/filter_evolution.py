@@ -10,12 +10,14 @@ loop has kept, by epoch.
 """
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from cnnjax import cli, models, processes
+from cnnjax.atomic import write_text
 from cnnjax.cli import Arguments, Progress
 from cnnjax.config import check_seed
 from cnnjax.data import Dataset, batches, load, scale_of
@@ -43,7 +45,8 @@ from cnnjax.visualize.evolution import (
     tile_evolution,
     unbounded,
 )
-from experiments import train
+from cnnjax.visualize.lives import Lives, lives
+from experiments import report, studies, train
 from experiments.looking import require_tiles
 
 
@@ -182,20 +185,31 @@ def main(arguments: Arguments, progress: Progress) -> list[Path]:
         layer: [models.kernels_of(of_epoch, row) for of_epoch in variables.values()] for layer, row in shown.items()
     }
     curves = convergence(kernels, strongest)
+    of_maps = {layer: lives(kernels[layer], {epoch: of[layer] for epoch, of in strongest.items()}) for layer in layers}
     first = models.first_convolution(seen.rows)
     assert first is not None  # what is shown are convolutions
     filters = np.stack([models.kernels_of(of_epoch, first)[0] for of_epoch in variables.values()])
     arguments.workdir.mkdir(parents=True, exist_ok=True)
     files.make_folder(arguments.workdir, "figures")
     with locked(files.make_folder(arguments.workdir, "parts", "evolution")):  # one process draws at a time
-        pictures = draw(folder, evolutions, made, curves, first.name, filters, options.contrast, progress)
+        write_text(folder / studies.LAYERS, json.dumps([record(row) for row in seen.rows], indent=1) + "\n")
+        pictures = draw(folder, evolutions, of_maps, made, curves, first.name, filters, options.contrast, progress)
     progress.say(f"figures in {folder}")
+    if options.network is None:  # else there is no run to make a page of
+        report.main(report.Options(run=(arguments.workdir,)), progress)
     return pictures
+
+
+def record(row: models.Layer) -> dict[str, Any]:
+    """What JSON can hold of a row of the table of layers; without what the code alone understands."""
+    shown = {name: value for name, value in row._asdict().items() if name not in ("relu", "kernel", "kernel_axes")}
+    return shown | {"relu": row.relu is not None, "fields": row.fields and [field._asdict() for field in row.fields]}
 
 
 def draw(
     folder: Path,
     evolutions: dict[str, Evolution],
+    of_maps: dict[str, Lives],
     made: dict[str, Made],
     curves: Convergence,
     first: str,
@@ -213,6 +227,7 @@ def draw(
             layer, made[layer], contrast,
         )  # fmt: skip
         words = made[layer].arrays() | {"contrast": contrast, "layer": layer}
+        words |= {f"every_{name}": array for name, array in of_maps[layer]._asdict().items()}  # of all maps
         pictures.append(files.save(folder / f"evolution_{layer}.png", figure, **evolution._asdict(), **words))
     figure = convergence_figure.draw(epochs, first_to_last, curves.filter_distance, curves.dead, curves.moved)
     pictures.append(files.save(folder / "convergence.png", figure, **curves._asdict()))

@@ -589,6 +589,6 @@ def _code() -> str:
     digest = hashlib.sha256(cnnjax.__version__.encode())
     for package in (Path(cnnjax.__file__).parent, Path(__file__).parent):
         for path in sorted(package.rglob("*.py")):
-            if path.parent != package / "figures":
+            if path.parent not in (package / "figures", package / "report"):
                 digest.update(f"{path.relative_to(package)} {path.stat().st_size} ".encode() + path.read_bytes())
     return digest.hexdigest()

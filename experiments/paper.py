@@ -8,7 +8,6 @@ out, with the reason. Figure 6 with table 3 trains networks of its own (`experim
 """
 
 import dataclasses
-import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +29,8 @@ from experiments import (
     maximization,
     occlusion,
     probes,
+    report,
+    studies,
 )
 from experiments.looking import RunOptions, Trained, examples, open_run
 
@@ -53,16 +54,16 @@ def _study(module: Any) -> Study:
     )
 
 
-STUDIES: dict[str, tuple[str, Study]] = {
-    "evolution": ("figure 4: how features form over the epochs", _evolution),
-    "activations": ("figure 2: the strongest activations of each map, projected", _study(activations)),
-    "invariance": ("figure 5: translation, scale and rotation", _study(invariance)),
-    "occlusion": ("figure 7: what the answer rests on", _study(occlusion)),
-    "correspondence": ("figure 8, table 1: the same part in several images", _study(correspondence)),
-    "classify": ("table 2: the errors, and which classes are taken for which", _study(classify)),
-    "probes": ("table 7: what a linear classifier reads from each layer", _study(probes)),
-    "attribution": ("not in the paper: saliency, guided backpropagation, Grad-CAM and others", _study(attribution)),
-    "maximization": ("not in the paper: images that maximize an activation", _study(maximization)),
+STUDIES: dict[str, Study] = {
+    "evolution": _evolution,
+    "activations": _study(activations),
+    "invariance": _study(invariance),
+    "occlusion": _study(occlusion),
+    "correspondence": _study(correspondence),
+    "classify": _study(classify),
+    "probes": _study(probes),
+    "attribution": _study(attribution),
+    "maximization": _study(maximization),
 }
 
 
@@ -82,7 +83,7 @@ def main(options: Options, progress: Progress) -> None:
     trained = open_run(options, progress)  # so that what cannot be looked into is refused before anything is written
     trained, rows = trained._replace(order=examples(trained)), []
     for name in progress.over("studies", list(options.only)):
-        title, study = STUDIES[name]
+        title, study = studies.STUDIES[name].title, STUDIES[name]
         progress.say(f"{name} – {title}")
         pictures, started, why = [], time.monotonic(), ""
         try:
@@ -105,24 +106,16 @@ def main(options: Options, progress: Progress) -> None:
     cells = [(name, seconds, len(pictures), "left out" * bool(why)) for name, _, seconds, pictures, why in rows]
     progress.say(cli.table("studies", ("study", "seconds", "figures", ""), cells))
     progress.say(f"all in {folder}, listed in paper.md")
+    if not trained.is_own:
+        report.main(report.Options(run=(trained.folder,)), progress)
 
 
 def command(name: str, options: RunOptions, trained: Trained) -> str:
     """What draws the figures of this study alone."""
-    given: dict[str, Any] = {"network": options.network}
+    where = {"network": options.network, "data": options.data}
     if trained.is_own:
-        given |= {"weights": options.weights, "workdir": options.workdir}
-    elif name == "evolution":
-        of_code = trained.config.model.name if options.network else None  # a run's record names no code to be run
-        given = {"config": options.run / "config.json", "workdir": options.run, "model.name": of_code}
-    else:
-        given = {"run": options.run, "epoch": trained.epoch} | given
-    given |= {f"data.{field}": value for field, value in dataclasses.asdict(options.data).items()}
-    words = ["python", "-m", f"experiments.{'filter_evolution' if name == 'evolution' else name}"]
-    for option, value in given.items():
-        values = value if isinstance(value, tuple) else (value,)
-        words += [f"--{option.replace('_', '-')}", *map(str, values)] if value is not None else []
-    return shlex.join(words)
+        return studies.command(name, None, weights=options.weights, workdir=options.workdir, **where)
+    return studies.command(name, options.run, trained.epoch, model=trained.config.model.name, **where)
 
 
 if __name__ == "__main__":

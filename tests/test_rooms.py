@@ -26,10 +26,11 @@ MAY_IMPORT = {
     "train": {"models", "ops", "data", "config", "errors", "atomic", "paths", "settings", "environment", "processes"},
     "visualize": {"tracing", "ops", "models", "geometry", "errors"},
     "figures": {"geometry", "errors", "atomic"},
+    "report": {"geometry", "errors", "atomic"},
     "sweep": {"train", "models", "ops", "data", "config", "errors", "atomic", "settings", "environment"},
     "cli": {"config", "errors", "paths", "settings", "compilation_cache", "environment", "processes"},
 }
-HEAVY = ("matplotlib", "skimage", "sklearn", "tensorflow_datasets", "grain", "orbax", "rich", "tyro", "PIL")
+HEAVY = ("matplotlib", "skimage", "sklearn", "tensorflow_datasets", "grain", "orbax", "rich", "tyro", "PIL", "jinja2")
 
 
 def room_of(path: Path) -> str:

@@ -67,11 +67,25 @@ def test_another_rule_is_another_projection_of_the_same_activations(folder):
     assert not np.array_equal(*(of["projections"] for of in found.values()))
 
 
+def test_every_epoch_is_looked_at_for_the_maps_of_the_last(folder):
+    pictures = activations.main(Options(run=folder, layers=("conv2",), random_maps=3, every_epoch=True), Quiet())
+    assert [path.parent.name for path in pictures] == ["epoch-1", "epoch-0"]
+    with np.load(pictures[0].with_suffix(".npz")) as last, np.load(pictures[1].with_suffix(".npz")) as first:
+        assert list(last["maps"]) == list(first["maps"]) and last["split"] == "test"
+        assert not np.array_equal(last["value"], first["value"])
+        opened = open_run(Options(run=folder, epoch=0), Quiet())
+        images = opened.dataset.test.images
+        maps = np.asarray(opened.feature_maps(opened.preprocess(images))["conv2"])
+        wanted = maps.max(axis=(0, 1, 2))[first["maps"]]
+        np.testing.assert_allclose(first["value"][:, 0], wanted, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(("changes", "said"), [
     ({"layers": ("conv9",)}, "--layers must be one of conv1, "),
     ({"layers": ("fc4",), "maps": (3, 10)}, "--maps must be from 0 to 9 in fc4, got 10"),
     ({"maps": (-1,)}, "--maps must be from 0 to "),
     ({"count": 10**6}, "--count must be at most the "),
+    ({"every_epoch": True, "epoch": 1}, "--every-epoch must not be given with --epoch, got 1"),
 ])  # fmt: skip
 def test_what_the_network_has_not_is_refused_before_anything_is_written(folder, changes, said):
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}

@@ -7,6 +7,7 @@ import pytest
 
 from cnnjax import cli
 from cnnjax.config import ModelConfig, TrainConfig
+from cnnjax.data import load
 from cnnjax.errors import InputError
 from experiments import attribution, maximization, train
 from tests.experiments.test_filter_evolution import Quiet
@@ -31,6 +32,10 @@ def test_attribution_writes_both_figures_with_their_numbers(run):
     with np.load(folder / "attribution.npz") as arrays:
         assert list(arrays["images"]) == [0, 7, 3]
         shapes = {name: arrays[name].shape for name in arrays.files if name not in ("images", "classes")}
+        images = load(cli.load_config("digits").data).test.images
+        np.testing.assert_array_equal(arrays["pixels"], images[[0, 7, 3]])
+        for name in ("pixels", "class_names", "labels", "rows"):
+            del shapes[name]
         side = arrays["gradient"].shape[1]
         assert shapes.pop("grad-cam") == (3, side, side)
         assert len(shapes) == 5 and set(shapes.values()) == {(3, side, side, 1)}

@@ -32,7 +32,7 @@ def test_the_study_writes_every_figure_with_its_numbers(tmp_path):
     names = {path.name for path in folder.iterdir()}
     pictures = {"filters_conv1.png", "evolution_conv1.png", "evolution_conv2.png", "convergence.png", "evolution.gif"}
     pictures.add("curves.png")
-    assert names == pictures | {name.rsplit(".", 1)[0] + ".npz" for name in pictures}
+    assert names == pictures | {name.rsplit(".", 1)[0] + ".npz" for name in pictures} | {"layers.json"}
     with Image.open(folder / "evolution.gif") as picture:
         assert picture.n_frames == 3  # epochs 0, 1, 2
     dataset = load(config.data)
@@ -43,6 +43,13 @@ def test_the_study_writes_every_figure_with_its_numbers(tmp_path):
         assert arrays["projections"].shape == (5, 3, side, side, 1)
         assert list(arrays["epochs"]) == [0, 1, 2]
         assert (arrays["image"] < len(dataset.train)).all()
+        # Of all maps, so of those that are drawn too.
+        np.testing.assert_array_equal(arrays["every_value"][arrays["maps"]], arrays["value"])
+        np.testing.assert_array_equal(arrays["every_image"][arrays["maps"]], arrays["image"])
+        assert arrays["every_turned"].shape == arrays["every_value"].shape
+        assert (arrays["every_turned"][:, 0] > 0).all() and np.abs(arrays["every_turned"][:, -1]).max() < 1e-5
+    html = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert 'id="conv2/0"' in html and 'href="figures/evolution_conv2.npz"' in html
 
 
 def test_the_rule_and_the_contrast_are_those_of_the_options(tmp_path):

@@ -65,7 +65,7 @@ def test_studies_take_as_many_images_as_there_are_and_one_that_nothing_suits_is_
     def too_many(options, progress, trained):
         return paper.probes.main(paper.probes.Options(run=options.run, per_class=(7,)), progress)
 
-    monkeypatch.setitem(paper.STUDIES, "occlusion", ("figure 7", too_many))
+    monkeypatch.setitem(paper.STUDIES, "occlusion", too_many)
     folder = few / "run"
     only = ("activations", "correspondence", "classify", "probes", "occlusion")
     paper.main(Options(run=folder, only=only), progress)
