@@ -20,7 +20,7 @@ from cnnjax import cli, models, processes
 from cnnjax.atomic import write_text
 from cnnjax.cli import Arguments, Progress
 from cnnjax.config import check_seed
-from cnnjax.data import Dataset, batches, load, scale_of
+from cnnjax.data import Dataset, Split, batches, load, scale_of
 from cnnjax.errors import InputError
 from cnnjax.figures import animation, files, settings
 from cnnjax.figures import convergence as convergence_figure
@@ -46,8 +46,8 @@ from cnnjax.visualize.evolution import (
     unbounded,
 )
 from cnnjax.visualize.lives import Lives, lives
-from experiments import report, studies, train
-from experiments.looking import require_tiles
+from experiments import pictures, report, studies, train
+from experiments.looking import place_of, require_tiles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +59,10 @@ class Options(train.Options):
     rule: Rule = dataclasses.field(default="deconvnet", metadata={"help": "at a ReLU on the way down to the pixels"})
     contrast: Literal["tile", "map"] = dataclasses.field(
         default="tile", metadata={"help": "of projections: each its own scale, or one a map over the epochs"}
+    )
+    on: Path | None = dataclasses.field(
+        default=None,
+        metadata={"help": "a folder or .zip archive of pictures, looked at instead of the training images"},
     )
     network: str | None = dataclasses.field(
         default=None, metadata={"help": "FILE.py:NAME, code that is run: your own network, trained elsewhere"}
@@ -84,6 +88,9 @@ class Seen(NamedTuple):
     variables: dict[int, Any]  # by epoch
     preprocess: Any  # uint8 images to the network's input
     dataset: Dataset
+    images: Any  # uint8, in memory or by index: in which the strongest activations are looked for
+    place: str = ""  # of the figures, in their folder
+    searched: str = "all training images"
 
     def shown(self) -> dict[str, models.Layer]:
         """The layers that the study shows. Raises InputError where there are none."""
@@ -100,19 +107,31 @@ class Seen(NamedTuple):
             require_tiles("--maps", count, len(self.variables), row, self.dataset.image_shape)
 
 
+def seen_on(seen: Seen, arguments: Arguments, progress: Progress) -> Seen:
+    """The same with the pictures that `--on` names, if any."""
+    on = arguments.options.on
+    if on is None:
+        return seen
+    found = pictures.find([str(on)], "--on")
+    images = pictures.decoded(arguments.config.data, seen.dataset.image_shape, found, "--on", progress)
+    return seen._replace(images=images, place=place_of([str(on)]), searched=f"the {len(found):,} pictures of {on.name}")
+
+
 def trained(arguments: Arguments, progress: Progress) -> Seen:
     """Trains the run's network, or goes on, or finds it finished."""
     arguments = train.started(arguments, progress)
     dataset, rows = train.prepared(arguments, progress)
     # Before anything is trained.
     of_epochs = dict.fromkeys(arguments.config.train.kept_epochs)
-    Seen(None, rows, of_epochs, lambda images: images, dataset).check_tiles(arguments.options.maps)
+    seen = Seen(None, rows, of_epochs, lambda images: images, dataset, dataset.train.images)
+    seen.check_tiles(arguments.options.maps)
+    seen = seen_on(seen, arguments, progress)
     finished = train.trained(arguments, dataset, rows, progress)
     if not processes.is_first():
         raise SystemExit  # the first has the states, and draws
     states = finished.states.items()
     variables = {epoch: {"params": state.params, "batch_stats": state.batch_stats} for epoch, state in states}
-    return Seen(finished.network, rows, variables, finished.preprocess, dataset)
+    return seen._replace(network=finished.network, variables=variables, preprocess=finished.preprocess)
 
 
 def given(arguments: Arguments, progress: Progress) -> Seen:
@@ -140,17 +159,19 @@ def given(arguments: Arguments, progress: Progress) -> Seen:
                 foreign.check_large_enough(network, variables[epoch], dataset.image_shape)
                 rows = models.layers_of(network, variables[epoch], dataset.image_shape)
             foreign.check_images_apart(network, variables[epoch], preprocess(dataset.train.images[:2]), network.name)
-    seen = Seen(network, rows, variables, preprocess, dataset)
+    seen = Seen(network, rows, variables, preprocess, dataset, dataset.train.images)
     seen.check_tiles(options.maps)
-    return seen
+    return seen_on(seen, arguments, progress)
 
 
 def main(arguments: Arguments, progress: Progress) -> list[Path]:
     """Returns the pictures."""
-    options, folder = arguments.options, arguments.workdir / "figures"
+    options = arguments.options
     settings.check()
     seen = (trained if options.network is None else given)(arguments, progress)
-    dataset, variables, shown = seen.dataset, seen.variables, seen.shown()
+    variables, shown, images = seen.variables, seen.shown(), seen.images
+    folder = arguments.workdir / "figures" / seen.place
+    searched = Split(images, np.zeros(len(images), np.int32))
     layers, epochs, group = tuple(shown), tuple(seen.variables), group_size(seen.rows)
 
     def of_network(variables, images):
@@ -161,15 +182,14 @@ def main(arguments: Arguments, progress: Progress) -> list[Path]:
     look = make_look(feature_maps, seen.preprocess)
     strongest = {}
     for epoch in progress.over("looking for the strongest", epochs):
-        found = strongest_activations(look, variables[epoch], batches(dataset.train, group), group=group)
+        found = strongest_activations(look, variables[epoch], batches(searched, group), group=group)
         strongest[epoch] = {layer: of_layer.at_rank(0) for layer, of_layer in found.items()}
     evolutions, made = {}, {}
     for layer in progress.over("projecting", layers):
         last, fields = strongest[epochs[-1]][layer], shown[layer].fields
-        blank = sees_nothing(dataset.train.images, last, fields)
+        blank = sees_nothing(images, last, fields)
         chosen = choose_maps(last, options.maps, options.maps_seed, blank)
         of_layer = {epoch: strongest[epoch][layer] for epoch in epochs}
-        images = dataset.train.images
         evolutions[layer] = tile_evolution(
             feature_maps, layer, variables, of_layer, chosen, images, seen.preprocess, fields, rule=options.rule,
             group=group,
@@ -190,12 +210,14 @@ def main(arguments: Arguments, progress: Progress) -> list[Path]:
     assert first is not None  # what is shown are convolutions
     filters = np.stack([models.kernels_of(of_epoch, first)[0] for of_epoch in variables.values()])
     arguments.workdir.mkdir(parents=True, exist_ok=True)
-    files.make_folder(arguments.workdir, "figures")
+    files.make_folder(arguments.workdir, *folder.relative_to(arguments.workdir).parts)
     with locked(files.make_folder(arguments.workdir, "parts", "evolution")):  # one process draws at a time
         write_text(folder / studies.LAYERS, json.dumps([record(row) for row in seen.rows], indent=1) + "\n")
-        pictures = draw(folder, evolutions, of_maps, made, curves, first.name, filters, options.contrast, progress)
+        pictures = draw(
+            folder, evolutions, of_maps, made, curves, first.name, filters, options.contrast, seen.searched, progress
+        )
     progress.say(f"figures in {folder}")
-    if options.network is None:  # else there is no run to make a page of
+    if options.network is None and not seen.place:  # else there is no run, or none of its own images, to make a page of
         report.main(report.Options(run=(arguments.workdir,)), progress)
     return pictures
 
@@ -215,6 +237,7 @@ def draw(
     first: str,
     kernels: np.ndarray,
     contrast: str,
+    searched: str,
     progress: Progress,
 ) -> list[Path]:
     """Writes every figure, and the arrays behind it; returns the pictures that are no film."""
@@ -224,7 +247,7 @@ def draw(
     for layer, evolution in progress.over("drawing", list(evolutions.items())):
         figure = evolution_figure.draw(
             evolution.projections, evolution.patches, evolution.place, evolution.value <= 0, evolution.maps, epochs,
-            layer, made[layer], contrast,
+            layer, made[layer], contrast, searched,
         )  # fmt: skip
         words = made[layer].arrays() | {"contrast": contrast, "layer": layer}
         words |= {f"every_{name}": array for name, array in of_maps[layer]._asdict().items()}  # of all maps

@@ -225,13 +225,18 @@ def with_pictures(trained: Trained, given: Sequence[str], option: str, progress:
     split = Split(pixels, np.zeros(len(pixels), np.int32))
     if trained.class_names == trained.dataset.class_names:
         split = Split(pixels, trained.answers(split))
-    stem = Path(given[0]).stem if len(given) == 1 else "pictures"
     return trained._replace(
         dataset=dataclasses.replace(trained.dataset, test=split),
         pictures=tuple(printable(picture.name) for picture in found),
-        place="on-" + re.sub(r"[^A-Za-z0-9_-]+", "-", stem)[:60],
+        place=place_of(given),
         order=None,
     )
+
+
+def place_of(given: Sequence[str]) -> str:
+    """The folder, in that of a run's figures, of what is drawn of pictures that a user has named."""
+    stem = Path(given[0]).stem if len(given) == 1 else "pictures"
+    return "on-" + re.sub(r"[^A-Za-z0-9_-]+", "-", stem)[:60]
 
 
 def looked_at(trained: Trained, images: Sequence[int | str], progress: Progress) -> tuple[Trained, tuple[int, ...]]:

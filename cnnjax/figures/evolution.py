@@ -21,6 +21,7 @@ def draw(
     layer: str,
     made: Made,
     contrast: str = "tile",
+    searched: str = "all training images",
 ) -> Any:
     """Rows are maps, columns epochs; left the projections, right the patches inside the units' receptive fields.
 
@@ -63,7 +64,7 @@ def draw(
     alive = scales[~dead]
     by = {"tile": "tile", "map": "map, one over all epochs"}[contrast]
     white = f", white {tiles.scales_in_words(alive)} in units of the network's input" if alive.size else ""
-    title = f"Strongest activation of each map of {layer} over all training images, by epoch ({NAMES[made.rule]})"
+    title = f"Strongest activation of each map of {layer} over {searched}, by epoch ({NAMES[made.rule]})"
     said = (
         f"maps: {made.chosen}", tile_in_words(made, (height, width)),
         f"projections: mid grey 0, contrast by {by}{white}", depends_in_words(made),

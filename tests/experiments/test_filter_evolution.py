@@ -52,6 +52,27 @@ def test_the_study_writes_every_figure_with_its_numbers(tmp_path):
     assert 'id="conv2/0"' in html and 'href="figures/evolution_conv2.npz"' in html
 
 
+def test_the_strongest_are_looked_for_in_pictures_of_ones_own(tmp_path):
+    config = dataclasses.replace(cli.load_config("digits"), train=TrainConfig(epochs=1, keep_epochs=(1,)))
+    images, named = load(config.data).test.images[:5], tmp_path / "my digits"
+    named.mkdir()
+    for number, image in enumerate(images):
+        Image.fromarray(image[..., 0]).save(named / f"{number}.png")
+    run = tmp_path / "run"
+    drawn = filter_evolution.main(cli.Arguments(config, run, filter_evolution.Options(maps=3, on=named)), Quiet())
+    assert all(path.parent == run / "figures" / "on-my-digits" for path in drawn)
+    assert not (run / "report.html").exists()  # which is of the run's own images
+    with np.load(run / "figures" / "on-my-digits" / "evolution_conv1.npz") as arrays:
+        for image, unit, patch in zip(arrays["image"].T[1], arrays["unit"][:, 1], arrays["patches"][:, 1], strict=True):
+            middle = patch[patch.shape[0] // 2, patch.shape[1] // 2]
+            np.testing.assert_array_equal(middle, images[image][tuple(unit)])
+    before = sorted(run.rglob("*"))
+    bad = filter_evolution.Options(on=tmp_path / "none")
+    with pytest.raises(InputError, match="--on must be files or folders that exist, got"):
+        filter_evolution.main(cli.Arguments(config, run, bad), Quiet())
+    assert sorted(run.rglob("*")) == before
+
+
 def test_the_rule_and_the_contrast_are_those_of_the_options(tmp_path):
     config = dataclasses.replace(cli.load_config("digits"), train=TrainConfig(epochs=1, keep_epochs=(1,)))
     found = {}
