@@ -81,7 +81,10 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
             for layer, of in found.items()
         }
         values, best = ({layer: of[field] for layer, of in found.items()} for field in ("values", "best"))
-        note = f"Images that excite a unit the most, at the contrast of its best training image, epoch {trained.epoch}"
+        note = (
+            f"Images that excite a unit the most, at the contrast of its best training image, epoch {trained.epoch}\n"
+            f"units: the first {options.units} of each layer that are alive on the training images"
+        )
         arrays = {f"{layer}-{field}": of[field] for layer, of in found.items() for field in of}
         arrays |= {f"{layer}-labels": of_layer for layer, of_layer in labels.items()}
         drawing = figure.draw({layer: of["images"] for layer, of in found.items()}, values, best, labels, note)

@@ -45,7 +45,7 @@ def draw(
         canvas = FigureCanvasAgg(figure)
         left, right = figure.subfigures(1, 2, width_ratios=(1, 2))
         axes = left.subplots()
-        axes.imshow(tiles.grid(filters[:, :, index]), interpolation="nearest")
+        tiles.show(axes, tiles.grid(filters[:, :, index]))
         axes.set_title(f"filters of {first_layer}", fontsize=fitting([f"filters of {first_layer}"], 3.1, 9))
         axes.set_axis_off()
         for axes, (layer, tile) in zip(right.subplots(len(shown), 1, squeeze=False)[:, 0], shown.items(), strict=True):

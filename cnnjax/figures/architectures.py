@@ -46,7 +46,7 @@ def draw(
     for axes in blocks:
         axes.set_axis_off()
     for axes, kernel, name, note in zip(blocks, kernels, names, notes, strict=False):
-        axes.imshow(tiles.grid(block(kernel)), interpolation="nearest")
+        tiles.show(axes, tiles.grid(block(kernel)))
         axes.set_title(f"{name}\n{note}", fontsize=8)
     figure.suptitle("First-layer filters of several architectures, strongest first, and their spectra", fontsize=11)
     scales = tiles.scales_in_words([np.abs(kernel).max() for kernel in kernels])

@@ -51,7 +51,7 @@ def draw(
     wide = max(6.5, count * cell + 0.5 + max(width_of(label, 8) for label in rows_called))
     figure = Figure(figsize=(wide, rows * cell + 2.0), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(tiles.grid(shown), interpolation="nearest")
+    tiles.show(axes, tiles.grid(shown))
     axes.set_xticks(tiles.centres(count, width), called, fontsize=fitting(called, cell, 8))
     axes.set_yticks(tiles.centres(rows, height), rows_called, fontsize=8)
     axes.xaxis.tick_top()

@@ -50,7 +50,7 @@ def draw(
     upper: Any = figure.subfigures(1, 1)  # below it, and below its legend, stands the note
     left, *panels = upper.subplots(1, 3, width_ratios=(pictures, 4.5, 4.5))
     lacking = np.isnan(shown).all(axis=(2, 3, 4), keepdims=True)
-    left.imshow(tiles.grid(np.where(lacking, tiles.EMPTY, shown / 255)), interpolation="nearest")
+    tiles.show(left, tiles.grid(np.where(lacking, tiles.EMPTY, shown / 255)))
     left.set_xticks(tiles.centres(len(columns), width), columns, fontsize=8, rotation=45, ha="left")
     left.set_yticks(tiles.centres(len(shown), height), rows, fontsize=8)
     left.xaxis.tick_top()

@@ -36,7 +36,7 @@ def draw(
         if not len(part):
             axes.set_axis_off()
             continue
-        axes.imshow(tiles.grid(part), interpolation="nearest")
+        tiles.show(axes, tiles.grid(part))
         labels = [str(epoch) for epoch in epochs]
         axes.set_xticks(tiles.centres(len(epochs), width), labels, fontsize=fitting(labels, cell, 10))
         numbers = range(block * rows, block * rows + len(part))

@@ -38,7 +38,7 @@ def draw(
         for axes in row[len(of) :]:
             axes.set_axis_off()
         for axes, image, value, rival, label in zip(row, of, values[layer], best[layer], labels[layer], strict=False):
-            axes.imshow(tiles.grid(np.clip(image / 255, 0, 1)[None, None]), interpolation="nearest")
+            tiles.show(axes, tiles.grid(np.clip(image / 255, 0, 1)[None, None]))
             axes.set_xticks([])
             axes.set_yticks([])
             axes.set_title(broken(shortened(label, 28), 14), fontsize=7, pad=3)

@@ -91,7 +91,8 @@ def draw(
     figure.legend(handles=names + others, loc="outside right center", fontsize=9, title="(e) class", frameon=False)
     scales = [tiles.robust_scale(tile) for row in rows for tile in masked(row.projections, row.patches)]
     note = (
-        "(b), (d), (e): a cell stands where the centre of the square is, in pixels of the image; "
+        "map: the most active one without the square; (b), (d), (e): a cell stands where the centre of the square is, "
+        "in pixels of the image; "
         f"(c): by {NAMES[rule]}, mid grey 0, contrast by tile, white {tiles.scales_in_words(scales)} in units of the "
         "network's input; hatched: what the unit does not see"
     )

@@ -67,7 +67,11 @@ def _side_and_gap(tiles: np.ndarray) -> tuple[int, int]:
 
 
 def show(axes: Any, canvas: Float[np.ndarray, "full_height full_width 3"]) -> None:
-    """Draws the canvas, a pixel a unit of the axes; NaN, which is outside, is hatched: no picture looks so."""
+    """Draws the canvas, a pixel a unit of the axes; NaN, which is outside, is hatched: no picture looks so.
+
+    The axes keep to the top of their place, so that the layout knows how much room is needed above them.
+    """
+    axes.set_anchor("N")
     outside = np.asarray(np.isnan(canvas).any(axis=-1))
     axes.imshow(np.where(outside[..., None], OUTSIDE, canvas), interpolation="nearest")
     if outside.any():

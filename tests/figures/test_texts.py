@@ -111,11 +111,13 @@ def made(field):
 
 
 def evolved(count):
-    place = np.tile([2.0, 3.0], (count, count, 1))
-    patches = grey(count, count, 9, 9, 3)
+    """As of the default: small tiles, more rows than columns; so the height decides how large a tile is drawn."""
+    shape = (count + 3, count)
+    place = np.tile([2.0, 3.0], (*shape, 1))
+    patches = grey(*shape, 7, 7, 3)
     patches[0, 0, :4] = np.nan
-    dead = np.eye(count, dtype=bool)
-    return noise(count, count, 9, 9, 3), patches, place, dead, np.arange(count) + 4000, epochs(count), LAYER
+    dead = np.eye(*shape, dtype=bool)
+    return noise(*shape, 7, 7, 3), patches, place, dead, np.arange(count + 3), epochs(count), LAYER
 
 
 def excited(count):
@@ -208,7 +210,7 @@ FIGURES = {
         ],
         ["loss", "error"], "Learning curves", ["They differ in: learning_rate, weight_decay. " * n],
     ),
-    "evolution.draw": lambda n: evolution.draw(*evolved(n), made((9, 9)), "map"),
+    "evolution.draw": lambda n: evolution.draw(*evolved(n), made((7, 7)), "map"),
     "filters.draw": lambda n: filters.draw(noise(n, 3, 3, 3, 9), epochs(n), LAYER),
     "invariance.draw": draw_invariance,
     "invariance.draw_average": lambda n: invariance.draw_average(
