@@ -50,7 +50,7 @@ EMBEDDED = ("invariance", "occlusion", "correspondence", "classify", "probes", "
 class Options:
     """Which runs, and where the page goes."""
 
-    run: tuple[Path, ...] = (Path("runs/photos"),)  # folders of runs; several: side by side
+    run: tuple[Path, ...] = (Path("runs/objects"),)  # folders of runs; several: side by side
     out: Path | None = None  # the page; none: report.html in the run's folder, compared.html in the first of several
     megabytes: float = page.MOST_BYTES / 1e6  # of the page; of a larger one the pictures stand in a folder beside it
 

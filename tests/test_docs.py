@@ -26,6 +26,7 @@ PAGES = {"README.md": README} | {
     str(path.relative_to(ROOT)): path.read_text() for path in sorted((ROOT / "docs").rglob("*.md"))
 }
 MOST_OF_README = 9_000  # bytes: what a new user reads before the first command
+MOST_OF_PICTURE = 180_000
 SCRIPTS = {
     path.stem: importlib.import_module(f"experiments.{path.stem}")
     for path in sorted((ROOT / "experiments").glob("*.py"))
@@ -209,6 +210,12 @@ def test_the_notebook_runs_and_a_sweep_in_it_is_short(monkeypatch):
 
 def test_readme_is_short():
     assert len(README.encode()) <= MOST_OF_README
+
+
+def test_pictures_of_pages_are_small_and_all_are_shown():
+    pictures = list((ROOT / "docs").glob("*.png"))
+    assert not {path.name: size for path in pictures if (size := path.stat().st_size) > MOST_OF_PICTURE}
+    assert not [path.name for path in pictures if not any(f"{path.name})" in page for page in PAGES.values())]
 
 
 def anchors(text: str) -> set[str]:
