@@ -27,6 +27,7 @@ from cnnjax import cli
 from cnnjax.atomic import read_text, replacing, write_text
 from cnnjax.cli import Progress
 from cnnjax.config import WITHOUT_EFFECT, to_json
+from cnnjax.data import credit_of
 from cnnjax.data.files import printable
 from cnnjax.errors import InputError
 from cnnjax.figures import tiles
@@ -70,7 +71,7 @@ def main(options: Options, progress: Progress) -> Path:
     """Returns the page's path."""
     name = "report.html" if len(options.run) == 1 else "compared.html"
     out = options.out or options.run[0] / name
-    if not out.parent.is_dir():
+    if options.out is not None and not out.parent.is_dir():
         raise InputError(f"--out must be in a folder that exists, got {out}")
     called = _names(options.run)
     read = [
@@ -145,6 +146,7 @@ class Reading:
             name=self._name,
             state=state,
             citation=_citation(config, record),
+            credit=credit_of(config.data),
             command=_repeat(self._folder, config),
             settings=_flat(to_json(config)),
             metrics=metrics,

@@ -32,6 +32,7 @@ __all__ = [
     "augment",
     "batches",
     "checked_dataset",
+    "credit_of",
     "epoch_order",
     "fingerprint",
     "load",
@@ -49,6 +50,12 @@ EMBEDDED: dict[str, Callable[[DataConfig], Dataset]] = {
     "photos": photos.load,
     "digits": digits.load,
 }
+
+
+def credit_of(config: DataConfig) -> str:
+    """Whose the images are, where their licence asks for it to be said on what is made of them; else empty."""
+    is_named = config.folder is None and config.packed is None and config.npz is None
+    return objects.CREDIT if is_named and config.name == "objects" else ""
 
 
 def load(config: DataConfig, progress: Progress | None = None) -> Dataset:

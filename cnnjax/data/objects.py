@@ -19,6 +19,10 @@ from cnnjax.data.images import Fitting, fit
 from cnnjax.data.splits import stratified_split
 
 ARCHIVE = Path(__file__).with_name("objects.zip")
+CREDIT = (
+    "Photographs: Caltech 101, F.-F. Li, M. Andreeto, M. Ranzato, P. Perona, 2022, doi 10.22002/D1.20086, CC BY 4.0;"
+    " scaled and cut."
+)
 SIDE = 64  # pixels, where data.image_size says nothing
 # What a class is called here, by its folder in Caltech-101.
 CLASS_NAMES = {

@@ -150,6 +150,7 @@ class Run(NamedTuple):
     name: str
     state: str  # how far it is, in words
     citation: tuple[tuple[str, str], ...]  # what to cite it by: names and values
+    credit: str  # whose the photographs are, where that has to be said
     command: str  # what repeats it
     settings: Mapping[str, str]  # of its config, by dotted name
     metrics: tuple[Mapping[str, float], ...]  # a line an epoch, with "epoch"

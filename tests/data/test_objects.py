@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from cnnjax.config import DataConfig
-from cnnjax.data import load, objects
+from cnnjax.data import credit_of, load, objects
 
 CONFIG = DataConfig(name="objects")
 
@@ -38,3 +38,5 @@ def test_objects_are_small_and_name_their_origin():
     assert objects.ARCHIVE.stat().st_size < 2_500_000
     text = (objects.ARCHIVE.parents[2] / "LICENSES.md").read_text()
     assert "CC BY 4.0" in text and all(name in text for name in objects.CLASS_NAMES)
+    assert "CC BY 4.0" in credit_of(CONFIG)
+    assert credit_of(DataConfig(name="digits")) == credit_of(DataConfig(name="objects", folder="mine")) == ""

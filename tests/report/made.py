@@ -74,6 +74,7 @@ def run(name: str = "a run", **changes: Any) -> records.Run:
         name=name,
         state="finished: 5 epochs",
         citation=(("cnnjax", "0"), ("config", "abc")),
+        credit="",
         command="repeat it",
         settings={"train.epochs": "5", "model.name": '"lenet"'},
         metrics=tuple(

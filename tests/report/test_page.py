@@ -117,6 +117,7 @@ def test_names_and_settings_are_text_whatever_stands_in_them():
         evil,
         state=evil,
         citation=((evil, evil),),
+        credit=evil,
         command=evil,
         settings={evil: evil},
         layers=(layer, *made.LAYERS[1:]),
@@ -180,7 +181,7 @@ def test_two_runs_have_one_axis_and_the_same_unit_together():
 
 
 def test_a_run_of_which_there_is_nothing_yet_has_a_page_all_the_same():
-    bare = records.Run("new", "not finished: as far as epoch 0 of 5", (), "go on", {}, ())
+    bare = records.Run("new", "not finished: as far as epoch 0 of 5", (), "", "go on", {}, ())
     read = Read(rendered(bare).html)
     assert "not finished" in read.text and "page.epoch" not in read.ids
     beside_another = Read(rendered(bare, made.run()).html)
