@@ -412,7 +412,9 @@ def layer_table(rows: Sequence[Any], name: str) -> Any:
 
     def sees(row: Any) -> str:
         sides = [field.size for field in row.fields] if row.fields else []
-        return by(sides[:1] if len(set(sides)) == 1 else sides) or "all"
+        told = by(sides[:1] if len(set(sides)) == 1 else sides) or "all"
+        image = rows[0].input_shape[: len(sides)]
+        return f"{told}, cut to {by(image)}" if sides and min(sides) > max(image) else told
 
     lines = [
         (

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cnnjax import cli, environment
-from cnnjax.config import Config, Hyperparams, to_json
+from cnnjax import cli, environment, models
+from cnnjax.config import Config, Hyperparams, ModelConfig, to_json
 from cnnjax.errors import InputError
 from cnnjax.ops import compiler
 from experiments import train
@@ -233,3 +233,13 @@ def test_ctrl_c_during_the_imports_ends_without_a_traceback(tmp_path):
     ended = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=120)
     assert ended.returncode == -signal.SIGINT and ended.stdout == ended.stderr == ""
     assert not (tmp_path / "run").exists()
+
+
+def test_a_field_larger_than_the_image_is_told_as_it_is_cut():
+    """Fields of the default network on photos are 7, 8, 16, 18, … pixels; the last is larger than the image of 32."""
+    rows = models.layers(models.build(ModelConfig(), (32, 32, 3), 10), (32, 32, 3))
+    sees = list(cli.layer_table(rows, "layers").columns[3].cells)
+    sizes = [row.fields[0].size if row.fields else None for row in rows]
+    assert sizes[0] == 7 and max(filter(None, sizes)) > 32
+    told = [f"{size}, cut to 32×32" if size and size > 32 else str(size or "all") for size in sizes]
+    assert sees == [*told, ""]

@@ -146,6 +146,7 @@ def _draw_projections(axes: Any, projections: Float[np.ndarray, "count height wi
 
     shown = np.stack([tiles.signed(tile, tiles.robust_scale(tile)) for tile in projections])
     tiles.show(axes, tiles.block(shown))
+    axes.set_anchor("C")  # as the panels beside it
     height, width = projections.shape[1:3]
     axes.add_patch(Rectangle((-0.5, -0.5), width, height, fill=False, edgecolor="black", linewidth=2, clip_on=False))
     axes.set_axis_off()
