@@ -151,7 +151,7 @@ def comparable(fields: Mapping[str, Sequence[str]], measures: Sequence[str]) -> 
         found.remove("loss")
         notes.append(f"the losses are left out: {' and '.join(of_loss)} differ, so they are not of one kind")
     if "data (SHA-256)" in fields:
-        notes.append("the trainings are on different data: their errors are not of the same images")
+        notes.append("the trainings are on different data: their errors may be of other images")
     return found, notes
 
 

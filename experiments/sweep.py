@@ -74,8 +74,8 @@ class Options(Training):
     members: Path | None = _help("a CSV file with one member a line, in place of --sweep axes")
     samples: int = _help("how many times the drawn axes are drawn", 16)
     sampling_seed: int = _help("of the draws", 0)
-    halve_at: tuple[int, ...] = _help("epochs at which only the best members go on", ())
-    keep: float = _help("share of the members that goes on at each of those epochs", 0.5)
+    halve_at: tuple[int, ...] = _help("epochs at which only the best settings go on, with all their seeds", ())
+    keep: float = _help("share of the settings that goes on at each of those epochs", 0.5)
     yes: bool = _help("train more than 100,000 members", False)
 
     def __post_init__(self):

@@ -122,8 +122,10 @@ def trained(arguments: Arguments, dataset: Dataset, rows: list[models.Layer], pr
         draw_curves(arguments.workdir, f"{config.model.name} on {dataset.name}", finished.metrics)
     last = finished.metrics[-1]
     # A run that was not trained here may have none.
-    error = f"test error {100 * last['test_error']:.2f} % " if "test_error" in last else ""
-    progress.say(f"{dataset.name}: {error}after epoch {last['epoch']}, in {arguments.workdir}")
+    named = {"validation error": "validation_error", "test error": "test_error"}
+    errors = ", ".join(f"{name} {100 * last[field]:.2f} %" for name, field in named.items() if field in last)
+    told = f"{errors} after epoch {last['epoch']}".strip()
+    progress.say(f"{dataset.name}: {told}, in {arguments.workdir}")
     return finished
 
 

@@ -93,7 +93,7 @@ def test_losses_of_two_kinds_are_left_out_and_other_data_are_named(tmp_path):
     names = a_run(tmp_path / "one"), a_run(tmp_path / "two", squared, data="1" * 64)
     said, _ = compared(tmp_path, *names)
     assert "the losses are left out: train.loss differ, so they are not of one kind" in said
-    assert "the trainings are on different data: their errors are not of the same images" in said
+    assert "the trainings are on different data: their errors may be of other images" in said
     assert f"data (SHA-256): 000000000000 in {names[0]}; 111111111111 in {names[1]}" in said
 
 
@@ -129,12 +129,13 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path):
     refused("--to must be new, empty or that of a comparison, and .*one has config.json", tmp_path, one, two, to="one")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_folder_without_permission_is_refused(tmp_path):
     one, two = a_run(tmp_path / "one"), a_run(tmp_path / "two")
     Path(two).chmod(0)
     try:
-        refused("must be", tmp_path, one, two)
+        if os.access(two, os.R_OK):
+            pytest.skip("this user may read everything")
+        refused("DIR must be a folder that can be read, got .*two", tmp_path, one, two)
     finally:
         Path(two).chmod(0o700)
 
