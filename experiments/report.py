@@ -106,6 +106,11 @@ def write(out: Path, made: page.Page, beside: str) -> None:
                 path.unlink()
 
 
+def link(path: Path, base: Path) -> str:
+    """The address of a file or folder on a page that stands in the folder `base`."""
+    return quote(os.path.relpath(path.absolute(), base.absolute()))
+
+
 def _names(folders: tuple[Path, ...]) -> list[str]:
     """The shortest ends of the paths that tell them apart."""
     parts = [folder.absolute().parts for folder in folders]
@@ -172,7 +177,7 @@ class Reading:
         return sorted(int(number) for number in found if number.isascii() and number.isdecimal())
 
     def _link(self, path: Path) -> str:
-        return quote(os.path.relpath(path.absolute(), self._base.absolute()))
+        return link(path, self._base)
 
     def _command(self, study: str, epoch: int | None = None) -> str:
         return studies.command(study, self._folder, epoch)

@@ -165,6 +165,79 @@ def draw_feature_maps(
 
 
 @settings.own
+def draw_relu(
+    before: Float[np.ndarray, "height width filters"],
+    after: Float[np.ndarray, "height width filters"],
+    names: Sequence[str],
+) -> Any:
+    """A column a filter: its map before the ReLU, zero mid grey, and after it, zero black; each on its own scale."""
+    from matplotlib.figure import Figure
+
+    cell = 2.0
+    figure = Figure(figsize=(max(6.4, cell * len(names) + 0.6), 2 * cell + 1.5), layout="constrained")
+    panels = figure.subplots(2, len(names), squeeze=False)
+    for column, name in enumerate(names):
+        signal, passed = before[..., column], after[..., column]
+        scale = max(np.percentile(np.abs(signal), BRIGHTEST), 1e-9)
+        panels[0, column].imshow(signal, cmap="gray", vmin=-scale, vmax=scale)
+        panels[1, column].imshow(passed, cmap="gray", vmin=0, vmax=scale)
+        size = fitting([name], cell, 10)
+        panels[0, column].set_title(name, fontsize=size)
+        panels[1, column].set_xlabel(f"{100 * (passed > 0).mean():.0f} % pass", fontsize=9)
+        for axes in panels[:, column]:
+            axes.set(xticks=[], yticks=[])
+    panels[0, 0].set_ylabel("before", fontsize=10)
+    panels[1, 0].set_ylabel("after", fontsize=10)
+    note = f"before: mid grey 0; after: black 0; white the {BRIGHTEST}th percentile of the absolute values before"
+    headed(figure, "What the ReLU lets pass: max(0, x)", note)
+    return figure
+
+
+@settings.own
+def draw_weights(kernels: Float[np.ndarray, "window window filters"], title: str) -> Any:
+    """The filters as pictures beside each other, on one scale: zero mid grey."""
+    from matplotlib.figure import Figure
+
+    count = kernels.shape[2]
+    figure = Figure(figsize=(max(6.4, 0.8 * count + 0.6), 2.0), layout="constrained")
+    scale = max(np.abs(kernels).max(), 1e-9)
+    for number, axes in enumerate(figure.subplots(1, count, squeeze=False)[0]):
+        axes.imshow(kernels[..., number], cmap="gray", vmin=-scale, vmax=scale)
+        axes.set(xticks=[], yticks=[])
+        axes.set_xlabel(str(number), fontsize=8)
+    headed(figure, title, f"{_by(kernels[..., 0])} weights each; mid grey 0, white {scale:.2g}, black −{scale:.2g}")
+    return figure
+
+
+@settings.own
+def draw_bars(
+    class_names: Sequence[str], bars: dict[str, Float[np.ndarray, " classes"]], title: str, note: str, what: str
+) -> Any:
+    """A group of bars a class, one for each of `bars`, with the numbers at them; `what` they are."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(max(6.4, 0.8 * len(class_names) * len(bars)), 3.6), layout="constrained")
+    axes = figure.subplots()
+    width = 0.8 / len(bars)
+    colours, hatches = (BLUE, "white", SHADES[2]), ("", "////", "..")
+    for index, (name, values) in enumerate(bars.items()):
+        places = np.arange(len(values)) + (index - (len(bars) - 1) / 2) * width
+        style = index % len(colours)
+        drawn = axes.bar(
+            places, values, width, edgecolor="black", label=name, color=colours[style], hatch=hatches[style]
+        )
+        axes.bar_label(drawn, [_signed(f"{value:.3g}") for value in values], fontsize=8, padding=2)
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.set_xticks(range(len(class_names)), class_names, fontsize=fitting(class_names, 0.8 * len(bars), 10))
+    lowest = min(0.0, *(values.min() for values in bars.values()))
+    axes.set_ylim(1.25 * lowest, 1.45)
+    axes.set_ylabel(what)
+    axes.legend(fontsize=8, frameon=False, loc="upper left", ncols=len(bars))
+    headed(figure, title, note)
+    return figure
+
+
+@settings.own
 def draw_invariance(
     inputs: Num[np.ndarray, "shown height width"],
     input_shifts: Int[np.ndarray, " shown"],

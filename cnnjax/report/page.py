@@ -179,6 +179,15 @@ def render(runs: Sequence[records.Run], *, title: str, beside: str, most_bytes: 
     return fitted("run.html", context, sheets.all, figures, beside, most_bytes)
 
 
+def render_text(
+    title: str, lead: str, sections: Sequence[records.Section], *, beside: str, most_bytes: int = MOST_BYTES
+) -> Page:
+    """A page of text with figures; arguments as of `render`."""
+    figures = {(number, one.name): one.png for number, section in enumerate(sections) for one in section.figures}
+    context = {"title": title, "lead": lead, "sections": sections, "sheets": [], "slug": slug}
+    return fitted("text.html", context, [], figures, beside, most_bytes)
+
+
 def fitted(
     template: str,
     context: Mapping[str, Any],

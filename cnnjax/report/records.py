@@ -133,6 +133,18 @@ class Figure(NamedTuple):
     made: Made
 
 
+class Section(NamedTuple):
+    """A part of a page of text."""
+
+    title: str
+    paragraphs: tuple[str, ...] = ()
+    items: tuple[str, ...] = ()
+    table: tuple[tuple[str, ...], ...] = ()  # the first row and the first column are headings
+    figures: tuple[Figure, ...] = ()
+    contrary: tuple[str, ...] = ()  # where a figure shows the opposite of what is said of it
+    links: tuple[tuple[str, str], ...] = ()  # text, address
+
+
 class Study(NamedTuple):
     """What one study of a run has left."""
 

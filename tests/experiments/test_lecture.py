@@ -1,7 +1,5 @@
 """The numbers that the lecture prints, against those that are computed here."""
 
-import re
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,8 +7,14 @@ from PIL import Image
 from cnnjax.errors import InputError
 from experiments import lecture
 from tests.experiments.test_filter_evolution import Quiet
+from tests.experiments.test_report import finished
+from tests.report.test_page import Read
 
-FIGURES = ("scanner", "rgb", "strides", "pooling", "feature_maps", "invariance", "training", "challenge")
+FIGURES = (
+    *("scanner", "rgb", "strides", "pooling", "feature_maps", "relu", "invariance"),
+    *(f"step_{number}" for number in range(1, 6)),
+    *("training", "challenge"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -100,35 +104,98 @@ def test_the_total_errors_are_the_lectures():
     np.testing.assert_allclose(lecture.total_errors(), [0.55, 0.06, 0.0], rtol=1e-5, atol=1e-12)
 
 
+def test_the_relu_keeps_what_is_positive(image):
+    corner = image[60:90, 100:130].astype(int)
+    before, after = lecture.signals(corner), lecture.feature_maps(corner)
+    np.testing.assert_array_equal(after, np.maximum(before, 0))
+    assert (before.min(axis=(0, 1)) < 0).any()
+
+
+def test_the_gradients_are_those_of_finite_differences():
+    """Of ½ Σ (target - output)², in double precision."""
+    output, target = np.array(lecture.OUTPUTS["untrained"]), np.eye(4)[lecture.BOAT]
+    steps = 1e-6 * np.eye(4)
+    slopes = [(((output + step - target) ** 2).sum() - ((output - step - target) ** 2).sum()) / 4e-6 for step in steps]
+    np.testing.assert_allclose(lecture.gradients(lecture.OUTPUTS["untrained"]), slopes, atol=1e-6)
+    np.testing.assert_allclose(slopes, [0.2, 0.4, -0.9, 0.3], atol=1e-6)
+
+
 def test_main_writes_every_figure_its_arrays_and_the_page(tmp_path):
     lecture.main(lecture.Options(out=tmp_path / "new", updates=60), Quiet())
     names = {path.name for path in (tmp_path / "new").iterdir()}
-    assert names == {f"{name}.{kind}" for name in FIGURES for kind in ("png", "npz")} | {"lecture.md", "lock"}
+    assert names == {f"{name}.{kind}" for name in FIGURES for kind in ("png", "npz")} | {"lecture.html", "lock"}
     for name in FIGURES:
         with Image.open(tmp_path / "new" / f"{name}.png") as picture:
-            assert min(picture.size) > 300
+            assert min(picture.size) > 290
         with np.load(tmp_path / "new" / f"{name}.npz", allow_pickle=False) as arrays:
             assert all(arrays[key].size for key in arrays.files)
     with np.load(tmp_path / "new" / "training.npz") as arrays:
         assert arrays["updates"][0] == 0 and arrays["updates"][-1] == 60
         assert arrays["total_error"][-1] < 0.5 * arrays["total_error"][0]
         assert arrays["wrong"][-1] < 0.5 * arrays["wrong"][0]
-    text = (tmp_path / "new" / "lecture.md").read_text(encoding="utf-8")
-    assert re.findall(r"!\[.*?\]\((.*?)\.png\)", text) == list(FIGURES)
+    read = Read((tmp_path / "new" / "lecture.html").read_text(encoding="utf-8"))
+    assert [of["alt"].rpartition(": ")[2] for tag, of in read.elements if tag == "img"] == list(FIGURES)
+    assert [link for link in read.links if link.endswith(".npz")] == [f"{name}.npz" for name in FIGURES]
     for fact in (
-        "`4 3 4 / 2 4 3 / 2 3 4`",
+        "is 4 3 4 / 2 4 3 / 2 3 4.",
         "308 + (-498) + 164 + 1 = -25",
         "(7 - 3 + 2·0)/1 + 1 = 5",
         "a 3×3 filter with stride 3 does not fit 7×7 with padding 0",
         "(5·5·3)·6 + 6 = 456",
         "28×28×6",
-        "becomes `6 8 / 3 4`",
+        "becomes 6 8 / 3 4.",
         "is the same for every shift",
-        "= 0.55\n",
-        "= 0.06\n",
+        "= 0.55 ",
+        "= 0.06 ",
+        "of the untrained network is (0.2, 0.4, -0.9, 0.3)",
         "2012 SuperVision (AlexNet) 16.4 %; 2013 Clarifai 11.7 %",
+        "The opposite: after blur nothing is negative on this photograph",
     ):
-        assert fact in text, fact
+        assert fact in read.text, fact
+
+
+def test_where_a_figure_shows_the_opposite_the_page_says_so():
+    course = lecture.Course(np.array([0, 5, 9]), np.array([3.0, 4, 2]), np.array([0.5, 0.4, 0.5]), np.ones((3, 3, 8)))
+    assert lecture._rises(course) == (
+        "the total error rises between the updates 0 and 5.",
+        "the share of wrong classes is not lower at the end than at the start.",
+    )
+    assert lecture._rises(course._replace(total_error=np.array([3.0, 2, 1]), wrong=np.array([3.0, 2, 1]))) == ()
+    curves = {"input": np.array([0, 0.5, 0.5]), "maps": np.array([0, 0.4, 0.6]), "pool": np.array([0, 0.4, 0.5])}
+    moved = lecture.Invariance(np.arange(3), *[np.zeros((3, 1, 1))] * 2, np.zeros((3, 1)), curves)
+    assert lecture._less_invariant(moved) == ("“maps” changes more than “input” at a shift of 2 pixels.",)
+    before = np.full((2, 2, 5), -1.0)
+    assert lecture._idle_relus(before) == ()
+    before[..., 3] = [[0, 1], [2, 3]]
+    assert lecture._idle_relus(before)[0].startswith("after blur nothing is negative")
+
+
+def test_the_filters_of_a_run_are_shown_with_how_fast_each_layer_settles(tmp_path):
+    folder = finished(tmp_path / "a run")
+    curves = {
+        "filter_distance": np.array([[1, 0.9, 0], [1, 0.2, 0]]),
+        "dead": np.zeros((2, 3)),
+        "moved": np.zeros((2, 3)),
+    }
+    path = folder / "figures" / "convergence.npz"
+    np.savez(path, layers=["conv1", "conv2"], epochs=[0, 1, 5], **curves)
+    section = lecture.growing(folder, tmp_path)
+    assert section.items == ("conv1: epoch 2.8", "conv2: epoch 0.6")  # by straight lines
+    assert section.contrary == ("conv2 is half way at epoch 0.6, before conv1 below it (epoch 2.8).",)
+    assert [figure.name for figure in section.figures] == ["filters_conv1", "convergence"]
+    assert [link for _, link in section.links] == ["a%20run/figures"]
+    curves["filter_distance"] = curves["filter_distance"][::-1]
+    np.savez(path, layers=["conv1", "conv2"], epochs=[0, 1, 5], **curves)
+    assert lecture.growing(folder, tmp_path).contrary == ()
+    path.write_bytes(b"no numbers")
+    with pytest.raises(InputError, match="convergence.npz must be as experiments.filter_evolution writes it"):
+        lecture.growing(folder, tmp_path)
+    path.unlink()
+    with pytest.raises(
+        InputError, match="--run must have the figures of its evolution, .*: python -m experiments.filter"
+    ):
+        lecture.main(lecture.Options(out=tmp_path / "new", run=folder), Quiet())
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(

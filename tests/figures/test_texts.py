@@ -227,6 +227,14 @@ FIGURES = {
     "lecture.draw_feature_maps": lambda n: lecture.draw_feature_maps(
         grey(9, 9), noise(9, 9, n), names("edges", n), [np.full((3, 3), -1)] * n, [9] * n
     ),
+    "lecture.draw_relu": lambda n: lecture.draw_relu(
+        noise(9, 9, n), np.maximum(noise(9, 9, n), 0), names("horizontal edges (Sobel)", n)
+    ),
+    "lecture.draw_weights": lambda n: lecture.draw_weights(noise(3, 3, n), "Step 1: random weights of the network"),
+    "lecture.draw_bars": lambda n: lecture.draw_bars(
+        names("motorcycle", n), {"target": random.random(n), "output": -random.random(n)}, "Step 4: gradients",
+        "the derivative of the total error by each output", "probability",
+    ),
     "lecture.draw_invariance": lambda n: lecture.draw_invariance(
         grey(n, 9, 9), np.arange(n), np.arange(9), {name: random.random(9) for name in names("pooled twice", n)}
     ),
