@@ -208,9 +208,28 @@ def open_run(options: RunOptions, progress: Progress) -> Trained:
         InputError: no run folder, no checkpoints, an epoch that was not kept, or data that are not there any more or no
             longer the same.
     """
-    trained = _open_run(options, progress)
+    trained = on_all_devices(_open_run(options, progress))
     on = options.on if isinstance(options, PictureOptions) else None
     return trained if on is None else with_pictures(trained, [str(on)], "--on", progress)
+
+
+def on_all_devices(trained: Trained) -> Trained:
+    """The same, with whose `preprocess` the images of a program are divided among the devices of this process.
+
+    They are where the devices divide their number; else each device does all of the work.
+    """
+    devices = jax.local_devices()
+    if len(devices) == 1:
+        return trained
+    mesh = jax.sharding.Mesh(np.array(devices), ("data",))
+    by_image, preprocess = jax.NamedSharding(mesh, jax.P("data")), trained.preprocess
+
+    def divided(images: Any) -> jax.Array:
+        inputs = preprocess(images)
+        return inputs if len(inputs) % len(devices) else jax.lax.with_sharding_constraint(inputs, by_image)
+
+    variables = jax.device_put(trained.variables, jax.NamedSharding(mesh, jax.P()))
+    return trained._replace(preprocess=divided, variables=variables)
 
 
 def with_pictures(trained: Trained, given: Sequence[str], option: str, progress: Progress) -> Trained:

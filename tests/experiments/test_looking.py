@@ -2,6 +2,8 @@
 
 import dataclasses
 import os
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -25,6 +27,7 @@ from experiments import (
     transfer,
 )
 from experiments.looking import Trained, studying
+from tests.experiments.test_activations import trained as trained_run
 from tests.experiments.test_filter_evolution import Quiet
 
 
@@ -175,3 +178,43 @@ def test_a_range_that_no_machine_finishes_or_that_is_no_number_in_float32_is_ref
 def test_settings_that_have_no_whole_text_are_no_identity(tmp_path):
     with pytest.raises(TypeError):
         part(of(tmp_path), lambda: {"a": 1}, {"what": object()})
+
+
+# Studies whose programs take many images at once.
+OF_MANY = """
+import sys, jax
+from pathlib import Path
+from experiments import activations, attribution, classify, invariance, occlusion, probes
+from tests.experiments.test_activations import trained as trained_run
+from tests.experiments.test_filter_evolution import Quiet
+print(jax.device_count())
+run = Path(sys.argv[1])
+classify.main(classify.Options(run=run), Quiet())
+occlusion.main(occlusion.Options(run=run, tested=32, others=2), Quiet())
+invariance.main(invariance.Options(run=run, per_class=1, translation=(-1, 1, 3), scale=(1, 1.2, 3)), Quiet())
+activations.main(activations.Options(run=run, layers=("conv2",), random_maps=3), Quiet())
+attribution.main(attribution.Options(run=run, sanity_images=0, steps=4, samples=4), Quiet())
+probes.main(probes.Options(run=run, per_class=(5,), folds=2), Quiet())
+"""
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("only_on_cpu")
+def test_studies_on_eight_devices_find_what_one_finds(tmp_path):
+    found = {}
+    for count in (1, 8):
+        folder = trained_run(tmp_path / str(count))
+        flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}", "JAX_PLATFORMS": "cpu"}
+        command = [sys.executable, "-c", OF_MANY, str(folder)]
+        done = subprocess.run(command, env=os.environ | flags, capture_output=True, text=True, check=False)
+        assert done.returncode == 0 and done.stdout == f"{count}\n", done.stderr[-2000:]
+        found[count] = {}
+        for path in sorted((folder / "figures").rglob("*.npz")):
+            with np.load(path) as arrays:
+                found[count] |= {f"{path.name} {name}": arrays[name] for name in arrays}
+    assert found[1].keys() == found[8].keys() and len(found[1]) > 50
+    for name, one in found[1].items():
+        if one.dtype.kind == "f":
+            np.testing.assert_allclose(found[8][name], one, rtol=2e-4, atol=2e-4 * np.nanmax(np.abs(one)), err_msg=name)
+        else:
+            np.testing.assert_array_equal(found[8][name], one, err_msg=name)
