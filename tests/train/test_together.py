@@ -16,7 +16,7 @@ from cnnjax.errors import InputError
 from cnnjax.train import run
 
 COMMAND = [sys.executable, "-m", "experiments.train", "--config", "digits", "--model.name", "mlp", "--model.dense", "8"]
-COMMAND += ["--train.keep-epochs", "1", "--hyper.filter-rms", "inf"]
+COMMAND += ["--train.keep-epochs", "1", "--hyper.filter-rms", "inf", "--data.validation-fraction", "0.2"]
 
 
 def free_port():
@@ -72,6 +72,7 @@ def test_two_are_one_and_say_what_one_says(alone, tmp_path):
     (first, told), (second, other) = ended(both)
     assert first == second == 0
     close(lines(tmp_path / "run"), alone)
+    assert all("validation_error" in line for line in alone)
     assert "test error" in told and "test error" not in other
     speeds = [json.loads(line) for line in (tmp_path / "run" / "throughput.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in speeds] == [1, 2, 3]  # once, and not by each
@@ -87,7 +88,7 @@ def test_a_signal_to_either_ends_both_at_one_step_and_one_process_goes_on(tmp_pa
     assert [status for status, _ in ended(both)] == [143, 143]
     (step,) = [int(path.name) for path in (workdir / "checkpoints" / "latest").iterdir()]
     before = lines(workdir)
-    assert before[-1]["epoch"] == step // 12
+    assert before[-1]["epoch"] == step // 9  # of an epoch
     # Another number of processes goes on from there.
     one = started(workdir, 1, "--train.epochs", "400")
     limit = time.monotonic() + 120
