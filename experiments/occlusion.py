@@ -7,6 +7,7 @@ centre, where the object mostly is, lower the true class more than one in a corn
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from cnnjax.errors import InputError
 from cnnjax.figures import files
 from cnnjax.figures import occlusion as occlusion_figure
 from cnnjax.visualize.deconvnet import Rule
-from cnnjax.visualize.evolution import Strongest, make_projector, tile_units
+from cnnjax.visualize.evolution import Strongest, alike_through_others, make_projector, tile_units
 from cnnjax.visualize.occlusion import Activity, bootstrap_interval, corners_along, falls, make_respond, occlusion
 from experiments.looking import (
     PictureOptions,
@@ -106,7 +107,8 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
 
         found = Strongest(**parts.get("search", search))
         maps = maps_of(trained, (settings.layer,))
-        projector = make_projector(maps, settings.layer, trained.preprocess, rule=options.rule)
+        by_rule = partial(make_projector, maps, settings.layer, trained.preprocess, rule=options.rule)
+        projector, of_one = by_rule(), by_rule(signal=1.0)
         rows = []
         chosen = images or example_images(trained, options.random_images, progress, options.seed)
         for number in progress.over("covering", chosen):
@@ -114,7 +116,6 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
             def cover(number=number) -> dict[str, Any]:
                 seen = occlusion(respond, trained.variables, test.images[number], step=settings.step, **in_groups)
                 watched = int(np.argmax(seen.whole.activity))
-                projected, patches = projections(projector, trained, settings.layer, number, watched, found)
                 return {
                     "tops": seen.tops,
                     "lefts": seen.lefts,
@@ -124,8 +125,7 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
                     "probability": seen.covered.probabilities[..., labels[number]],
                     "whole_probability": seen.whole.probabilities[labels[number]],
                     "best": np.argmax(seen.covered.probabilities, axis=-1),
-                    "projections": projected,
-                    "patches": patches,
+                    **projections(projector, of_one, trained, settings.layer, number, watched, found),
                 }
 
             part: dict[str, Any] = {
@@ -165,11 +165,20 @@ def checked_settings(options: Options, trained: Trained) -> Settings:
 
 
 def projections(
-    projector: Callable[..., jax.Array], trained: Trained, layer: str, number: int, watched: int, found: Strongest
-) -> tuple[np.ndarray, np.ndarray]:
+    projector: Callable[..., jax.Array],
+    of_one: Callable[..., jax.Array],
+    trained: Trained,
+    layer: str,
+    number: int,
+    watched: int,
+    found: Strongest,
+) -> dict[str, np.ndarray]:
     """The map's strongest activation in this test image, projected, then those found in the training images.
 
-    Beside them the patches of these images.
+    Beside them the patches of these images, and how alike each projection is through another of them.
+
+    Args:
+        of_one: the projector with 1 in the place of each activation.
     """
     own = trained.dataset.test.images[number : number + 1]
     seen = ops.jit(maps_of(trained, (layer,)))(trained.variables, trained.preprocess(own))
@@ -178,7 +187,10 @@ def projections(
     images = np.concatenate([own, trained.dataset.train.images[found.image[:, watched]]])
     units = np.concatenate([place[None], found.unit[:, watched]])
     every, maps, fields = np.arange(len(images)), np.full(len(images), watched), trained.layers[layer].fields
-    return tile_units(projector, trained.variables, images, every, units, maps, fields, group=trained.group)
+    variables, group = trained.variables, trained.group
+    projected, patches = tile_units(projector, variables, images, every, units, maps, fields, group=group)
+    alike = alike_through_others(of_one, variables, images, every, units, maps, group=group)
+    return {"projections": projected, "patches": patches, "alike": alike}
 
 
 def sentence(

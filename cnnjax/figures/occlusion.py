@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from cnnjax.figures import settings, tiles
-from cnnjax.figures.projections import NAMES, masked
+from cnnjax.figures.projections import NAMES, Made, depends_in_words, masked
 from cnnjax.figures.texts import broken, filled, headed, shortened
 
 # Okabe and Ito's colours, told apart by the colour-blind.
@@ -33,6 +33,7 @@ class Row(NamedTuple):
     best: Int[np.ndarray, "rows columns"]  # the most probable class
     projections: Float[np.ndarray, "count height width channels"]  # this image's, then other images'
     patches: Float[np.ndarray, "count height width channels"]  # of those images; NaN outside
+    alike: Float[np.ndarray, " count"]  # cosine of each projection with that through another image; NaN: none
 
 
 @settings.own
@@ -96,6 +97,8 @@ def draw(
         f"(c): by {NAMES[rule]}, mid grey 0, contrast by tile, white {tiles.scales_in_words(scales)} in units of the "
         "network's input; hatched: what the unit does not see"
     )
+    depends = depends_in_words(Made.of(rule, np.concatenate([row.alike for row in rows]), None, ""))
+    note += f"; {depends}" if depends else ""
     headed(figure, f"A {side}×{side} square of grey level {grey} over the image; maps of {layer}", note)
     return figure
 

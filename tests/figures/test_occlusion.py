@@ -13,6 +13,7 @@ def row(number, channels, best):
         number=number, label=1, image=np.full((8, 6, channels), 255, np.uint8), tops=tops, lefts=lefts, map=7,
         activity=10 * probability, whole_activity=12.5, probability=probability, whole_probability=0.95,
         best=np.array(best), projections=np.ones((4, 8, 6, channels)), patches=np.ones((4, 8, 6, channels)),
+        alike=np.array([0.5, np.nan, 1, 0]),
     )  # fmt: skip
 
 
@@ -33,6 +34,7 @@ def test_the_panels_show_the_numbers_where_the_square_was():
     colours = np.asarray(classes.get_array()).reshape(3, 2, 3)
     assert not (colours[1, 1] == colours[0, 0]).all() and (colours[2] == colours[0]).all()
     said = texts(figure)
+    assert any("mean cosine 0.50 with the same units'" in text.replace("\n", " ") for text in said)
     assert {"dog", "cat", "cow"} <= set(said) and "hen" not in said
     assert any(text.startswith("test image 6,\nclass: dog") for text in said)
 
