@@ -20,6 +20,7 @@ from cnnjax.train import run as running
 
 ROOT = Path(__file__).parents[2]
 SEED = int(os.environ.get("CNNJAX_FAULT_SEED", "0"))
+SHARE = float(os.environ.get("CNNJAX_FAULT_SHARE", "1"))  # of the times that each long fault is tried
 # Three epochs of 12 steps with all that is random: dropout, shifts, flips, colours. With --train.save-every-seconds
 # tiny the state is saved after every chunk of steps, within epochs too.
 OPTIONS = [
@@ -30,6 +31,11 @@ OPTIONS = [
 ]
 SCRIPT = ("experiments.train",)
 _COMPILED = tempfile.TemporaryDirectory(prefix="cnnjax-faults-")
+
+
+def times(number: int) -> int:
+    """How often a fault is tried, of the times that the table in docs/faults.md is made with."""
+    return max(2, round(number * SHARE))
 
 
 class Ended(NamedTuple):

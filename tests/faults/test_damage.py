@@ -49,7 +49,7 @@ def command_again(workdir):
     return said
 
 
-@pytest.mark.parametrize("number", [20, pytest.param(1500, marks=LONG)])
+@pytest.mark.parametrize("number", [20, pytest.param(runs.times(1500), marks=LONG)])
 def test_a_flipped_bit_in_a_checkpoint_is_refused_by_name(reference, damaged, number):
     generator = np.random.default_rng(runs.SEED)
     epochs = running.kept_epochs(damaged)
@@ -68,7 +68,7 @@ def test_a_flipped_bit_in_a_checkpoint_is_refused_by_name(reference, damaged, nu
     count("a bit flipped in a checkpoint", "refused", number)
 
 
-@pytest.mark.parametrize("number", [30, pytest.param(400, marks=LONG)])
+@pytest.mark.parametrize("number", [30, pytest.param(runs.times(400), marks=LONG)])
 def test_a_flipped_bit_in_config_json_never_gives_another_config(damaged, number):
     generator = np.random.default_rng(runs.SEED + 1)
     path = damaged / "config.json"
@@ -83,7 +83,7 @@ def test_a_flipped_bit_in_config_json_never_gives_another_config(damaged, number
         count("a bit flipped in config.json", outcome)
 
 
-@pytest.mark.parametrize("number", [1, pytest.param(40, marks=LONG)])
+@pytest.mark.parametrize("number", [1, pytest.param(runs.times(40), marks=LONG)])
 def test_the_same_command_mends_what_is_damaged(reference, new, number):
     """Any number of files at once, checkpoints, config.json and metrics.jsonl, in any of five ways."""
 
@@ -145,7 +145,7 @@ def _junk(workdir, generator, turn):
             (latest / "٣").mkdir()  # an Arabic digit, which Python takes for a number
 
 
-@pytest.mark.parametrize("number", [40, pytest.param(400, marks=LONG)])
+@pytest.mark.parametrize("number", [40, pytest.param(runs.times(400), marks=LONG)])
 def test_a_flipped_bit_in_the_decoded_images_is_mended(tmp_path, number):
     """The cache of a folder of images is made again from the images."""
     generator = np.random.default_rng(runs.SEED + 3)
@@ -163,7 +163,7 @@ def test_a_flipped_bit_in_the_decoded_images_is_mended(tmp_path, number):
     count("a bit flipped in the decoded images", "mended", number)
 
 
-@pytest.mark.parametrize("number", [100, pytest.param(4000, marks=LONG)])
+@pytest.mark.parametrize("number", [100, pytest.param(runs.times(4000), marks=LONG)])
 def test_a_flipped_bit_in_an_npz_never_gives_other_data(tmp_path, number):
     generator = np.random.default_rng(runs.SEED + 4)
     path = tmp_path / "a.npz"

@@ -25,7 +25,7 @@ def kept(workdir):
     return runs.digests(workdir / "checkpoints" / "epochs")
 
 
-@pytest.mark.parametrize("number", [pytest.param(16, marks=LONG)])
+@pytest.mark.parametrize("number", [pytest.param(runs.times(16), marks=LONG)])
 def test_no_room_for_a_file(reference, new, number):
     largest = max(path.stat().st_size for path in runs.files(reference.workdir))
     sizes = np.geomspace(0.5 * largest, 200, number).astype(int).tolist()  # checkpoints first, at last no config

@@ -30,7 +30,7 @@ def killed_at(point, workdir, script=runs.SCRIPT):
     return runs.end(runs.begin(workdir, script=wrapped))
 
 
-@pytest.mark.parametrize("number", [2, pytest.param(90, marks=LONG)])
+@pytest.mark.parametrize("number", [2, pytest.param(runs.times(90), marks=LONG)])
 def test_killed_before_a_file_operation(reference, new, number):
     generator = np.random.default_rng(runs.SEED)
     workdir = new()
@@ -58,7 +58,7 @@ def test_killed_before_a_file_operation(reference, new, number):
 
 
 @LONG
-@pytest.mark.parametrize("number", [24])
+@pytest.mark.parametrize("number", [runs.times(24)])
 def test_killed_at_any_time(reference, seconds, new, number):
     generator = np.random.default_rng(runs.SEED + 1)
 

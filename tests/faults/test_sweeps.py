@@ -74,7 +74,7 @@ def outcome(folder):
     return found | {"best": (config, best.metrics, weights)}
 
 
-@pytest.mark.parametrize("number", [pytest.param(80, marks=LONG)])
+@pytest.mark.parametrize("number", [pytest.param(runs.times(80), marks=LONG)])
 def test_a_flipped_bit_in_a_sweeps_folder_changes_no_result(undamaged, tmp_path, number):
     """One file after another, in an order of the seed; what is found damaged is said."""
     before, expected = undamaged

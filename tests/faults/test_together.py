@@ -1,6 +1,5 @@
 """Two processes that train one run, killed at any time: started again, they end with the same bits."""
 
-import os
 import shutil
 import signal
 import time
@@ -14,7 +13,6 @@ from tests.faults.counts import count
 from tests.train.test_together import free_port
 
 pytestmark = pytest.mark.faults
-KILLS = int(os.environ.get("CNNJAX_FAULT_KILLS", "5"))
 
 
 def begin(workdir):
@@ -37,7 +35,8 @@ def killed(workdir, after):
     return statuses == [-signal.SIGKILL] * 2
 
 
-def test_killed_at_any_time_two_go_on_and_so_does_one(new):
+@pytest.mark.parametrize("number", [runs.times(20)])
+def test_killed_at_any_time_two_go_on_and_so_does_one(new, number):
     undisturbed = new()
     finish(undisturbed)  # compiles
     began = time.monotonic()
@@ -46,7 +45,7 @@ def test_killed_at_any_time_two_go_on_and_so_does_one(new):
     seconds = time.monotonic() - began
     reference = runs.Reference(undisturbed, runs.everything(undisturbed))
     workdir, kills, generator = new(), 0, np.random.default_rng(runs.SEED + 2)
-    while kills < KILLS:
+    while kills < number:
         if killed(workdir, seconds * generator.uniform(0.2, 0.9)):
             kills += 1
         else:
