@@ -150,7 +150,7 @@ class Reading:
         return records.Run(
             name=self._name,
             state=state,
-            citation=_citation(config, record),
+            citation=_citation(record),
             credit=credit_of(config.data),
             command=_repeat(self._folder, config),
             settings=_flat(to_json(config)),
@@ -499,9 +499,12 @@ def _of_method(name: str, maps: np.ndarray) -> np.ndarray:
     return _grey_levels(np.clip(bright / np.where(top > 0, top, 1), 0, 1)[..., None])
 
 
-def _citation(config: Any, record: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """What a run is known by: hash of the settings that decide it, fingerprint of the data, versions, device."""
-    settings = {name: value for name, value in _flat(to_json(config)).items() if name not in WITHOUT_EFFECT}
+def _citation(record: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """What a run is known by: hash of the settings that decide it, fingerprint of the data, versions, device.
+
+    Of the settings as they were recorded, so that a run keeps its hash when a later version knows more of them.
+    """
+    settings = {name: value for name, value in _flat(record["config"]).items() if name not in WITHOUT_EFFECT}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     versions = {str(name): str(version) for name, version in dict(record.get("versions", {})).items()}
     return (

@@ -20,7 +20,7 @@ LAYERS = (
 
 def colour(what: int, row: int, column: int) -> tuple[int, int, int]:
     """Of the picture at that place of sheet number `what`."""
-    return 40 * what + 10, 30 * row + 20, 25 * column + 5
+    return 40 * what + 10, (30 * row + 20) % 256, 25 * column + 5
 
 
 def sheet(what: int, rows: int, columns: int, side: int = 4) -> np.ndarray:

@@ -3,10 +3,11 @@
 import io
 import shutil
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from cnnjax.report import page
+from cnnjax.report import page, records
 from tests.report import made
 
 pytestmark = pytest.mark.extra
@@ -139,6 +140,21 @@ def test_a_link_leads_to_its_unit_and_to_an_epoch_of_it(opened):
     assert 0 <= shown.locator("[id='conv2']").bounding_box()["y"] < 300
     shown.locator("ul.grid a", has_text="3").last.click()
     assert shown.evaluate("decodeURIComponent(location.hash)") == "#conv2/3"
+
+
+def test_a_link_leads_to_its_unit_past_many_that_are_not_laid_out_yet(opened, folder):
+    units = range(60)
+    evolution = made.evolution(units)
+    maximized = records.Maximized(np.array(units), made.sheet(5, 60, 1)[:, 0], np.ones(60), np.ones(60), 5)
+    run = made.run(evolutions={"conv2": evolution}, lives={}, maximized={"conv2": maximized})
+    (folder / "many.html").write_text(page.render([run], title="many", beside="b").html, encoding="utf-8")
+    shown = opened("many", "#conv2/50")
+    shown.wait_for_timeout(200)  # two frames
+    assert 0 <= shown.locator("[id='conv2/50']").bounding_box()["y"] < 200
+    shown.locator("nav a", has_text="conv2").click()
+    shown.locator("ul.grid").last.locator("a", has_text="33").click()
+    shown.wait_for_timeout(200)
+    assert 0 <= shown.locator("[id='conv2/33']").bounding_box()["y"] < 200
 
 
 def test_a_unit_in_a_closed_table_is_opened_by_its_link_and_a_broken_link_does_no_harm(opened):

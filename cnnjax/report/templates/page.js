@@ -72,6 +72,8 @@
     if (!element) return;
     for (let part = element; part; part = part.parentElement) if (part.tagName === "DETAILS") part.open = true;
     element.scrollIntoView();
+    // Units on the way there have got their true heights by then.
+    requestAnimationFrame(() => requestAnimationFrame(() => element.scrollIntoView()));
   }
   addEventListener("hashchange", follow);
 
