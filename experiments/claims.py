@@ -278,7 +278,7 @@ def looked_into(config: Config, folder: Path, name: str, only: Sequence[str], pr
 
 
 def arrays_of(path: Path) -> Arrays:
-    with np.load(path) as arrays:
+    with np.load(path, allow_pickle=False) as arrays:
         return {name: arrays[name] for name in arrays.files}
 
 
