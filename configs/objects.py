@@ -1,4 +1,4 @@
-"""Photographs of ten kinds of objects, 64×64, told apart: the main job. About three minutes on two cores."""
+"""Photographs of ten kinds of objects, 64×64, told apart: the main job. About two minutes on two cores."""
 
 from cnnjax.config import Config, DataConfig, Hyperparams, TrainConfig
 
