@@ -99,9 +99,11 @@ def looked_at(options: Options, trained: Trained, chosen: dict[str, Sequence[int
             return {f"{layer} {part}": array for layer in layers for part, array in of_all[layer]._asdict().items()}
 
         found = parts.get("search", search)
-        searched = (
-            f"the {len(split):,} {'training' if options.split == 'train' else 'test'} images of {trained.dataset.name}"
-        )
+        if options.on is not None and options.split == "test":
+            searched = f"the {len(split):,} pictures of {options.on.name}"
+        else:
+            what = "training" if options.split == "train" else "test"
+            searched = f"the {len(split):,} {what} images of {trained.dataset.name}"
         pictures = []
         for layer in progress.over("projecting", layers):
             strongest = Strongest(*(found[f"{layer} {part}"] for part in Strongest._fields))

@@ -131,7 +131,8 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
             part: dict[str, Any] = {
                 key: array if array.ndim else array.item() for key, array in parts.get(f"image_{number}", cover).items()
             }
-            rows.append(occlusion_figure.Row(int(number), int(labels[number]), test.images[number], **part))
+            file = trained.pictures[number] if trained.pictures else ""
+            rows.append(occlusion_figure.Row(int(number), int(labels[number]), test.images[number], **part, file=file))
         figure = occlusion_figure.draw(
             rows, trained.class_names, settings.layer, settings.activity, **square, target=trained.target,
             rule=options.rule,
@@ -200,7 +201,7 @@ def sentence(
     low, high = interval
     verdict = "the centre costs more" if low > 0 else "a corner costs more" if high < 0 else "not decided"
     return (
-        f"a square of {settings.side}×{settings.side} px, grey {settings.grey}, on {len(more):,} test images lowers "
+        f"a square of {settings.side}×{settings.side} px, grey {settings.grey}, on {len(more):,} images lowers "
         f"the probability of the {target} by {compared['centre'].mean():.3f} at the centre and by "
         f"{compared['corners'].mean():.3f} in a corner (mean of four): difference {more.mean():.3f}, "
         f"95 % interval {low:.3f} to {high:.3f}: {verdict}"

@@ -34,6 +34,7 @@ class Row(NamedTuple):
     projections: Float[np.ndarray, "count height width channels"]  # this image's, then other images'
     patches: Float[np.ndarray, "count height width channels"]  # of those images; NaN outside
     alike: Float[np.ndarray, " count"]  # cosine of each projection with that through another image; NaN: none
+    file: str = ""  # the image's, where it is none of the run's
 
 
 @settings.own
@@ -69,7 +70,8 @@ def draw(
         rows, figure.subplots(len(rows), 6, squeeze=False), strict=True
     ):
         _draw_image(plain, row.image)
-        _title(plain, f"test image {row.number},\nclass: {shortened(class_names[row.label], NAME)}")
+        name, answer = shortened(row.file, NAME) or f"test image {row.number}", "answer" if row.file else "class"
+        _title(plain, f"{name},\n{answer}: {shortened(class_names[row.label], NAME)}")
         _draw_image(picture, _covered(row, side, grey))
         _title(picture, "(a) with the square\nwhere (d) is lowest")
         top = max(float(row.activity.max()), row.whole_activity)

@@ -47,7 +47,7 @@ def test_the_figures_numbers_are_those_of_the_network_itself(folder):
     more = (found["centre"] - found["corners"].mean(axis=1)).mean()
     low, high = found["interval"]
     assert len(found["centre"]) == 40 and low <= more <= high
-    assert f"on 40 test images lowers the probability of the true class by {found['centre'].mean():.3f}" in said[0]
+    assert f"on 40 images lowers the probability of the true class by {found['centre'].mean():.3f}" in said[0]
 
 
 @pytest.mark.long
