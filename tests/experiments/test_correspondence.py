@@ -49,7 +49,8 @@ def test_delta_is_that_of_the_networks_own_features(folder):
     assert list(found["layers"]) == ["pool2", "fc3"]
     assert list(found["parts"]) == ["centre", "top", "bottom", "left", "right"]
     split, mean = trained.dataset.test, trained.dataset.train.images.mean(axis=0)
-    chosen = [index for label in (0, 1) for index in np.flatnonzero(split.labels == label)[:3]]
+    order = examples(trained)
+    chosen = [index for label in (0, 1) for index in order[split.labels[order] == label][:3]]
     images = split.images[chosen].astype(np.float32)
     covered = images.copy()
     covered[:, 3:5, 3:5] = mean[3:5, 3:5]  # the centre: a quarter of 8 px
