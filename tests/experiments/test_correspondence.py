@@ -16,7 +16,7 @@ from cnnjax.errors import InputError
 from cnnjax.train import run
 from experiments import correspondence
 from experiments.correspondence import Options
-from experiments.looking import RunOptions, open_run
+from experiments.looking import RunOptions, examples, open_run
 from tests.experiments.test_filter_evolution import Quiet
 
 HEADER = "image,part,top,left,height,width"
