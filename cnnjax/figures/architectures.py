@@ -49,7 +49,7 @@ def draw(
         tiles.show(axes, tiles.grid(block(kernel)))
         axes.set_title(f"{name}\n{note}", fontsize=8)
     figure.suptitle("First-layer filters of several architectures, strongest first, and their spectra", fontsize=11)
-    scales = tiles.scales_in_words([np.abs(kernel).max() for kernel in kernels])
+    scales = tiles.scales_in_words([float(np.abs(kernel).max()) for kernel in kernels])
     said = (
         f"one scale a network: mid grey 0, black and white ± its largest weight ({scales}); "
         "blocks are as wide for any filters"
