@@ -78,7 +78,7 @@ def prepared_set(folder, number):
 @pytest.mark.faults
 @pytest.mark.parametrize("made", [packed_set, prepared_set])
 def test_a_set_of_four_times_the_memory_that_is_left(made, new, tmp_path):
-    """Left is what the limit allows beyond what the same training takes of a set of a few images."""
+    """Left is what the limit allows beyond what the same training takes of a set of 16 images, so of several steps."""
 
     def options(name, number):
         (tmp_path / name).mkdir()
@@ -91,7 +91,7 @@ def test_a_set_of_four_times_the_memory_that_is_left(made, new, tmp_path):
         )  # fmt: skip
 
     number = 200
-    few = runs.finish(new(), *options("few", 4), script=limited(0))
+    few = runs.finish(new(), *options("few", 16), script=limited(0))
     taken = int(re.findall(r"most memory: (\d+) bytes", few.error)[-1])
     left = number * SIDE**2 // 4
     workdir = new()
