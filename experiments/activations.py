@@ -19,19 +19,20 @@ from cnnjax.figures import activations as activations_figure
 from cnnjax.figures import files
 from cnnjax.figures.projections import Made, drawn_by_lot
 from cnnjax.train import run
-from cnnjax.visualize.activations import Activations
+from cnnjax.visualize.activations import Activations, tile_activations
 from cnnjax.visualize.deconvnet import Rule
 from cnnjax.visualize.evolution import Strongest, choose_maps, sees_nothing
 from experiments.looking import (
     PictureOptions,
     Trained,
+    look_of,
     made_of,
     open_run,
+    projector_of,
     require_at_most,
     require_tiles,
     strongest_of,
     studying,
-    tiles_of,
 )
 
 
@@ -59,68 +60,80 @@ class Options(PictureOptions):
 def main(options: Options, progress: Progress, opened: Trained | None = None) -> list[Path]:
     """`opened` is the run at that epoch, where it is open already. Returns the pictures."""
     trained = opened or open_run(options, progress)
+    study = Study(options, trained)
     if not options.every_epoch:
-        return looked_at(options, trained, {}, progress)
+        return study.pictures(trained, progress)
     if trained.is_own:
         raise InputError(f"--every-epoch goes with --run, got it with --network {options.network}")
     if options.epoch is not None:
         raise InputError(f"--every-epoch must not be given with --epoch, got {options.epoch}")
-    chosen: dict[str, Sequence[int]] = {}
-    pictures = looked_at(options, trained, chosen, progress)
+    pictures = study.pictures(trained, progress)
     config, dataset = trained.config, trained.dataset
     for epoch in reversed(run.kept_epochs(options.run)[:-1]):
         state = run.load_epoch(options.run, config, run.build(config, dataset), dataset, epoch)
         variables = {"params": state.params, "batch_stats": state.batch_stats}
-        pictures += looked_at(options, trained._replace(variables=variables, epoch=epoch), chosen, progress)
+        pictures += study.pictures(trained._replace(variables=variables, epoch=epoch), progress)
     return pictures
 
 
-def looked_at(options: Options, trained: Trained, chosen: dict[str, Sequence[int]], progress: Progress) -> list[Path]:
-    """The pictures of one epoch.
+class Study:
+    """What is looked for, chosen and compiled once for all epochs of a run."""
 
-    Args:
-        chosen: maps by layer; those of layers that it lacks are chosen here, and kept in it.
-    """
-    split = {"train": trained.dataset.train, "test": trained.dataset.test}[options.split]
-    layers = checked_layers(options, trained)
-    count = min(9, len(split)) if options.count is None else options.count
-    if count > len(split):
-        raise InputError(f"--count must be at most the {len(split)} images of the {options.split} split, got {count}")
-    for layer in layers:
-        row = trained.layers[layer]
-        option, maps = ("--maps", len(options.maps)) if options.maps else ("--random-maps", options.random_maps)
-        require_tiles(option, min(maps, row.output_shape[-1]), count, row, trained.dataset.image_shape)
-    with studying(
-        trained, "activations", {"layers": layers, "count": count, "split": options.split}, progress
-    ) as parts:
+    def __init__(self, options: Options, trained: Trained):
+        """Raises InputError for what the run or its images do not have."""
+        self._options = options
+        self._split = {"train": trained.dataset.train, "test": trained.dataset.test}[options.split]
+        self._layers = checked_layers(options, trained)
+        self._count = min(9, len(self._split)) if options.count is None else options.count
+        if self._count > len(self._split):
+            raise InputError(
+                f"--count must be at most the {len(self._split)} images of the {options.split} split, got {self._count}"
+            )
+        for layer in self._layers:
+            row = trained.layers[layer]
+            option, maps = ("--maps", len(options.maps)) if options.maps else ("--random-maps", options.random_maps)
+            require_tiles(option, min(maps, row.output_shape[-1]), self._count, row, trained.dataset.image_shape)
+        self._look = look_of(trained, self._layers, self._count)
+        self._projectors = {layer: projector_of(trained, layer, options.rule) for layer in self._layers}
+        self._chosen: dict[str, Sequence[int]] = {}  # maps by layer
 
-        def search() -> dict[str, np.ndarray]:
-            of_all = strongest_of(trained, layers, split, count, progress)
-            return {f"{layer} {part}": array for layer in layers for part, array in of_all[layer]._asdict().items()}
-
-        found = parts.get("search", search)
+    def pictures(self, trained: Trained, progress: Progress) -> list[Path]:
+        """Those of one epoch, of the maps that the first such call has chosen."""
+        options, split = self._options, self._split
         if options.on is not None and options.split == "test":
             searched = f"the {len(split):,} pictures of {options.on.name}"
         else:
             what = "training" if options.split == "train" else "test"
             searched = f"the {len(split):,} {what} images of {trained.dataset.name}"
-        pictures = []
-        for layer in progress.over("projecting", layers):
-            strongest = Strongest(*(found[f"{layer} {part}"] for part in Strongest._fields))
-            first = strongest.at_rank(0)
-            if layer not in chosen:
-                blank = sees_nothing(split.images, first, trained.layers[layer].fields)
-                maps = options.maps or choose_maps(first, options.random_maps, options.maps_seed, blank)
-                chosen[layer] = [int(number) for number in maps]
-            maps = chosen[layer]
-            among = "that some image excites and that see more than one colour"
-            by_lot = drawn_by_lot(len(maps), len(first.value), options.maps_seed, among)
-            how = "named" if options.maps else by_lot
-            seen = tiles_of(trained, layer, strongest, maps, split, options.rule)
-            made = made_of(trained, layer, seen, split, options.rule, how)
-            pictures.append(draw(trained, seen, layer, searched, options.split, made))
-        progress.say(f"figures in {trained.figures}")
-    return pictures
+        settings = {"layers": self._layers, "count": self._count, "split": options.split}
+        with studying(trained, "activations", settings, progress) as parts:
+            found = parts.get("search", lambda: self._search(trained, progress))
+            pictures = []
+            for layer in progress.over("projecting", self._layers):
+                strongest = Strongest(*(found[f"{layer} {part}"] for part in Strongest._fields))
+                pictures.append(self._picture(trained, layer, strongest, searched))
+            progress.say(f"figures in {trained.figures}")
+        return pictures
+
+    def _search(self, trained: Trained, progress: Progress) -> dict[str, np.ndarray]:
+        of_all = strongest_of(trained, self._look, self._split, progress)
+        return {f"{layer} {part}": array for layer in self._layers for part, array in of_all[layer]._asdict().items()}
+
+    def _picture(self, trained: Trained, layer: str, strongest: Strongest, searched: str) -> Path:
+        options, split, projector = self._options, self._split, self._projectors[layer]
+        fields, first = trained.layers[layer].fields, strongest.at_rank(0)
+        if layer not in self._chosen:
+            blank = sees_nothing(split.images, first, fields)
+            maps = options.maps or choose_maps(first, options.random_maps, options.maps_seed, blank)
+            self._chosen[layer] = [int(number) for number in maps]
+        maps = self._chosen[layer]
+        among = "that some image excites and that see more than one colour"
+        how = "named" if options.maps else drawn_by_lot(len(maps), len(first.value), options.maps_seed, among)
+        seen = tile_activations(
+            projector, trained.variables, strongest, maps, split.images, fields, group=trained.group
+        )
+        made = made_of(trained, layer, projector, seen, split, options.rule, how)
+        return draw(trained, seen, layer, searched, options.split, made)
 
 
 def checked_layers(options: Options, trained: Trained) -> tuple[str, ...]:

@@ -33,11 +33,11 @@ from cnnjax.train.feed import in_its_own_order
 from cnnjax.train.lock import locked
 from cnnjax.train.step import make_evaluate
 from cnnjax.train.training import evaluated
-from cnnjax.visualize.activations import Activations
+from cnnjax.visualize.activations import Activations, tile_activations
 from cnnjax.visualize.deconvnet import Rule
 from cnnjax.visualize.evolution import choose_maps
 from cnnjax.visualize.filters import BANDS, FilterMeasures, dead_filters, measure, power_spectrum, radial_power
-from experiments.looking import made_of, opened, strongest_of, tiles_of
+from experiments.looking import look_of, made_of, opened, projector_of, strongest_of
 
 SECOND = "conv2"  # the layer in which the paper sees aliasing
 MEASURED_IMAGES = 256  # test images whose responses tell how much is aliased
@@ -241,11 +241,14 @@ def second_layer(
 ) -> tuple[Activations, Made]:
     """The strongest activation over all test images of a seeded choice of layer 2's maps, projected."""
     trained = opened(finished, dataset, folder)
-    strongest = strongest_of(trained, (SECOND,), dataset.test, 1, progress)[SECOND]
+    strongest = strongest_of(trained, look_of(trained, (SECOND,), 1), dataset.test, progress)[SECOND]
     maps = choose_maps(strongest.at_rank(0), options.maps, options.maps_seed)
-    seen = tiles_of(trained, SECOND, strongest, maps, dataset.test, options.rule)
+    projector, fields = projector_of(trained, SECOND, options.rule), trained.layers[SECOND].fields
+    seen = tile_activations(
+        projector, trained.variables, strongest, maps, dataset.test.images, fields, group=trained.group
+    )
     by_lot = drawn_by_lot(len(maps), strongest.value.shape[1], options.maps_seed, "that some image excites")
-    return seen, made_of(trained, SECOND, seen, dataset.test, options.rule, by_lot)
+    return seen, made_of(trained, SECOND, projector, seen, dataset.test, options.rule, by_lot)
 
 
 def clean_errors(finished: run.Run, dataset: Dataset) -> tuple[float, float, float]:

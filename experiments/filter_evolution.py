@@ -190,11 +190,8 @@ def main(arguments: Arguments, progress: Progress) -> list[Path]:
         blank = sees_nothing(images, last, fields)
         chosen = choose_maps(last, options.maps, options.maps_seed, blank)
         of_layer = {epoch: strongest[epoch][layer] for epoch in epochs}
-        evolutions[layer] = tile_evolution(
-            feature_maps, layer, variables, of_layer, chosen, images, seen.preprocess, fields, rule=options.rule,
-            group=group,
-        )  # fmt: skip
-        projector = make_projector(feature_maps, layer, seen.preprocess, rule=options.rule, signal=1.0)
+        projector = make_projector(feature_maps, layer, seen.preprocess, rule=options.rule)
+        evolutions[layer] = tile_evolution(projector, variables, of_layer, chosen, images, fields, group=group)
         alike = alike_through_others(
             projector, variables[epochs[-1]], images, last.image[chosen], last.unit[chosen], chosen, group=group
         )

@@ -32,11 +32,12 @@ from cnnjax.models import foreign
 from cnnjax.train import run, weight_files
 from cnnjax.train.lock import locked
 from cnnjax.train.step import Preprocess, make_preprocess
-from cnnjax.visualize.activations import Activations, tile_activations
+from cnnjax.visualize.activations import Activations
 from cnnjax.visualize.deconvnet import Rule
 from cnnjax.visualize.evolution import (
     LEAST_CONTRAST,
     FeatureMaps,
+    Projector,
     Strongest,
     alike_through_others,
     group_size,
@@ -442,34 +443,29 @@ def opened(finished: run.Run, dataset: Dataset, folder: Path) -> Trained:
     return Trained(finished.config, dataset, network, variables, finished.preprocess, layers, epoch, folder)
 
 
+def look_of(trained: Trained, layers: Sequence[str], count: int) -> Callable[..., dict[str, Strongest]]:
+    """What looks for the strongest activations of every map of the layers, compiled once for all epochs."""
+    return make_look(maps_of(trained, layers), trained.preprocess, count)
+
+
 def strongest_of(
-    trained: Trained, layers: Sequence[str], split: Split, count: int, progress: Progress
+    trained: Trained, look: Callable[..., dict[str, Strongest]], split: Split, progress: Progress
 ) -> dict[str, Strongest]:
-    """The strongest activations of every map of the layers over all images of the split, in one pass."""
-    look = make_look(maps_of(trained, layers), trained.preprocess, count)
+    """What `look` finds in all images of the split, in one pass."""
     groups = range(0, len(split), trained.group)
     told = (batch for batch, _ in zip(batches(split, trained.group), progress.over("looking", groups), strict=True))
     return strongest_activations(look, trained.variables, told, group=trained.group)
 
 
-def tiles_of(
-    trained: Trained,
-    layer: str,
-    strongest: Strongest,
-    maps: Sequence[int] | np.ndarray,
-    split: Split,
-    rule: Rule = "deconvnet",
-) -> Activations:
-    """The projections of these activations of the chosen maps, and the patches of the images of the split."""
-    return tile_activations(
-        maps_of(trained, (layer,)), layer, trained.variables, strongest, maps, split.images, trained.preprocess,
-        trained.layers[layer].fields, rule=rule, group=trained.group,
-    )  # fmt: skip
+def projector_of(trained: Trained, layer: str, rule: Rule = "deconvnet") -> Projector:
+    """What projects units of the layer, compiled once for all epochs."""
+    return make_projector(maps_of(trained, (layer,)), layer, trained.preprocess, rule=rule)
 
 
-def made_of(trained: Trained, layer: str, seen: Activations, split: Split, rule: Rule, chosen: str) -> Made:
+def made_of(
+    trained: Trained, layer: str, projector: Projector, seen: Activations, split: Split, rule: Rule, chosen: str
+) -> Made:
     """How these projections were made, in words; how alike they are through other images is of the strongest ones."""
-    projector = make_projector(maps_of(trained, (layer,)), layer, trained.preprocess, rule=rule, signal=1.0)
     strongest = seen.image[:, 0], seen.unit[:, 0], seen.maps
     alike = alike_through_others(projector, trained.variables, split.images, *strongest, group=trained.group)
     return Made.of(rule, alike, trained.layers[layer].fields, chosen)

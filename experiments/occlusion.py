@@ -6,8 +6,6 @@ centre, where the object mostly is, lower the true class more than one in a corn
 """
 
 import dataclasses
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,15 +21,17 @@ from cnnjax.errors import InputError
 from cnnjax.figures import files
 from cnnjax.figures import occlusion as occlusion_figure
 from cnnjax.visualize.deconvnet import Rule
-from cnnjax.visualize.evolution import Strongest, alike_through_others, make_projector, tile_units
+from cnnjax.visualize.evolution import Projector, Strongest, alike_through_others, tile_units
 from cnnjax.visualize.occlusion import Activity, bootstrap_interval, corners_along, falls, make_respond, occlusion
 from experiments.looking import (
     PictureOptions,
     Trained,
     example_images,
+    look_of,
     looked_at,
     maps_of,
     open_run,
+    projector_of,
     strongest_of,
     studying,
 )
@@ -103,12 +103,10 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
 
         def search() -> dict[str, np.ndarray]:
             train, layer = trained.dataset.train, settings.layer
-            return strongest_of(trained, (layer,), train, options.others, progress)[layer]._asdict()
+            return strongest_of(trained, look_of(trained, (layer,), options.others), train, progress)[layer]._asdict()
 
         found = Strongest(**parts.get("search", search))
-        maps = maps_of(trained, (settings.layer,))
-        by_rule = partial(make_projector, maps, settings.layer, trained.preprocess, rule=options.rule)
-        projector, of_one = by_rule(), by_rule(signal=1.0)
+        projector = projector_of(trained, settings.layer, options.rule)
         rows = []
         chosen = images or example_images(trained, options.random_images, progress, options.seed)
         for number in progress.over("covering", chosen):
@@ -125,7 +123,7 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
                     "probability": seen.covered.probabilities[..., labels[number]],
                     "whole_probability": seen.whole.probabilities[labels[number]],
                     "best": np.argmax(seen.covered.probabilities, axis=-1),
-                    **projections(projector, of_one, trained, settings.layer, number, watched, found),
+                    **projections(projector, trained, settings.layer, number, watched, found),
                 }
 
             part: dict[str, Any] = {
@@ -166,20 +164,11 @@ def checked_settings(options: Options, trained: Trained) -> Settings:
 
 
 def projections(
-    projector: Callable[..., jax.Array],
-    of_one: Callable[..., jax.Array],
-    trained: Trained,
-    layer: str,
-    number: int,
-    watched: int,
-    found: Strongest,
+    projector: Projector, trained: Trained, layer: str, number: int, watched: int, found: Strongest
 ) -> dict[str, np.ndarray]:
     """The map's strongest activation in this test image, projected, then those found in the training images.
 
     Beside them the patches of these images, and how alike each projection is through another of them.
-
-    Args:
-        of_one: the projector with 1 in the place of each activation.
     """
     own = trained.dataset.test.images[number : number + 1]
     seen = ops.jit(maps_of(trained, (layer,)))(trained.variables, trained.preprocess(own))
@@ -190,7 +179,7 @@ def projections(
     every, maps, fields = np.arange(len(images)), np.full(len(images), watched), trained.layers[layer].fields
     variables, group = trained.variables, trained.group
     projected, patches = tile_units(projector, variables, images, every, units, maps, fields, group=group)
-    alike = alike_through_others(of_one, variables, images, every, units, maps, group=group)
+    alike = alike_through_others(projector, variables, images, every, units, maps, group=group)
     return {"projections": projected, "patches": patches, "alike": alike}
 
 

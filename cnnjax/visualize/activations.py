@@ -4,22 +4,13 @@ For each chosen feature map the images of a data set that excite it most, at mos
 does not say; else nine neighbours in one image would fill a block), and each of these activations projected alone.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
-from cnnjax.visualize.deconvnet import Rule
-from cnnjax.visualize.evolution import (
-    GROUP,
-    FeatureMaps,
-    Fields,
-    Strongest,
-    make_projector,
-    places_in_tiles,
-    tile_units,
-)
+from cnnjax.visualize.evolution import GROUP, Fields, Projector, Strongest, places_in_tiles, tile_units
 
 
 class Activations(NamedTuple):
@@ -35,33 +26,30 @@ class Activations(NamedTuple):
 
 
 def tile_activations(
-    feature_maps: FeatureMaps,
-    layer: str,
+    projector: Projector,
     variables: Any,
     strongest: Strongest,
     maps: Sequence[int] | np.ndarray,
     images: Any,
-    preprocess: Callable[[Any], Array],
     fields: Fields,
     *,
-    rule: Rule = "deconvnet",
     group: int = GROUP,
 ) -> Activations:
     """The projections of the strongest activations of the chosen maps, each beside the patch of its image.
 
     Args:
+        projector: of this layer, from `evolution.make_projector`.
         strongest: of this layer, as `evolution.strongest_activations` finds them in `images`.
         images: the data set, an array or what gives arrays for rows as one does; only those that are among the
             strongest are read.
         fields: of the layer's units.
-        rule: of the projections.
         group: projections at a time, at most.
     """
     maps = np.asarray(maps)
     value, image, unit = (np.swapaxes(part[:, maps], 0, 1) for part in strongest)
     count = image.shape[1]
     projections, patches = tile_units(
-        make_projector(feature_maps, layer, preprocess, rule=rule),
+        projector,
         variables,
         images,
         image.reshape(-1),

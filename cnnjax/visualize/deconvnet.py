@@ -6,6 +6,7 @@ rule is the wanted one, and `project` takes the vector-Jacobian product with one
 out, because they are added; there is no ReLU behind the last transposed convolution, so the pixels are signed.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
@@ -87,7 +88,7 @@ def project(
     units: Int[Array | np.ndarray, "batch axes"],
     *,
     rule: Rule = "deconvnet",
-    signal: float | None = None,
+    signal: float | Float[Array, ""] = math.nan,
 ) -> Float[Array, "batch height width channels"]:
     """One activation of each image, projected to pixels; signed, in units of the network's input.
 
@@ -96,13 +97,14 @@ def project(
         images: one image an activation; its own pooling switches are used.
         units: where each activation stands in its image's part of the layer, (row, column, map) or (unit,).
         rule: what happens at a ReLU on the way down.
-        signal: what comes down in the place of each activation; None: the activation itself.
+        signal: what comes down in the place of each activation; NaN: the activation itself.
     """
     units = _checked_units(units, jax.eval_shape(feature_map, images).shape)
     activations, backward = jax.vjp(with_relu_rule(feature_map, rule), images)
     index = (jnp.arange(images.shape[0]), *jnp.moveaxis(units, 1, 0))
     # All other units of the layer are set to zero, the other maps included.
-    return backward(jnp.zeros_like(activations).at[index].set(activations[index] if signal is None else signal))[0]
+    down = jnp.where(jnp.isnan(signal), activations[index], signal)
+    return backward(jnp.zeros_like(activations).at[index].set(down))[0]
 
 
 def _checked_units(units: Any, shape: tuple[int, ...]) -> Array | np.ndarray:

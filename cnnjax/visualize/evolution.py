@@ -26,6 +26,7 @@ MOST_BYTES = 2**30  # of all feature maps of a group
 
 Fields = tuple[ReceptiveField, ...] | None  # of a layer's units, along height and width; None: they see the whole image
 FeatureMaps = Callable[[Any, Array], Mapping[str, Any]]  # (variables, images) -> activations by layer
+Projector = Callable[..., Array]  # (variables, images, units, signal) -> pixels, from `make_projector`
 
 
 class Strongest(NamedTuple):
@@ -217,28 +218,24 @@ def sees_nothing(
 
 
 def tile_evolution(
-    feature_maps: FeatureMaps,
-    layer: str,
+    projector: Projector,
     variables_by_epoch: dict[int, Any],
     strongest_by_epoch: dict[int, Strongest],
     maps: Sequence[int] | np.ndarray,
     images: Any,
-    preprocess: Callable[[Any], Array],
     fields: Fields,
     *,
-    rule: Rule = "deconvnet",
     group: int = GROUP,
 ) -> Evolution:
     """The projections of one layer's chosen maps at every epoch, each beside the patch of its image.
 
     Args:
+        projector: of this layer, from `make_projector`.
         images: the data set from which `strongest_by_epoch` was taken, an array or what gives arrays for rows as one.
         fields: of the layer's units.
-        rule: of the projections.
         group: projections at a time, at most.
     """
     maps = np.asarray(maps)
-    projector = make_projector(feature_maps, layer, preprocess, rule=rule)
     values, indices, units, projections, patches = [], [], [], [], []
     for epoch, variables in variables_by_epoch.items():
         strongest = strongest_by_epoch[epoch]
@@ -255,28 +252,26 @@ def tile_evolution(
 
 
 def make_projector(
-    feature_maps: FeatureMaps,
-    layer: str,
-    preprocess: Callable[[Any], Array],
-    *,
-    rule: Rule = "deconvnet",
-    signal: float | None = None,
-) -> Callable[..., Array]:
-    """Returns the compiled (variables, images, units) -> pixels: one unit of `layer` in each image, projected.
+    feature_maps: FeatureMaps, layer: str, preprocess: Callable[[Any], Array], *, rule: Rule = "deconvnet"
+) -> Projector:
+    """Returns the compiled (variables, images, units, signal) -> pixels: one unit of `layer` in each image, projected.
+
+    It is compiled once for every epoch, and for every signal, which need not be given.
 
     Args:
-        rule, signal: as `project` takes them.
+        rule: as `project` takes it, and `signal` too.
     """
 
-    def projector(variables, images, units):
+    def projector(variables, images, units, signal):
         seen = preprocess(images)
         return project(lambda x: feature_maps(variables, x)[layer], seen, units, rule=rule, signal=signal)
 
-    return ops.jit(projector)
+    compiled = ops.jit(projector)
+    return lambda variables, images, units, signal=math.nan: compiled(variables, images, units, signal)
 
 
 def tile_units(
-    projector: Callable[..., Array],
+    projector: Projector,
     variables: Any,
     images: np.ndarray,
     image: Int[np.ndarray, " units"],
@@ -362,7 +357,7 @@ def places_in_tiles(
 
 
 def alike_through_others(
-    projector: Callable[..., Array],
+    projector: Projector,
     variables: Any,
     images: Any,
     image: Int[np.ndarray, " units"],
@@ -377,15 +372,16 @@ def alike_through_others(
     without pools at all; NaN where nothing comes down, or there is one image only.
 
     Args:
-        projector: from `make_projector`, with `signal=1`, so that the unit need not be active in the other image.
-        images, image, unit, maps, group: as `tile_units` takes them.
+        projector, images, image, unit, maps, group: as `tile_units` takes them.
     """
     found = []
+    signal = 1.0  # so that the unit need not be active in the other image
     others = (image + len(images) // 2) % len(images)
     for rows in in_groups(len(image), max(1, 3 * group // 4)):
         places = np.column_stack([unit, maps])[rows]
         own, other = (
-            np.asarray(projector(variables, images[of[rows]], places)).reshape(len(rows), -1) for of in (image, others)
+            np.asarray(projector(variables, images[of[rows]], places, signal)).reshape(len(rows), -1)
+            for of in (image, others)
         )
         sizes = np.linalg.norm(own, axis=1) * np.linalg.norm(other, axis=1)
         cosines = np.sum(own * other, axis=1) / np.where(sizes > 0, sizes, np.nan)

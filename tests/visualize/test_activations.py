@@ -15,7 +15,7 @@ from cnnjax.data import Split, batches
 from cnnjax.geometry import ReceptiveField
 from cnnjax.visualize.activations import tile_activations
 from cnnjax.visualize.deconvnet import project
-from cnnjax.visualize.evolution import make_look, strongest_activations
+from cnnjax.visualize.evolution import make_look, make_projector, strongest_activations
 
 SHAPE = (16, 16, 3)
 
@@ -155,7 +155,8 @@ def test_each_tile_is_the_projection_of_its_activation_beside_its_patch(split):
 
     found = strongest_activations(make_look(feature_maps, scaled, 4), 2.0, batches(split, 64))["conv1"]
     fields = (ReceptiveField(1, 1, 0.0),) * 2
-    seen = tile_activations(feature_maps, "conv1", 2.0, found, [2, 0], split.images, scaled, fields)
+    projector = make_projector(feature_maps, "conv1", scaled)
+    seen = tile_activations(projector, 2.0, found, [2, 0], split.images, fields)
     assert seen.projections.shape == seen.patches.shape == (2, 4, 1, 1, 3)
     for row, channel in enumerate((2, 0)):
         for rank in range(4):
@@ -174,7 +175,8 @@ def test_a_dense_unit_sees_the_whole_image(network, split, found):
     """All 20 units of the layer are 180 projections, in three groups of 60; each the same as alone."""
     feature_maps, variables = network
     mine = found[64]["fc3"]
-    seen = tile_activations(feature_maps, "fc3", variables, mine, range(20), split.images, preprocess, None)
+    projector = make_projector(feature_maps, "fc3", preprocess)
+    seen = tile_activations(projector, variables, mine, range(20), split.images, None)
     assert seen.projections.shape == (20, 9, *SHAPE) and seen.unit.shape == (20, 9, 0)
     np.testing.assert_array_equal(seen.patches[19, 8], split.images[mine.image[8, 19]])
     chosen = preprocess(split.images[mine.image[:, 19]])

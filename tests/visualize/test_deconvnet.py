@@ -16,7 +16,7 @@ from cnnjax.models.building import Layers
 from cnnjax.tracing.relus import feature_maps_of, with_offset
 from cnnjax.visualize.attribution import grad_cam
 from cnnjax.visualize.deconvnet import BACKWARD, project, project_by_switches, with_relu_rule
-from cnnjax.visualize.evolution import make_look, strongest_activations, tile_evolution
+from cnnjax.visualize.evolution import make_look, make_projector, strongest_activations, tile_evolution
 from tests.cases import normal
 
 
@@ -759,7 +759,8 @@ def test_the_evolution_of_a_residual_network(layer):
         at = (found[name].image, *found[name].unit.T, np.arange(values.shape[-1]))
         np.testing.assert_allclose(np.asarray(values)[at], found[name].value, rtol=1e-5)
     fields = (ReceptiveField(64, 1, 0.0),) * 2  # the whole image
-    tiles = tile_evolution(feature_maps, layer, {0: variables}, {0: found[layer]}, [0, 1], images, preprocess, fields)
+    projector = make_projector(feature_maps, layer, preprocess)
+    tiles = tile_evolution(projector, {0: variables}, {0: found[layer]}, [0, 1], images, fields)
     chosen = preprocess(jnp.asarray(images[found[layer].image[:2]]))
     units = np.column_stack([found[layer].unit[:2], [0, 1]])
     expected = jax.jit(lambda x: project(lambda x: feature_maps(variables, x)[layer], x, units))(chosen)

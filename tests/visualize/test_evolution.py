@@ -155,7 +155,7 @@ def filtered(pool):
 @pytest.mark.parametrize("pool", [False, True])
 def test_without_switches_a_deconvnet_shows_the_weights_alone(rule, pool):
     images = np.random.default_rng(2).integers(0, 256, (20, 12, 12, 3), dtype=np.uint8)
-    projector = make_projector(filtered(pool), "conv2", lambda x: x / 64.0 - 2, rule=rule, signal=1.0)
+    projector = make_projector(filtered(pool), "conv2", lambda x: x / 64.0 - 2, rule=rule)
     which, units, maps = np.arange(20), np.tile([3, 2], (20, 1)), np.arange(20) % 3
     found = alike_through_others(projector, 0.0, images, which, units, maps, group=4)
     if rule == "deconvnet" and not pool:
@@ -163,7 +163,7 @@ def test_without_switches_a_deconvnet_shows_the_weights_alone(rule, pool):
     else:
         assert np.nanmax(found) < 0.999
     if rule == "deconvnet":
-        own, other = (projector(0.0, images[[row]], np.array([[3, 2, 1]])) for row in (1, 11))
+        own, other = (projector(0.0, images[[row]], np.array([[3, 2, 1]]), 1.0) for row in (1, 11))
         cosine = np.sum(own * other) / np.linalg.norm(own) / np.linalg.norm(other)
         np.testing.assert_allclose(found[1], cosine, rtol=1e-5)
     alone = alike_through_others(projector, 0.0, images[:1], which[:1], units[:1], maps[:1])
@@ -203,9 +203,8 @@ def test_tiles_hold_the_projection_of_that_activation_and_its_patch(split, group
         epoch: strongest_activations(look, v, batches(split, 4))["conv1"].at_rank(0) for epoch, v in variables.items()
     }
     fields = (ReceptiveField(1, 1, 0.0),) * 2
-    tiles = tile_evolution(
-        two_layers, "conv1", variables, strongest, [0, 2], split.images, preprocess, fields, group=group
-    )
+    projector = make_projector(two_layers, "conv1", preprocess)
+    tiles = tile_evolution(projector, variables, strongest, [0, 2], split.images, fields, group=group)
     assert tiles.projections.shape == (2, 2, 1, 1, 3)
     for row, channel in enumerate((0, 2)):
         for column, (epoch, scale) in enumerate(variables.items()):
@@ -244,7 +243,8 @@ def test_what_reaches_a_bound_is_told_apart_and_projected(split):
     largest = split.images.max(axis=(0, 1, 2))
     np.testing.assert_allclose(strongest.value, 8 * (largest / 64 - 1))
     fields = (ReceptiveField(1, 1, 0.0),) * 2
-    tiles = tile_evolution(maps, "high", {1: 8.0}, {1: strongest}, [0, 1, 2], split.images, preprocess, fields)
+    projector = make_projector(maps, "high", preprocess)
+    tiles = tile_evolution(projector, {1: 8.0}, {1: strongest}, [0, 1, 2], split.images, fields)
     np.testing.assert_array_equal(np.einsum("mehwm->m", tiles.patches), largest)
     np.testing.assert_allclose(np.einsum("mehwm->m", tiles.projections), 2 * strongest.value)
 
