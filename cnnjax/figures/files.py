@@ -36,10 +36,7 @@ def save(path: Path, figure: Any, **arrays: Any) -> Path:
         `path`.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.text import Text
 
-    for text in figure.findobj(Text):
-        text.set_parse_math(False)  # a class may be called "$"
     with replacing(path) as file:
         FigureCanvasAgg(figure).print_figure(file, format="png", dpi=150, facecolor="white")
     save_arrays(path.with_suffix(".npz"), **arrays)

@@ -45,6 +45,7 @@ def own(draw: Callable[_P, _R]) -> Callable[_P, _R]:
 
         with matplotlib.rc_context():
             matplotlib.rcdefaults()
+            matplotlib.rcParams["text.parse_math"] = False  # a class may be called "$"
             return draw(*arguments, **options)
 
     return drawn
@@ -53,7 +54,7 @@ def own(draw: Callable[_P, _R]) -> Callable[_P, _R]:
 def make_logarithmic(axes: Any, which: Literal["x", "y"]) -> None:
     """Gives an axis a logarithmic scale, with ticks at 1, 2 and 5 of each power of ten, in plain digits.
 
-    matplotlib's own are TeX, which `files.save` leaves as it is.
+    matplotlib's own are TeX, which `own` has drawn as it is written.
     """
     from matplotlib.ticker import LogLocator, NullFormatter
 

@@ -1,5 +1,6 @@
 """Words that fit the place that there is for them. Widths are in inches, sizes of letters in points."""
 
+import functools
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -18,6 +19,7 @@ def shortened(text: str, most: int) -> str:
     return f"{text[: most - 1 - end]}…{text[-end:]}"
 
 
+@functools.lru_cache(maxsize=10_000)
 def width_of(text: str, points: float) -> float:
     """How wide the longest line of the text is drawn."""
     from matplotlib.font_manager import FontProperties

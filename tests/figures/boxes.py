@@ -56,8 +56,6 @@ def recorded(monkeypatch) -> Iterator[dict[object, list[Box]]]:
 
 def of_figure(figure, monkeypatch) -> list[Box]:
     """The texts of a figure as it is saved, but for the resolution."""
-    for text in figure.findobj(Text):
-        text.set_parse_math(False)
     figure.set_dpi(DPI)
     with recorded(monkeypatch) as found:
         FigureCanvasAgg(figure).draw()

@@ -36,6 +36,13 @@ def test_a_users_settings_change_no_figure_and_are_back_afterwards(tmp_path):
         assert dict(matplotlib.rcParams) == before
 
 
+def test_what_looks_like_tex_is_drawn_as_it_is_written(tmp_path):
+    r"""As TeX "$\frac$" is an error."""
+    curves = np.linspace(0, 1, 6).reshape(2, 3)
+    figure = convergence.draw((0, 1, 2), (r"$\frac$", "conv2"), curves, curves, curves)
+    assert files.save(tmp_path / "named.png", figure).stat().st_size > 0
+
+
 def test_every_drawing_is_made_under_our_own_settings():
     names = [module.name for module in pkgutil.iter_modules(cnnjax.figures.__path__)]
     modules = [importlib.import_module(f"cnnjax.figures.{name}") for name in names]
