@@ -47,16 +47,24 @@ def _evolution(options: RunOptions, progress: Progress, trained: Trained) -> lis
     return filter_evolution.main(Arguments(config, options.run, filter_evolution.Options()), progress)
 
 
+def _of_run(options: RunOptions) -> dict[str, Any]:
+    return {field.name: getattr(options, field.name) for field in dataclasses.fields(RunOptions)}
+
+
 def _study(module: Any) -> Study:
-    fields = [field.name for field in dataclasses.fields(RunOptions)]
-    return lambda options, progress, trained: module.main(
-        module.Options(**{name: getattr(options, name) for name in fields}), progress, trained
-    )
+    return lambda options, progress, trained: module.main(module.Options(**_of_run(options)), progress, trained)
+
+
+def _activations(options: RunOptions, progress: Progress, trained: Trained) -> list[Path]:
+    """Of every kept epoch, which the page's slider moves through; the list of figures has those of the last one."""
+    every = not trained.is_own and options.epoch is None
+    made = activations.main(activations.Options(**_of_run(options), every_epoch=every), progress, trained)
+    return [path for path in made if path.parent == trained.figures]
 
 
 STUDIES: dict[str, Study] = {
     "evolution": _evolution,
-    "activations": _study(activations),
+    "activations": _activations,
     "invariance": _study(invariance),
     "occlusion": _study(occlusion),
     "correspondence": _study(correspondence),

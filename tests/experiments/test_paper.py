@@ -32,9 +32,10 @@ def folder(tmp_path_factory):
 def test_the_page_lists_every_figure_that_was_made(folder):
     paper.main(Options(run=folder, only=("activations",)), Quiet())
     page = (folder / "figures" / "paper.md").read_text()
-    made = sorted(path.relative_to(folder / "figures") for path in (folder / "figures").rglob("*.png"))
-    assert [path.name for path in made] == ["activations_conv1.png", "activations_conv2.png"]
-    assert all(f"]({path})" in page for path in made) and f"experiments.activations --run {folder}" in page
+    made = sorted(str(path.relative_to(folder / "figures")) for path in (folder / "figures").rglob("*.png"))
+    assert made == [f"epoch-{epoch}/activations_{layer}.png" for epoch in (0, 1) for layer in ("conv1", "conv2")]
+    assert re.findall(r"]\((.*?)\)", page) == made[2:]  # of the last epoch; the page of the run has all
+    assert f"experiments.activations --run {folder}" in page
 
 
 def test_an_epoch_that_was_not_kept_is_refused_before_the_first_study(folder):
