@@ -48,6 +48,8 @@ from cnnjax.visualize.evolution import (
 )
 from experiments import pictures
 
+ON = "on-"  # begins the names of folders with figures of pictures that a user has named
+
 
 @dataclasses.dataclass(frozen=True)
 class Place:
@@ -256,7 +258,7 @@ def with_pictures(trained: Trained, given: Sequence[str], option: str, progress:
 def place_of(given: Sequence[str]) -> str:
     """The folder, in that of a run's figures, of what is drawn of pictures that a user has named."""
     stem = Path(given[0]).stem if len(given) == 1 else "pictures"
-    return "on-" + re.sub(r"[^A-Za-z0-9_-]+", "-", stem)[:60]
+    return ON + re.sub(r"[^A-Za-z0-9_-]+", "-", stem)[:60]
 
 
 def looked_at(trained: Trained, images: Sequence[int | str], progress: Progress) -> tuple[Trained, tuple[int, ...]]:

@@ -40,6 +40,7 @@ from cnnjax.report.records import Made
 from cnnjax.train import run as runs
 from cnnjax.visualize import lives
 from experiments import attribution, studies
+from experiments.looking import ON
 
 HATCH = 4  # pixels from one line to the next, of what is outside of an image
 MOST_RUNS = 6  # that a page tells apart
@@ -385,25 +386,29 @@ class Reading:
             return records.Confusion(names, of["counts"], epoch, self._made("classify", path, epoch))
         return None
 
+    def _places(self, study: str) -> list[tuple[int | None, str, Path]]:
+        """Where a study leaves its figures: (epoch, "", folder); those of a user's own pictures in folders in these."""
+        folders: list[tuple[int | None, Path]] = [(e, self._figures / f"epoch-{e}") for e in self._epochs]
+        if study == "evolution":
+            folders = [(None, self._figures)]
+        own = [(epoch, printable(of.name), of) for epoch, folder in folders for of in _in_order(folder.glob(f"{ON}*"))]
+        return [*((epoch, "", folder) for epoch, folder in folders), *own]
+
     def _listed(self) -> tuple[records.Study, ...]:
         """Every study, made or not."""
         listed = []
         for name, study in studies.STUDIES.items():
-            folders = (
-                {None: self._figures}
-                if name == "evolution"
-                else {e: self._figures / f"epoch-{e}" for e in self._epochs}
-            )
             figures, above, epochs = [], [], []
-            for epoch, folder in folders.items():
+            for epoch, own, folder in self._places(name):
                 for path in _in_order(path for pattern in study.pictures for path in folder.glob(pattern)):
-                    epochs.append(epoch)
                     npz = path.with_suffix(".npz")
                     made = Made(self._link(npz) if npz.is_file() else "", self._link(path), "")
-                    if name in EMBEDDED:
-                        called = path.stem if epoch is None else f"{path.stem}, epoch {epoch}"
+                    if not own:
+                        epochs.append(epoch)
+                    if own or name in EMBEDDED:
+                        called = [path.stem, f"epoch {epoch}" if epoch is not None else "", own]
                         with self._reading(name, path):
-                            figures.append(records.Figure(called, path.read_bytes(), made))
+                            figures.append(records.Figure(", ".join(filter(None, called)), path.read_bytes(), made))
                     else:
                         above.append(made)
             notes = [f"{note}." for note in self._notes.get(name, [])]

@@ -183,6 +183,18 @@ def test_a_run_that_is_going_on_has_a_page_as_far_as_it_is(tmp_path):
     assert read.text.count("Not made. The command makes it:") == len(studies.STUDIES)
 
 
+def test_figures_of_a_users_own_pictures_are_on_the_page_by_the_name_of_these(tmp_path):
+    folder = finished(tmp_path / "run")
+    for place, name in (("on-holiday", "evolution_conv1"), ("epoch-5/on-cats", "activations_conv1")):
+        path = folder / "figures" / place / f"{name}.png"
+        path.parent.mkdir()
+        Image.new("RGB", (4, 4)).save(path)
+    read, said = made(folder)
+    assert len(said) == 1  # nothing is left out
+    for alt in ("evolution_conv1, on-holiday", "activations_conv1, epoch 5, on-cats"):
+        assert any(attributes.get("alt", "").endswith(f": {alt}") for tag, attributes in read.elements if tag == "img")
+
+
 def test_a_run_of_before_that_kept_less_has_a_page_without_it(tmp_path):
     folder = finished(tmp_path / "run")
     (folder / "figures" / studies.LAYERS).unlink()
