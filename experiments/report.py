@@ -250,6 +250,7 @@ class Reading:
                     _grey_levels(of["patches"] / 255),
                     _in_words(of, str(of.get("contrast", "tile"))),
                     self._made("evolution", path),
+                    _places(of),
                 )
                 if "every_value" in of:  # a run of before has none
                     axes = {f"every_{name}": "maps epochs" for name in lives.Lives._fields}
@@ -300,6 +301,7 @@ class Reading:
                         _grey_levels(of["patches"] / 255),
                         _in_words(of, "tile"),
                         self._made("activations", path, epoch),
+                        _places(of),
                     )
                     found.setdefault(path.stem.removeprefix("activations_"), {})[epoch] = one
         return found
@@ -485,8 +487,18 @@ def _in_words(of: Mapping[str, np.ndarray], contrast: str) -> str:
     made = Projected(str(of["rule"]), float(of["alike"]), (field[0], field[1]) if field else None, str(of["chosen"]))
     height, width = of["projections"].shape[2:4]
     by = f"projections by {NAMES[made.rule]}: mid grey 0, contrast by {contrast}"
-    said = (f"maps: {made.chosen}", tile_in_words(made, (height, width)), by, depends_in_words(made))
+    cross = "+: the unit's place" if "place" in of else ""
+    said = (f"maps: {made.chosen}", tile_in_words(made, (height, width)), cross, by, depends_in_words(made))
     return "; ".join(filter(None, said))
+
+
+def _places(of: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """Of the units in their patches, (row, column); a study of before has not kept them."""
+    if "place" not in of:
+        return None
+    if of["place"].shape != (*of["value"].shape, 2):
+        raise ValueError(f"place must have the axes of value and 2, got {of['place'].shape}")
+    return of["place"].astype(float)
 
 
 def _enlarged(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -45,7 +45,6 @@ def draw(
             below = f"{value:.3g} | {rival:.3g}"
             axes.set_xlabel(below, fontsize=fitting([below], cell, 7), labelpad=2)
             axes.spines[:].set_visible(False)
-    headed(
-        figure, note, "under each tile: the value there | the largest over the training images, both before the ReLU"
-    )
+    said = "the value there | the same unit's largest over the training images that it is compared with"
+    headed(figure, note, f"under each tile: {said}, both before the ReLU")
     return figure

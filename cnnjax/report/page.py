@@ -31,6 +31,7 @@ class Tile(NamedTuple):
     y: str
     alt: str
     dead: bool = False  # there is no picture, and that is said
+    marks: tuple[str, ...] = ()  # "across down" in %: where a cross stands, of each epoch or always; "": nowhere
 
 
 class Life(NamedTuple):
@@ -456,10 +457,13 @@ def _of_layer(
     made_tile: dict[int, tuple[Tile, str]] = {}
     if maximized is not None:
         drawn = sheets.add(f"{number} {layer} maximized", maximized.tiles[:, None])
+        is_map = any(row.name == layer and len(row.output_shape) == 3 for row in run.layers)
+        which = "of the unit in the middle of the map, " * is_map
         for y, unit in enumerate(maximized.units):
             note = (
                 f"{charts.text_of(float(maximized.value[y]))} here, {charts.text_of(float(maximized.best[y]))} at the "
-                f"training images' best, epoch {maximized.epoch}, both before any ReLU"
+                f"best of the training images that it is compared with, both {which}before any ReLU, at epoch "
+                f"{maximized.epoch}"
             )
             alt = f"{layer}, map {unit}: an image made to excite it"
             made_tile[int(unit)] = (Tile(drawn.name, "0", str(y), alt), note)
@@ -510,9 +514,27 @@ def _lives(
             )
             for drawn, what in zip(pair, ("projection", "image patch"), strict=True)
         )
+        patches = tuple(
+            one._replace(
+                marks=_marks(None if of.places is None else of.places[y, [x]], dead[[x]], of.patches.shape[2:4])
+            )
+            for x, one in enumerate(patches)
+        )
         values = tuple(charts.text_of(float(value)) for value in of.value[y])
         found[int(unit)] = Life(placed, projections, patches, values, tuple(map(int, of.image[y])))
     return found
+
+
+def _marks(places: np.ndarray | None, dead: np.ndarray, shape: Sequence[int]) -> tuple[str, ...]:
+    """A cross at each place (row, column), in percent of a picture of this height and width; once, if all are alike."""
+    if places is None:
+        return ()
+    across, down = (100 * (places[:, axis] + 0.5) / shape[axis] for axis in (1, 0))
+    found = [
+        "" if lost or not np.isfinite(x + y) else f"{x:.1f} {y:.1f}"
+        for x, y, lost in zip(across, down, dead, strict=True)
+    ]
+    return tuple(found[:1] if len(set(found)) == 1 else found)
 
 
 def _grid(
@@ -525,6 +547,8 @@ def _grid(
             Tile(drawn.name, "var(--c)", str(y), f"{layer}, map {unit}, at the chosen epoch: {what}")
             for drawn, what in zip(pair, ("projection", "image patch"), strict=True)
         )
+        marks = _marks(None if of.places is None else of.places[y], of.value[y] <= 0, of.patches.shape[2:4])
+        tiles = (tiles[0], tiles[1]._replace(marks=marks))
         values = tuple("dead" if value <= 0 else charts.text_of(float(value)) for value in of.value[y])
         rows.append((str(unit), anchor(layer, int(unit)), tiles, values))
     note = (
@@ -560,12 +584,14 @@ def _tops(
     units = sorted({int(unit) for epoch in alike for unit in by_epoch[epoch].maps})
     blank = np.full((2, len(units), len(alike), *shape), 255, np.uint8)
     values = np.full((len(units), len(alike), shape[0]), np.nan)
-    images = np.full(values.shape, -1)
+    images, places = np.full(values.shape, -1), np.full((*values.shape, 2), np.nan)
     for column, epoch in enumerate(alike):
         of = by_epoch[epoch]
         rows = [units.index(int(unit)) for unit in of.maps]
         blank[0, rows, column], blank[1, rows, column] = of.projections, of.patches
         values[rows, column], images[rows, column] = of.value, of.image
+        if of.places is not None:
+            places[rows, column] = of.places
     flat = blank.reshape(2, len(units) * len(alike), *shape)
     pair = [
         sheets.add(f"{number} {layer} strongest {what}", part)
@@ -588,6 +614,10 @@ def _tops(
             )
             for drawn, what in zip(pair, ("projected", "patch"), strict=True)
         )  # fmt: skip
+        patches = tuple(
+            one._replace(marks=_marks(places[place, :, x], values[place, :, x] <= 0, shape[1:3]))
+            for x, one in enumerate(patches)
+        )
         shown = {int(image) for image in images[place].ravel()}
         links = tuple(
             (f"{title} of {split} image {image}", link)

@@ -45,6 +45,7 @@ class Evolution(NamedTuple):
     patches: UInt8[np.ndarray, "rows epochs height width 3"]
     note: str = ""  # how they were made, in words
     made: Made = Made()
+    places: Float[np.ndarray, "rows epochs 2"] | None = None  # of the units in their patches, (row, column) in pixels
 
 
 class Lives(NamedTuple):
@@ -80,6 +81,7 @@ class Strongest(NamedTuple):
     patches: UInt8[np.ndarray, "rows count height width 3"]
     note: str = ""
     made: Made = Made()
+    places: Float[np.ndarray, "rows count 2"] | None = None  # likewise
 
 
 class Maximized(NamedTuple):

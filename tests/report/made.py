@@ -34,6 +34,8 @@ def evolution(maps=(1, 3), epochs=EPOCHS, command="draw it") -> records.Evolutio
     value[-1, 0] = 0
     image = np.arange(value.size).reshape(value.shape)
     shown = [sheet(what, *value.shape) for what in (0, 1)]
+    places = np.zeros((*value.shape, 2))  # above the middle: of the first map it moves to the right
+    places[0, :, 1] = np.arange(len(epochs))
     return records.Evolution(
         np.array(maps),
         np.array(epochs),
@@ -42,15 +44,16 @@ def evolution(maps=(1, 3), epochs=EPOCHS, command="draw it") -> records.Evolutio
         *shown,
         "made so",
         Made("figures/e.npz", "figures/e.png", command),
+        places,
     )
 
 
 def strongest(epoch: int, maps=(1, 2), count=3) -> records.Strongest:
     value = 10.0 * epoch + np.arange(len(maps) * count).reshape(len(maps), count)
     shown = [sheet(3 + what, len(maps), count) + np.uint8(epoch) for what in (0, 1)]
-    return records.Strongest(
-        np.array(maps), value, value.astype(int), "test", *shown, "found so", Made("t.npz", "t.png", "draw them")
-    )
+    places = np.tile([0.0, min(epoch, 3)], (*value.shape, 1))
+    made = Made("t.npz", "t.png", "draw them")
+    return records.Strongest(np.array(maps), value, value.astype(int), "test", *shown, "found so", made, places)
 
 
 def run(name: str = "a run", **changes: Any) -> records.Run:

@@ -103,6 +103,32 @@ def test_the_slider_moves_filters_projections_patches_strongest_images_and_curve
     assert shown.locator("[id='conv2/1'] th.now").inner_text() == "5"
 
 
+def test_the_place_of_a_unit_moves_with_the_slider(opened):
+    shown = opened("one")
+    patch = picture(shown, "conv2, map 1, at the chosen epoch: image patch")
+    strongest = picture(shown, "conv2, map 2: number 3 of its strongest test images, patch")
+
+    def place(tile):
+        cross, box = tile.locator(".place").bounding_box(), tile.bounding_box()
+        return [
+            round((cross[axis] - box[axis] + cross[side] / 2) / box[side], 3)
+            for axis, side in (("x", "width"), ("y", "height"))
+        ]
+
+    found = []
+    for number in range(3):
+        set_to(shown, number)
+        found.append(place(patch))
+    assert found == [[0.125, 0.125], [0.375, 0.125], [0.625, 0.125]]
+    assert place(strongest) == [0.875, 0.125]
+    set_to(shown, 1)
+    assert place(strongest) == [0.375, 0.125]
+    dead = picture(shown, "conv2, map 3, at the chosen epoch: image patch")
+    assert dead.locator(".place").is_visible()
+    set_to(shown, 0)
+    assert not dead.locator(".place").is_visible()
+
+
 def test_numbers_move_with_the_slider(opened):
     shown = opened("one")
     legend = shown.locator(".legend li", has_text="test").first.locator("data")

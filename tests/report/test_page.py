@@ -72,6 +72,17 @@ def test_every_id_stands_once_and_every_link_within_the_page_leads_to_one(runs):
     assert len(inner) > 20 and set(inner) <= set(read.ids)
 
 
+def test_a_units_place_is_marked_in_its_patches_where_there_is_one():
+    of = made.evolution()
+    of.places[1, 2] = np.nan  # map 3 at the last epoch; at the first it is dead
+    read = Read(rendered(made.run(evolutions={"conv2": of}, strongest={})).html)
+    marks = [of.get("data-m") or of["style"] for _, of in read.elements if of.get("class") == "place"]
+    life = ["left:12.5%;top:12.5%", "left:37.5%;top:12.5%", "left:62.5%;top:12.5%"]
+    assert marks == ["12.5 12.5|37.5 12.5|62.5 12.5", "|12.5 12.5|", *life, life[0]]
+    read = Read(rendered(made.run(evolutions={"conv2": of._replace(places=None)}, strongest={})).html)
+    assert "place" not in [of.get("class") for _, of in read.elements]
+
+
 def test_every_unit_has_an_anchor_whether_it_is_pictured_or_not(one):
     assert {f"conv2/{unit}" for unit in range(4)} | {f"conv1/{unit}" for unit in range(3)} <= set(one.ids)
     assert {"fc3/1", "conv1", "conv2", "fc3"} <= set(one.ids) and "pool1" not in one.ids

@@ -9,11 +9,13 @@
     (element) => ({element, places: element.dataset.places.split(" ").map(Number)}));
   const told = [...document.querySelectorAll("[data-v]")].map(
     (element) => ({element, values: element.dataset.v.split("|"), places: ofPart(element)}));
+  const marked = [...document.querySelectorAll("[data-m]")].map(
+    (element) => ({element, marks: element.dataset.m.split("|"), places: ofPart(element)}));
   const columns = [...document.querySelectorAll("[data-e]")];
 
   // Of a part that has its own epochs the numbers are by these, else by the slider's.
   function ofPart(element) {
-    const part = element.dataset.by === "part" ? element.closest("[data-places]") : null;
+    const part = element.dataset.v === undefined || element.dataset.by === "part" ? element.closest("[data-places]") : null;
     return part && part.dataset.places.split(" ").map(Number);
   }
   function show(place) {
@@ -29,6 +31,11 @@
     }
     for (const {element, values, places} of told) {
       element.textContent = values[places ? places.indexOf(place) : place] ?? "";
+    }
+    for (const {element, marks, places} of marked) {
+      const [across, down] = (marks[places ? places.indexOf(place) : place] ?? "").split(" ");
+      element.hidden = down === undefined;
+      if (!element.hidden) Object.assign(element.style, {left: `${across}%`, top: `${down}%`});
     }
     for (const element of columns) element.classList.toggle("now", element.dataset.e === String(place));
   }
