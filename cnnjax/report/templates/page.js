@@ -78,11 +78,20 @@
     const element = name ? document.getElementById(name) : null;
     if (!element) return;
     for (let part = element; part; part = part.parentElement) if (part.tagName === "DETAILS") part.open = true;
+    settle(element, 2);
+  }
+  // Units that come near the screen get their true heights in the frames that follow, and move what is below them:
+  // again, until it has stayed for two frames.
+  function settle(element, frames) {
     element.scrollIntoView();
-    // Units on the way there have got their true heights by then.
-    requestAnimationFrame(() => requestAnimationFrame(() => element.scrollIntoView()));
+    const top = element.getBoundingClientRect().top;
+    requestAnimationFrame(() => {
+      const moved = element.getBoundingClientRect().top !== top;
+      if (moved || frames) settle(element, moved ? 2 : frames - 1);
+    });
   }
   addEventListener("hashchange", follow);
+  addEventListener("load", follow);  // of a large page the browser has gone to the link's place once more by then
 
   const closed = [];
   addEventListener("beforeprint", () => {
