@@ -16,7 +16,6 @@ import concurrent.futures
 import dataclasses
 import functools
 import math
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -33,8 +32,7 @@ _NAMES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "runnin
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # heads that only a training needs, of GoogLeNet and Inception
 _TIMM_VGG = {"pre_logits.fc1": "classifier.0", "pre_logits.fc2": "classifier.3", "head.fc": "classifier.6"}
 _LISTED = 4  # names in a report
-_ALIGNED = 64  # bytes: where an array begins that JAX takes as it is
-_BLOCK = (256, 256)  # of the last two axes, copied at once
+_BLOCK = 2**16  # numbers whose values are checked at once
 _FLOATS = tuple(np.dtype(kind) for kind in (np.float32, np.float16, ml_dtypes.bfloat16, np.float64))
 
 Map = tuple[int, int, int]  # height, width, channels
@@ -91,7 +89,7 @@ def variables_of(
 ) -> dict[str, Any]:
     """The variables of the shapes in `like`, on the device, from PyTorch's arrays by name; the inverse of `named`.
 
-    Each array is read once, straight to its place. Half precision becomes float32, and so does float64.
+    Each array is checked, and copied once, straight to its place. Half precision becomes float32, and so does float64.
 
     Args:
         arrays: arrays, or what `Stored` describes.
@@ -114,6 +112,8 @@ def variables_of(
     if others:
         say(f"{called}: {' and '.join(others)} became float32")
 
+    checks: list[concurrent.futures.Future[None]] = []
+
     def read(path, leaf):
         _, layer, part = (key.key for key in path)
         place = places[_name(layer, part)]
@@ -121,15 +121,21 @@ def variables_of(
         if array.dtype != np.float32:
             with np.errstate(over="ignore"):  # what is too large for float32 is refused as an infinity
                 array = array.astype(np.float32)
-        what = f"{called}: {_shown(place)}"
+        what, least = f"{called}: {_shown(place)}", 0.0 if part == "var" else -math.inf
+        checks.append(beside.submit(_check_values, array, what, least))
         if part == "kernel":
             array = array.reshape(leaf.shape[-1], -1)  # a dense kernel may be a convolution over the whole map
-            view = _from_torch(array, leaf.shape, (flattened or {}).get(layer))
-            return jax.device_put(_copied(view, what).reshape(leaf.shape))
-        _check_values(array, what, least=0.0 if part == "var" else -math.inf)
-        return jax.device_put(array.copy())  # the file's own memory may change
+            array = _from_torch(array, leaf.shape, (flattened or {}).get(layer))
+        if array.flags.c_contiguous or array.shape != leaf.shape:
+            # JAX might take it as it is, in the file's memory.
+            array = np.array(array, order="C").reshape(leaf.shape)
+        return jax.device_put(array)  # brings the axes of a view into their order, on a CPU faster than NumPy
 
-    return jax.tree_util.tree_map_with_path(read, dict(like))
+    with concurrent.futures.ThreadPoolExecutor(1) as beside:  # values are checked while arrays go to their places
+        found = jax.tree_util.tree_map_with_path(read, dict(like))
+        for check in checks:
+            check.result()
+    return jax.block_until_ready(found)  # the file may change from now on
 
 
 def _to_torch(array: np.ndarray, part: str, of: Map | None) -> np.ndarray:
@@ -148,35 +154,16 @@ def _from_torch(array: np.ndarray, shape: tuple[int, ...], of: Map | None) -> np
     return np.moveaxis(array.reshape(shape[-1], shape[-2], *shape[:-2]), (0, 1), (-1, -2))
 
 
-def _copied(view: np.ndarray, what: str) -> np.ndarray:
-    """A copy of `view`, whose values are checked on the way.
-
-    A block at a time, so that both sides of the copy stay in the processor's cache: several times faster than NumPy
-    alone. The copy begins where JAX takes it as it is on a CPU, without another one.
-    """
-    raw = np.empty(view.nbytes + _ALIGNED, np.uint8)
-    start = -raw.ctypes.data % _ALIGNED
-    copy = raw[start : start + view.nbytes].view(np.float32).reshape(view.shape)
-    rows, columns = _BLOCK
-
-    def band(first: int) -> None:
-        for begin in range(0, view.shape[-1], columns):
-            block = (..., slice(first, first + rows), slice(begin, begin + columns))
-            copy[block] = view[block]
-            _check_values(copy[block], what)
-
-    with concurrent.futures.ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        list(pool.map(band, range(0, view.shape[-2], rows)))
-    return copy
-
-
 def _check_values(array: np.ndarray, what: str, least: float = -math.inf) -> None:
-    # The extremes are NaN where anything is, and need no memory.
-    lowest, highest = (float(extreme) for extreme in (array.min(initial=0), array.max(initial=0)))
-    if not math.isfinite(lowest) or not math.isfinite(highest):
-        raise InputError(f"{what} must be finite numbers, and has a NaN or an infinity")
-    if lowest < least:
-        raise InputError(f"{what} must be variances of at least {least:g}, got {lowest:.3g}")
+    # The extremes are NaN where anything is. A block at a time: the second of the two is read from the cache.
+    flat = array.reshape(-1)
+    for start in range(0, flat.size, _BLOCK):
+        block = flat[start : start + _BLOCK]
+        lowest, highest = float(block.min()), float(block.max())
+        if not math.isfinite(lowest) or not math.isfinite(highest):
+            raise InputError(f"{what} must be finite numbers, and has a NaN or an infinity")
+        if lowest < least:
+            raise InputError(f"{what} must be variances of at least {least:g}, got {lowest:.3g}")
 
 
 class _Matches(NamedTuple):

@@ -233,6 +233,18 @@ def test_what_was_read_is_apart_from_the_array_that_it_was_read_from():
     same(found, VARIABLES)
 
 
+def test_a_kernel_whose_axes_are_in_order_already_is_apart_too():
+    """JAX takes an array that begins at a multiple of 64 bytes as it is, without a copy."""
+    network = KnownNetwork(lambda layers, x: layers.dense("a", x.reshape(len(x), -1), 1))
+    like = weights.like(network, (64, 64, 1))
+    raw = np.ones(4096 + 16, np.float32)
+    start = -raw.ctypes.data % 64 // 4
+    arrays = {"a.weight": raw[start : start + 4096].reshape(1, 4096), "a.bias": np.ones(1, np.float32)}
+    found = weights.variables_of(arrays, like)["params"]["a"]["kernel"]
+    raw[...] = 0
+    np.testing.assert_array_equal(found, np.ones((4096, 1)))
+
+
 def test_a_known_network_is_recognized_by_names_and_shapes():
     shapes = weights.shapes(weights.like(models.build(ModelConfig("resnet18"), (64, 64, 3), 1000), (64, 64, 3)))
     assert weights.look_alike(shapes) == "they look like resnet18"
