@@ -125,7 +125,7 @@ def ruling(arrays: Arrays) -> Found:
 def depth(arrays: Arrays) -> Found:
     top1 = dict(zip(arrays["variants"], arrays["errors"][:, 1], strict=True))
     rises = [float(top1[name] - top1["base"]) for name in ("no_middle", "no_dense", "no_middle_no_dense")]
-    return Found(rises[2] > rises[0] + rises[1], tuple(rises))
+    return Found(rises[2] > max(0.0, rises[0] + rises[1]), tuple(rises))
 
 
 CLAIMS = (

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 
 from cnnjax.figures import settings, tiles
 from cnnjax.figures.convergence import MARKERS
-from cnnjax.figures.projections import NAMES, Made, depends_in_words
+from cnnjax.figures.projections import NAMES, Made
 from cnnjax.figures.texts import filled, headed
 
 COLUMNS = 3  # blocks of filters in a row, so that the figure fits a page
@@ -96,25 +96,26 @@ def draw_projections(
     from matplotlib.figure import Figure
 
     rows, columns = -(-len(names) // COLUMNS), min(COLUMNS, len(names))
-    figure = Figure(figsize=(8.0, 2.3 * rows + 1.4))
+    figure = Figure(figsize=(8.0, 2.0 * rows + 1.5))
     figure.set_layout_engine("constrained", hspace=0.04)
     blocks = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in blocks:
         axes.set_axis_off()
     scales = []
-    for axes, tile, empty, name in zip(blocks, projections, dead, names, strict=False):
+    for axes, tile, empty, name, one in zip(blocks, projections, dead, names, made, strict=False):
         own = np.array([tiles.robust_scale(one) for one in tile])
         shown = np.where(empty[:, None, None, None], tiles.EMPTY, tiles.signed(tile, own[:, None, None, None]))
         scales += list(own[~empty])
         tiles.show(axes, tiles.grid(_in_rows(shown)))
         note = f", {empty.sum()} dead" if empty.any() else ""
+        note += f", cosine {one.alike:.2f}" if np.isfinite(one.alike) else ""
         axes.set_title(f"{name}\ntiles {tile.shape[1]}×{tile.shape[2]} px{note}", fontsize=8)
     white = f", white {tiles.scales_in_words(scales)} in units of the network's input" if scales else ""
-    depends = {name: said for name, one in zip(names, made, strict=True) if (said := depends_in_words(one))}
+    alike = "cosine: mean with the same units' projections through another image; 1: the image does not matter"
     said = (
         f"maps: {made[0].chosen}", "a tile is what the unit sees; hatched: outside of the image",
         f"mid grey 0, contrast by tile{white}", "blocks are as wide for any tiles",
-        *(f"{name}: {of}" for name, of in depends.items()),
+        *([alike] if np.isfinite([one.alike for one in made]).any() else []),
     )  # fmt: skip
     title = (
         f"The strongest activation of maps of {layer}, projected to the pixels ({NAMES[made[0].rule]});\n"

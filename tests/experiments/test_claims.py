@@ -81,6 +81,7 @@ CASES = [
     (claims.aliased, filters({"aliased": 0}, {"aliased": 0.5}), True, (0, 50)),
     (claims.ruling, filters({"ruling": 1.5}, {"ruling": 1.25}), False, (1.5, 1.25)),
     (claims.depth, ERRORS, True, (5, 4, 10)),
+    (claims.depth, ERRORS | {"errors": np.array([[0, 40], [0, 35], [0, 35], [0, 32]])}, False, (-5, -5, -8)),
 ]  # fmt: skip
 
 
