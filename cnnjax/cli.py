@@ -7,6 +7,7 @@ import json
 import os
 import re
 import runpy
+import select
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -75,7 +76,7 @@ def _end_well(main: Callable[[Any, "Progress"], Any], read: Callable[[], Any]) -
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as `experiments` has it while it is imported
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        with pinned(), Progress() as progress:
+        with _flushed(), pinned(), Progress() as progress:
             refuse_twice(sys.argv[1:])  # as a whole: a script may take some of them out before the rest is read
             told = read()
             options = told.options if isinstance(told, Arguments) else told
@@ -92,6 +93,8 @@ def _end_well(main: Callable[[Any, "Progress"], Any], read: Callable[[], Any]) -
         processes.end_with_others(error)  # whatever its type: JAX has several for a process that is gone
         if not isinstance(error, (InputError, OSError, MemoryError, RuntimeError)):
             raise
+        if isinstance(error, BrokenPipeError) and _is_unread():
+            processes.leave(128 + signal.SIGPIPE)  # as of `… | head`, which has what it wanted
         text = str(error) or ("no memory is left" if isinstance(error, MemoryError) else type(error).__name__)
         if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in text:  # JAX has no type for a full memory
             raise
@@ -105,6 +108,27 @@ def _end_well(main: Callable[[Any, "Progress"], Any], read: Callable[[], Any]) -
         sys.stderr.flush()
         processes.part()
         os._exit(status)  # the compiler's threads may still run, and tearing the interpreter down under them crashes
+
+
+@contextlib.contextmanager
+def _flushed() -> Iterator[None]:
+    """Writes what was said before the interpreter's end, where an error could be answered no more."""
+    try:
+        yield
+    finally:
+        if sys.stdout is not None:  # it may be closed
+            sys.stdout.flush()
+
+
+def _is_unread() -> bool:
+    """Whether nobody reads what this process says; then it goes nowhere from now on."""
+    output = sys.stdout.fileno()
+    asked = select.poll()
+    asked.register(output, 0)
+    if not any(event & select.POLLERR for _, event in asked.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)  # else the interpreter's last flush fails too
+    return True
 
 
 def check_platform() -> None:

@@ -235,6 +235,15 @@ def test_ctrl_c_during_the_imports_ends_without_a_traceback(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_pipe_that_nobody_reads_ends_a_script_without_a_word():
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "experiments.train", "--help"]
+    with open(write, "wb") as unread:
+        ended = subprocess.run(command, stdout=unread, stderr=subprocess.PIPE, cwd=ROOT, timeout=120)
+    assert (ended.returncode, ended.stderr) == (128 + signal.SIGPIPE, b"")
+
+
 def test_a_field_larger_than_the_image_is_told_as_it_is_cut():
     """Fields of the default network on photos are 7, 8, 16, 18, … pixels; the last is larger than the image of 32."""
     rows = models.layers(models.build(ModelConfig(), (32, 32, 3), 10), (32, 32, 3))
