@@ -215,7 +215,8 @@ def _candidate(group: Group, dataset: Dataset, devices: int, size: int) -> _Cand
     program = made.chunk.lower(hyper, state, portion, 0, 1).compile()
     seconds = time.monotonic() - started
     sharing = 1 if alone or jax.default_backend() != "cpu" else devices  # a memory
-    megabytes = _bytes(program) * sharing / 2**20
+    others = [split.images.nbytes for split in (dataset.test, dataset.validation) if split is not None]
+    megabytes = (_bytes(program) + sum(others)) * sharing / 2**20  # the training images are among the arguments
     timed = functools.partial(_timed, made, program, hyper, portion)
     made = made._replace(chunk=_for_length(size, program, made.chunk))
     described = f"{megabytes:,.0f} MB, compiled in {seconds:.1f} s"

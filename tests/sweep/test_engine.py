@@ -176,6 +176,7 @@ def test_the_plan_stays_within_the_memory_and_says_why(dataset):
     portion, _ = made.feeds()[0].portion(hyper, 0)
     analysis = made.chunk.lower(hyper, shapes, portion, 0, 1).compile().memory_analysis()
     least = analysis.temp_size_in_bytes + analysis.argument_size_in_bytes + analysis.output_size_in_bytes
+    least += dataset.test.images.nbytes  # they lie on the device too
 
     said = []
     plan, made = engine.plan(group, dataset, least, said.append)
@@ -187,6 +188,8 @@ def test_the_plan_stays_within_the_memory_and_says_why(dataset):
     assert int(state.step[0]) == STEPS
     with pytest.raises(InputError, match="--memory-gb must be at least what one member needs: 1 members need .* MB"):
         engine.plan(group, dataset, least - 1, said.append)
+    with pytest.raises(InputError, match="--memory-gb must be at least"):
+        engine.plan(group, dataclasses.replace(dataset, validation=dataset.test), least, said.append)
 
 
 def candidate(size, seconds, megabytes=1.0):
