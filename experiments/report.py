@@ -83,8 +83,11 @@ def main(options: Options, progress: Progress) -> Path:
     beside = f"{out.stem}_images"
     made = page.render(read, title=title, beside=beside, most_bytes=round(options.megabytes * 1e6))
     write(out, made, beside)
-    said = f"page in {out}, {len(made.html.encode()) / 1e6:.1f} MB"
-    progress.say(said + (f"; its pictures in {out.parent / beside}" if made.images else ""))
+    megabytes = len(made.html.encode()) / 1e6
+    said = f"page in {out}, {megabytes:.1f} MB" + f"; its pictures in {out.parent / beside}" * bool(made.images)
+    progress.say(
+        said + f"; its text alone is more than --megabytes {options.megabytes:g}" * (megabytes > options.megabytes)
+    )
     return out
 
 

@@ -7,11 +7,10 @@ import numpy as np
 from jaxtyping import Float
 
 from cnnjax.figures import settings
+from cnnjax.figures.colours import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
 from cnnjax.figures.texts import filled, headed
 
-COLOURS = (  # told apart by the colour-blind
-    "#000000", "#0072B2", "#E69F00", "#CC79A7", "#009E73", "#56B4E9", "#D55E00", "#999999", "#8C510A", "#B2ABD2",
-)  # fmt: skip
+COLOURS = (BLACK, BLUE, ORANGE, PURPLE, GREEN, SKY, VERMILION, GREY, "#8c510a", "#b2abd2")
 MARKERS = "osDv^<>pP*"
 PANEL = 4.2  # inches
 

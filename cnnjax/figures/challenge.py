@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from cnnjax.figures import settings
+from cnnjax.figures.colours import BLUE, GREEN, PURPLE, VERMILION
 from cnnjax.figures.texts import headed
 
 
@@ -25,14 +26,14 @@ class Point(NamedTuple):
     note: str = ""  # on what
 
 
-# Colour of Okabe & Ito, marker, its face, years to the right, what the legend says, and of each entry.
+# Colour, marker, its face, years to the right, what the legend says, and of each entry.
 KINDS = {
-    "winner": ("#0072b2", "o", "#0072b2", 0.0, "the winning team, with the challenge's training images only", ""),
-    "extra": ("#0072b2", "s", "white", 0.2, "the same team with more training images", "{0.year}: {0.percent:g} %"),
-    "second": ("#009e73", "v", "#009e73", 0.2, "the second", "{0.team} {0.year}: {0.percent:g} %"),
-    "paper": ("#d55e00", "D", "white", 0.2, "Zeiler & Fergus", "{0.team}: {0.percent:g} %"),
+    "winner": (BLUE, "o", BLUE, 0.0, "the winning team, with the challenge's training images only", ""),
+    "extra": (BLUE, "s", "white", 0.2, "the same team with more training images", "{0.year}: {0.percent:g} %"),
+    "second": (GREEN, "v", GREEN, 0.2, "the second", "{0.team} {0.year}: {0.percent:g} %"),
+    "paper": (VERMILION, "D", "white", 0.2, "Zeiler & Fergus", "{0.team}: {0.percent:g} %"),
 }
-OWN, HUMAN = "#cc79a7", "0.35"
+OWN, HUMAN = PURPLE, "0.35"
 LINE = 26  # characters of a name; longer ones are broken
 
 

@@ -7,9 +7,10 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from cnnjax.figures import settings
+from cnnjax.figures.colours import SKY
 from cnnjax.figures.texts import filled, shortened
 
-TRUE, OTHER = "#56b4e9", "#d9d9d9"  # light enough for black letters
+TRUE, OTHER = SKY, "#d9d9d9"  # light enough for black letters
 ACROSS = 3  # images beside one another
 NAME = 30  # characters of a class that a bar has room for
 

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from cnnjax.figures import settings
+from cnnjax.figures.colours import BLUE
 from cnnjax.figures.texts import headed, shortened
 
 MOST_NAMED, MOST_NUMBERED, MOST_DRAWN = 30, 16, 200  # classes with names, with numbers in the cells, with a matrix
@@ -72,7 +73,7 @@ def _draw_pairs(axes: Any, names: Sequence[str], pairs: Sequence[tuple[int, int,
     down = np.arange(len(pairs))
     short = short_names(names)
     labels = [f"{short[true]} → {short[said]}" for true, said, _ in pairs]
-    axes.barh(down, [images for *_, images in pairs], color="#0072b2")
+    axes.barh(down, [images for *_, images in pairs], color=BLUE)
     axes.set_yticks(down, labels, fontsize=8)
     axes.set_ylim(max(len(pairs), 1) - 0.5, -0.5)
     axes.xaxis.get_major_locator().set_params(integer=True)

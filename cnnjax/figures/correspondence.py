@@ -7,9 +7,10 @@ import numpy as np
 from jaxtyping import Float
 
 from cnnjax.figures import settings, tiles
+from cnnjax.figures.colours import BLUE, VERMILION
 from cnnjax.figures.texts import broken, headed, shortened, width_of
 
-COLOURS = {"": "#0072b2", "_between": "#d55e00"}  # of Okabe & Ito: pairs of one class, pairs of two
+COLOURS = {"": BLUE, "_between": VERMILION}  # pairs of one class, pairs of two
 NAME = 24  # characters of an image or of a part
 
 

@@ -7,11 +7,12 @@ import numpy as np
 from jaxtyping import Float
 
 from cnnjax.figures import settings, tiles
+from cnnjax.figures.colours import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
 from cnnjax.figures.texts import broken, fitting, headed, shortened
 
 AXES = {"translation": "vertical translation, px (down +)", "scale": "scale ratio", "rotation": "rotation, degrees"}
 UNCHANGED = {"translation": 0.0, "scale": 1.0, "rotation": 0.0}  # the value that leaves an image as it is
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#000000", "#56b4e9", "#d55e00", "#999999")  # Okabe & Ito
+COLOURS = (BLUE, ORANGE, GREEN, PURPLE, BLACK, SKY, VERMILION, GREY)
 LANE, TILE = 0.75, 0.6  # share of a lane that its scale takes; height of a lane and of a picture beside it, inches
 
 

@@ -10,11 +10,11 @@ import numpy as np
 from jaxtyping import Float, Int, Num
 
 from cnnjax.figures import settings
+from cnnjax.figures.colours import BLUE, VERMILION
 from cnnjax.figures.convergence import MARKERS
 from cnnjax.figures.texts import fitting, headed
 
-OUTLINE = "#d55e00"  # vermilion of Okabe & Ito, which stays apart from greys and blues for every reader
-BLUE = "#0072b2"
+OUTLINE = VERMILION  # which stays apart from greys and blues for every reader
 SHADES = ("#ffffff", "#d6e6f4", "#a9cfe8", "#d9d9d9")  # light enough for black numbers
 BESIDE = 0.5  # cells of space at either side of a grid
 CELL = 0.36  # inches at least

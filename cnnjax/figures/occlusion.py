@@ -7,12 +7,12 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from cnnjax.figures import settings, tiles
+from cnnjax.figures.colours import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, YELLOW
 from cnnjax.figures.projections import NAMES, Made, depends_in_words, masked
 from cnnjax.figures.texts import broken, filled, headed, shortened
 
-# Okabe and Ito's colours, told apart by the colour-blind.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#56B4E9", "#D55E00")
-ANOTHER = "#999999"
+COLOURS = (BLUE, ORANGE, GREEN, PURPLE, YELLOW, SKY, VERMILION)
+ANOTHER = GREY
 WIDE, PANEL = 15.0, 2.0  # inches of the figure, and that a panel has for its title
 NAME = 28  # characters at most of a class's name
 

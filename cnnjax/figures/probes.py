@@ -7,9 +7,10 @@ import numpy as np
 from jaxtyping import Float
 
 from cnnjax.figures import settings
+from cnnjax.figures.colours import BLUE, VERMILION
 from cnnjax.figures.texts import headed, shortened
 
-COLOURS = ("#0072B2", "#D55E00")  # told apart by the colour-blind
+COLOURS = (BLUE, VERMILION)
 MARKERS = "os"
 
 

@@ -7,9 +7,10 @@ import numpy as np
 from jaxtyping import Float
 
 from cnnjax.figures import settings
+from cnnjax.figures.colours import BLUE, GREEN, PURPLE, VERMILION
 from cnnjax.figures.texts import headed
 
-COLOURS, MARKERS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7"), "osDv"  # of Okabe & Ito
+COLOURS, MARKERS = (BLUE, VERMILION, GREEN, PURPLE), "osDv"
 
 
 @settings.own

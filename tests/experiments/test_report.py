@@ -263,7 +263,8 @@ def test_two_runs_of_different_networks_are_compared_in_what_they_share(tmp_path
 
 def test_pictures_go_to_a_folder_beside_a_large_page_and_leave_it_with_a_smaller_one(tmp_path):
     folder = finished(tmp_path / "run")
-    made(folder, megabytes=0.001)
+    _, said = made(folder, megabytes=0.001)
+    assert said[0].endswith("its text alone is more than --megabytes 0.001")
     names = {path.name for path in (folder / "report_images").iterdir()}
     assert len(names) > 8 and all(name.endswith(".png") for name in names)
     (folder / "report_images" / "stale.png").write_bytes(b"")
