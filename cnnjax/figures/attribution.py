@@ -49,7 +49,7 @@ def draw(
     rows_called = ["\n".join(of) for of in lines]
     called = [name.replace(" ", "\n") for name in columns]
     wide = max(6.5, count * cell + 0.5 + max(width_of(label, 8) for label in rows_called))
-    figure = Figure(figsize=(wide, rows * cell + 2.0), layout="constrained")
+    figure = Figure(figsize=(wide, rows * cell + 1.6), layout="constrained")
     axes = figure.subplots()
     tiles.show(axes, tiles.grid(shown))
     axes.set_xticks(tiles.centres(count, width), called, fontsize=fitting(called, cell, 8))
