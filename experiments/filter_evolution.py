@@ -164,8 +164,8 @@ def given(arguments: Arguments, progress: Progress) -> Seen:
     return seen_on(seen, arguments, progress)
 
 
-def main(arguments: Arguments, progress: Progress) -> list[Path]:
-    """Returns the pictures."""
+def main(arguments: Arguments, progress: Progress, *, with_page: bool = True) -> list[Path]:
+    """Returns the pictures; with the page of the run, where there is a run and its own images are looked at."""
     options = arguments.options
     settings.check()
     seen = (trained if options.network is None else given)(arguments, progress)
@@ -214,7 +214,7 @@ def main(arguments: Arguments, progress: Progress) -> list[Path]:
             folder, evolutions, of_maps, made, curves, first.name, filters, options.contrast, seen.searched, progress
         )
     progress.say(f"figures in {folder}")
-    if options.network is None and not seen.place:  # else there is no run, or none of its own images, to make a page of
+    if with_page and options.network is None and not seen.place:
         report.main(report.Options(run=(arguments.workdir,)), progress)
     return pictures
 

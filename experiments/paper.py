@@ -44,7 +44,8 @@ def _evolution(options: RunOptions, progress: Progress, trained: Trained) -> lis
     if config.train.epochs not in run.kept_epochs(options.run):
         raise InputError(f"--run must be finished for the evolution; {options.run} has not kept {config.train.epochs}")
     config = dataclasses.replace(config, data=options.data.of(config.data))
-    return filter_evolution.main(Arguments(config, options.run, filter_evolution.Options()), progress)
+    arguments = Arguments(config, options.run, filter_evolution.Options())
+    return filter_evolution.main(arguments, progress, with_page=False)  # which has the other studies too, at the end
 
 
 def _of_run(options: RunOptions) -> dict[str, Any]:

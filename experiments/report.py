@@ -253,7 +253,7 @@ class Reading:
                     _grey_levels(of["patches"] / 255),
                     _in_words(of, str(of.get("contrast", "tile"))),
                     self._made("evolution", path),
-                    _places(of),
+                    _unit_places(of),
                 )
                 if "every_value" in of:  # a run of before has none
                     axes = {f"every_{name}": "maps epochs" for name in lives.Lives._fields}
@@ -304,7 +304,7 @@ class Reading:
                         _grey_levels(of["patches"] / 255),
                         _in_words(of, "tile"),
                         self._made("activations", path, epoch),
-                        _places(of),
+                        _unit_places(of),
                     )
                     found.setdefault(path.stem.removeprefix("activations_"), {})[epoch] = one
         return found
@@ -391,7 +391,7 @@ class Reading:
             return records.Confusion(names, of["counts"], epoch, self._made("classify", path, epoch))
         return None
 
-    def _places(self, study: str) -> list[tuple[int | None, str, Path]]:
+    def _folders(self, study: str) -> list[tuple[int | None, str, Path]]:
         """Where a study leaves its figures: (epoch, "", folder); those of a user's own pictures in folders in these."""
         folders: list[tuple[int | None, Path]] = [(e, self._figures / f"epoch-{e}") for e in self._epochs]
         if study == "evolution":
@@ -404,7 +404,7 @@ class Reading:
         listed = []
         for name, study in studies.STUDIES.items():
             figures, above, epochs = [], [], []
-            for epoch, own, folder in self._places(name):
+            for epoch, own, folder in self._folders(name):
                 for path in _in_order(path for pattern in study.pictures for path in folder.glob(pattern)):
                     npz = path.with_suffix(".npz")
                     made = Made(self._link(npz) if npz.is_file() else "", self._link(path), "")
@@ -495,7 +495,7 @@ def _in_words(of: Mapping[str, np.ndarray], contrast: str) -> str:
     return "; ".join(filter(None, said))
 
 
-def _places(of: Mapping[str, np.ndarray]) -> np.ndarray | None:
+def _unit_places(of: Mapping[str, np.ndarray]) -> np.ndarray | None:
     """Of the units in their patches, (row, column); a study of before has not kept them."""
     if "place" not in of:
         return None
