@@ -283,12 +283,14 @@ def looked_at(trained: Trained, images: Sequence[int | str], progress: Progress)
 
 
 MOST_EXAMPLES = 1000  # test images that examples are chosen from
+SURE, BEYOND_DOUBT = 0.9, 0.999  # probabilities of an example's class; beyond doubt, covering a part changes nothing
 
 
 def examples(trained: Trained, seed: int = 0) -> Int[np.ndarray, " images"]:
     """Test images in the order in which the figures take them, so that the same ones stand in all of them.
 
-    First those that are rightly classified with confidence (above the median of their class) and are not blank, then
+    First those that are rightly classified with confidence, but not so surely that nothing in them matters (a
+    probability from SURE to BEYOND_DOUBT; of a class without such the half that is nearest), and are not blank; then
     the other right ones that are not blank, then the rest; in each of the three the classes take turns. The order of
     classes, and of images in a class, is a seeded choice.
     """
@@ -307,7 +309,9 @@ def examples(trained: Trained, seed: int = 0) -> Int[np.ndarray, " images"]:
     level = np.where(good, 1, 2)
     for label in np.unique(labels[good]):
         of_class = np.flatnonzero(good & (labels == label))
-        level[of_class[confidence[of_class] >= np.median(confidence[of_class])]] = 0
+        sure = confidence[of_class]
+        away = np.maximum(SURE - sure, 0) + np.maximum(sure - BEYOND_DOUBT, 0)
+        level[of_class[away <= (0 if (away == 0).any() else np.median(away))]] = 0
     class_order = random.permutation(len(trained.class_names))
     turn = np.empty(len(rows), np.int64)
     for one in {*zip(level.tolist(), labels.tolist(), strict=True)}:

@@ -3,6 +3,7 @@
 import dataclasses
 import zipfile
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,7 +11,7 @@ from PIL import Image
 from cnnjax.data.dataset import Split
 from cnnjax.errors import InputError
 from experiments import activations, attribution, classify, correspondence, invariance, occlusion, pictures
-from experiments.looking import PictureOptions, example_images, examples, looked_at, open_run
+from experiments.looking import BEYOND_DOUBT, SURE, PictureOptions, example_images, examples, looked_at, open_run
 from tests.experiments.test_activations import trained
 from tests.experiments.test_filter_evolution import Quiet
 
@@ -136,3 +137,18 @@ def test_examples_are_right_not_blank_and_of_different_classes_first(folder):
     np.testing.assert_array_equal(examples(opened), chosen)
     assert not np.array_equal(examples(opened, 1), chosen)
     assert example_images(opened, 3, Quiet()) == tuple(chosen[:3])
+
+
+def test_examples_are_sure_but_not_so_sure_that_nothing_in_them_matters(folder):
+    opened = open_run(PictureOptions(run=folder), Quiet())
+    surer = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: 128 * leaf if opened.logits in str(path) else leaf, opened.variables
+    )
+    opened = opened._replace(variables=surer)
+    test, chosen = opened.dataset.test, examples(opened)
+    probabilities = opened.probabilities(test)
+    of_class, right = probabilities[np.arange(len(test)), test.labels], np.argmax(probabilities, axis=1) == test.labels
+    telling = right & (of_class >= SURE) & (of_class <= BEYOND_DOUBT)
+    assert 10 < telling.sum() < right.sum()
+    for label in np.unique(test.labels[telling]):
+        assert telling[next(number for number in chosen if test.labels[number] == label)]
