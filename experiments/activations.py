@@ -25,6 +25,7 @@ from cnnjax.visualize.evolution import Strongest, choose_maps, sees_nothing
 from experiments.looking import (
     PictureOptions,
     Trained,
+    at_epoch,
     look_of,
     made_of,
     open_run,
@@ -68,11 +69,8 @@ def main(options: Options, progress: Progress, opened: Trained | None = None) ->
     if options.epoch is not None:
         raise InputError(f"--every-epoch must not be given with --epoch, got {options.epoch}")
     pictures = study.pictures(trained, progress)
-    config, dataset = trained.config, trained.dataset
     for epoch in reversed(run.kept_epochs(options.run)[:-1]):
-        state = run.load_epoch(options.run, config, run.build(config, dataset), dataset, epoch)
-        variables = {"params": state.params, "batch_stats": state.batch_stats}
-        pictures += study.pictures(trained._replace(variables=variables, epoch=epoch), progress)
+        pictures += study.pictures(at_epoch(trained, epoch), progress)
     return pictures
 
 

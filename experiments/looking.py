@@ -128,6 +128,7 @@ class Trained(NamedTuple):
     pictures: tuple[str, ...] = ()  # names of the test images where a user has named them, beside the run's own
     place: str = ""  # the folder in that of the figures where what is drawn of these goes
     order: Int[np.ndarray, " images"] | None = None  # `examples`, where they are known
+    trained_on: Dataset | None = None  # the run's own data, where a user has named other test images
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -252,6 +253,7 @@ def with_pictures(trained: Trained, given: Sequence[str], option: str, progress:
         pictures=tuple(printable(picture.name) for picture in found),
         place=place_of(given),
         order=None,
+        trained_on=trained.trained_on or trained.dataset,
     )
 
 
@@ -438,6 +440,13 @@ def open_network(options: NetworkOptions, place: Place, option: str, progress: P
     state = run.load_epoch(options.run, config, network, dataset, epoch)
     preprocess = make_preprocess(*scale_of(config.data, dataset))
     return opened(run.Run(config, network, preprocess, {epoch: state}, []), dataset, options.run)
+
+
+def at_epoch(trained: Trained, epoch: int) -> Trained:
+    """The same run at another epoch that it has kept. Raises InputError where that cannot be read."""
+    dataset = trained.trained_on or trained.dataset
+    state = run.load_epoch(trained.folder, trained.config, run.build(trained.config, dataset), dataset, epoch)
+    return trained._replace(variables={"params": state.params, "batch_stats": state.batch_stats}, epoch=epoch)
 
 
 def opened(finished: run.Run, dataset: Dataset, folder: Path) -> Trained:

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cnnjax import cli
 from cnnjax.config import ModelConfig, TrainConfig
@@ -78,6 +79,15 @@ def test_every_epoch_is_looked_at_for_the_maps_of_the_last(folder):
         maps = np.asarray(opened.feature_maps(opened.preprocess(images))["conv2"])
         wanted = maps.max(axis=(0, 1, 2))[first["maps"]]
         np.testing.assert_allclose(first["value"][:, 0], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_every_epoch_looks_at_pictures_of_the_users_own_too(folder, tmp_path):
+    for number, image in enumerate(open_run(Options(run=folder), Quiet()).dataset.test.images[:3]):
+        Image.fromarray(image[..., 0]).save(tmp_path / f"{number}.png")
+    options = Options(run=folder, on=tmp_path, layers=("conv1",), random_maps=2, every_epoch=True)
+    made = activations.main(options, Quiet())
+    place = f"on-{tmp_path.name}"
+    assert [path.parts[-3:-1] for path in made] == [("epoch-1", place), ("epoch-0", place)]
 
 
 @pytest.mark.parametrize(("changes", "said"), [
