@@ -122,6 +122,8 @@ def _flushed() -> Iterator[None]:
 
 def _is_unread() -> bool:
     """Whether nobody reads what this process says; then it goes nowhere from now on."""
+    if sys.stdout is None:
+        return False
     output = sys.stdout.fileno()
     asked = select.poll()
     asked.register(output, 0)

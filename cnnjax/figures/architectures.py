@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 
 from cnnjax.figures import settings, tiles
 from cnnjax.figures.convergence import MARKERS
-from cnnjax.figures.projections import NAMES, Made
+from cnnjax.figures.projections import ALIKE, NAMES, Made, depends_in_words
 from cnnjax.figures.texts import filled, headed
 
 COLUMNS = 3  # blocks of filters in a row, so that the figure fits a page
@@ -116,6 +116,7 @@ def draw_projections(
         f"maps: {made[0].chosen}", "a tile is what the unit sees; hatched: outside of the image",
         f"mid grey 0, contrast by tile{white}", "blocks are as wide for any tiles",
         *([alike] if np.isfinite([one.alike for one in made]).any() else []),
+        *(f"{name}: {depends_in_words(one)}" for name, one in zip(names, made, strict=True) if one.alike >= ALIKE),
     )  # fmt: skip
     title = (
         f"The strongest activation of maps of {layer}, projected to the pixels ({NAMES[made[0].rule]});\n"

@@ -199,7 +199,7 @@ def draw_weights(kernels: Float[np.ndarray, "window window filters"], title: str
     from matplotlib.figure import Figure
 
     count = kernels.shape[2]
-    figure = Figure(figsize=(max(6.4, 0.8 * count + 0.6), 2.0), layout="constrained")
+    figure = Figure(figsize=(max(6.4, 0.8 * count + 0.6), 2.1), layout="constrained")
     scale = max(np.abs(kernels).max(), 1e-9)
     for number, axes in enumerate(figure.subplots(1, count, squeeze=False)[0]):
         axes.imshow(kernels[..., number], cmap="gray", vmin=-scale, vmax=scale)

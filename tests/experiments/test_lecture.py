@@ -126,7 +126,7 @@ def test_main_writes_every_figure_its_arrays_and_the_page(tmp_path):
     assert names == {f"{name}.{kind}" for name in FIGURES for kind in ("png", "npz")} | {"lecture.html", "lock"}
     for name in FIGURES:
         with Image.open(tmp_path / "new" / f"{name}.png") as picture:
-            assert min(picture.size) > 290
+            assert min(picture.size) > 300
         with np.load(tmp_path / "new" / f"{name}.npz", allow_pickle=False) as arrays:
             assert all(arrays[key].size for key in arrays.files)
     with np.load(tmp_path / "new" / "training.npz") as arrays:

@@ -55,3 +55,5 @@ def test_every_network_has_its_block_of_projections_each_on_its_own_scale():
     assert "a\ntiles 4×4 px, cosine 0.50" in shown and "c\ntiles 6×6 px, 1 dead, cosine 0.97" in shown
     assert any("conv2" in text and "seven images" in text and "(deconvnet)" in text for text in shown)
     assert any("cosine: mean with the same" in text for text in shown)
+    assert any("c: these projections hardly depend" in text.replace("\n", " ") for text in shown)
+    assert not any("a: these projections" in text.replace("\n", " ") for text in shown)
