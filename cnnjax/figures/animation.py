@@ -8,8 +8,9 @@ from jaxtyping import Bool, Float
 from cnnjax.atomic import replacing
 from cnnjax.figures import settings, tiles
 from cnnjax.figures.projections import scales_of
-from cnnjax.figures.texts import fitting
+from cnnjax.figures.texts import fitting, headed
 
+NOTE = "mid grey 0: a filter on one scale over all epochs, a projection on its own; hatched: outside; plain grey: dead"
 FRAME_MILLISECONDS, LAST_MILLISECONDS = 700, 2500
 
 
@@ -53,7 +54,7 @@ def draw(
             axes.set_ylabel(layer, fontsize=points, rotation=0, ha="right", va="center")
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
-        figure.suptitle(f"epoch {epoch}: filters, and the strongest activation of maps, projected")
+        headed(figure, f"epoch {epoch}: filters, and the strongest activation of maps, projected", NOTE)
         canvas.draw()
         frames.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
     return frames
